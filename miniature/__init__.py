@@ -1,0 +1,1 @@
+"""A small SDXL-family model zoo and the drawn world that it was trained on."""
