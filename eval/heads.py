@@ -118,7 +118,7 @@ def check_fit(head: Head, dim: int, identity: str, backbone: str) -> None:
 def parse_layers(
     tensors: dict[str, np.ndarray], where: str
 ) -> tuple[tuple[tuple[np.ndarray, np.ndarray], ...], bool]:
-    """The linear layers of a head file and whether ReLU stands between them; UserError on any other layout."""
+    """The linear layers of a head file and whether ReLU is between them; UserError on another layout."""
     tensors = {key.removeprefix("layers."): value.astype(np.float64) for key, value in tensors.items()}
     if set(tensors) == {"weight", "bias"}:
         return ((tensors["weight"], tensors["bias"]),), False
@@ -128,7 +128,7 @@ def parse_layers(
         raise UserError(
             "this file is not an aesthetic head of a known layout",
             where,
-            f"expected weight and bias alone, or layers {PLAIN_LAYERS} or {RELU_LAYERS}; found {sorted(tensors)[:6]}",
+            f"expected weight and bias, or layers {PLAIN_LAYERS} or {RELU_LAYERS}; found {sorted(tensors)[:6]}",
         )
     layers = tuple((tensors[f"{index}.weight"], tensors[f"{index}.bias"]) for index in indices)
     return layers, indices == RELU_LAYERS

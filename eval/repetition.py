@@ -8,6 +8,7 @@ prompt share.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -31,29 +32,42 @@ def top_mean(values: np.ndarray, k: int) -> float:
     return float(np.sort(values)[-min(k, len(values)) :].mean())
 
 
-def self_similarity(
-    plain: np.ndarray, mirrored: np.ndarray, pairs: list[tuple[int, int]], k: int = 3
-) -> float:
-    """Mean of the k most similar far pairs, each window also against the other's mirror image.
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Unit vectors [windows, dim] of one scroll's windows, as they are and mirrored."""
 
-    `plain` and `mirrored` are unit vectors [windows, dim]; the result is a cosine, 1 for exact copies.
+    plain: np.ndarray
+    mirrored: np.ndarray
+
+
+def similarity(a: Windows, b: Windows, pairs: list[tuple[int, int]], k: int = 3) -> float:
+    """Mean cosine of the k most similar far pairs, window i of `a` with window j of `b`, mirror images too.
+
+    With `a` and `b` the same scroll this is its self-similarity, 1 for exact copies; 0 without far pairs.
     """
     if not pairs:
         return 0.0
-    best = [max(plain[i] @ plain[j], plain[i] @ mirrored[j], mirrored[i] @ plain[j]) for i, j in pairs]
-    return top_mean(np.asarray(best), k)
+    left, right = map(list, zip(*pairs, strict=True))
+    best = np.maximum.reduce(
+        [
+            (a.plain[left] * b.plain[right]).sum(axis=1),
+            (a.plain[left] * b.mirrored[right]).sum(axis=1),
+            (a.mirrored[left] * b.plain[right]).sum(axis=1),
+        ]
+    )
+    return top_mean(best, k)
 
 
-def excess(own: float, plain: np.ndarray, others: list[np.ndarray], k: int = 3) -> float:
-    """`own` self-similarity minus the same quantity between this scroll and other seeds of its prompt.
+def excess(own: Windows, others: list[Windows], pairs: list[tuple[int, int]], k: int = 3) -> float:
+    """The self-similarity of `own` beyond what it shares with other seeds of its prompt.
 
-    What the prompt and the style make alike is subtracted; what remains is repetition. `others` are unit
-    vectors [windows, dim] of scrolls of the same method and prompt; ValueError without any.
+    The very same pairs are compared across scrolls, so what prompt, style and place make alike is subtracted
+    and repetition remains. `others` are scrolls of the same method and prompt; ValueError without any.
     """
     if not others:
         raise ValueError("self-similarity excess needs at least one other seed of the same prompt")
-    between = [top_mean((plain @ other.T).ravel(), k) for other in others]
-    return own - float(np.mean(between))
+    between = [similarity(a, b, pairs, k) for other in others for a, b in ((own, other), (other, own))]
+    return similarity(own, own, pairs, k) - float(np.mean(between))
 
 
 class SelfSimilarity:
@@ -71,17 +85,19 @@ class SelfSimilarity:
         self.checkpoint = backbone
         self.checkpoint_hash = f"{self.backbone.hash}+{RESIZE_PATH}"
 
-    def score(self, images: list[Image.Image], prompts: list[str]) -> list[float]:
-        """One self-similarity per image; 0 for an image with a single window. Prompts don't matter."""
+    def windows(self, images: list[Image.Image]) -> list[Windows]:
+        """The embedded windows of each image."""
         plain = self.backbone.embed_views(images, "windows")
         mirrored = self.backbone.embed_views([ImageOps.mirror(image) for image in images], "windows")
         return [
-            # A mirrored image has its windows in reverse order along the width.
-            self_similarity(
-                a,
-                b[::-1] if image.width >= image.height else b,
-                far_pairs(window_boxes(*image.size)),
-                self.top,
-            )
+            # A mirrored landscape has its windows in reverse order.
+            Windows(a, b[::-1] if image.width >= image.height else b)
             for image, a, b in zip(images, plain, mirrored, strict=True)
+        ]
+
+    def score(self, images: list[Image.Image], prompts: list[str]) -> list[float]:
+        """One self-similarity per image; 0 for an image with a single window. Prompts don't matter."""
+        return [
+            similarity(windows, windows, far_pairs(window_boxes(*image.size)), self.top)
+            for image, windows in zip(images, self.windows(images), strict=True)
         ]

@@ -14,7 +14,7 @@ from drspo.errors import UserError
 from eval.aesthetic import Aesthetic
 from eval.backbone import Backbone, needs_quick_gelu
 from eval.base import build_scorer
-from eval.repetition import SelfSimilarity, excess, far_pairs, self_similarity
+from eval.repetition import SelfSimilarity, Windows, excess, far_pairs
 from eval.views import window_boxes
 
 MODEL = {
@@ -131,12 +131,18 @@ def test_far_pairs_share_no_pixel():
 def test_excess_subtracts_what_the_prompt_alone_makes_alike():
     rng = np.random.default_rng(0)
     style = rng.normal(size=16)
-    windows = [style + 0.8 * rng.normal(size=(7, 16)) for _ in range(3)]
-    windows = [w / np.linalg.norm(w, axis=1, keepdims=True) for w in windows]
+
+    def scroll(copies):
+        plain = np.stack([style + 0.8 * rng.normal(size=16) for _ in range(7)])
+        plain = np.repeat(plain[:1], 7, axis=0) if copies else plain
+        plain /= np.linalg.norm(plain, axis=1, keepdims=True)
+        return Windows(plain, plain)
+
     pairs = far_pairs(window_boxes(512, 128))
-    plain = excess(self_similarity(windows[0], windows[0][::-1], pairs), windows[0], windows[1:])
-    copied = np.repeat(windows[0][:1], 7, axis=0)
-    repeated = excess(self_similarity(copied, copied, pairs), copied, windows[1:])
-    assert repeated > plain + 0.1
+    others = [scroll(copies=False) for _ in range(4)]
+    plain = np.mean([excess(scroll(copies=False), others, pairs) for _ in range(20)])
+    repeated = np.mean([excess(scroll(copies=True), others, pairs) for _ in range(20)])
+    assert abs(plain) < 0.05
+    assert repeated > 0.15
     with pytest.raises(ValueError, match="other seed"):
-        excess(1.0, copied, [])
+        excess(others[0], [], pairs)
