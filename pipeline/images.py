@@ -1,0 +1,36 @@
+"""Images as the dataset stores them: encoded once, by the actor that made them."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from PIL import Image
+
+_EXTENSIONS = {"webp-lossless": "webp", "jpeg95-444": "jpg", "png": "png"}
+# Lossless WebP at its fastest setting: a scroll takes a tenth of PNG's time, at about PNG's size.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "webp-lossless": {"format": "WEBP", "lossless": True, "method": 0, "quality": 0, "exact": True},
+    "jpeg95-444": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    "png": {"format": "PNG", "compress_level": 1},
+}
+
+
+def extension(encoding: str) -> str:
+    """The file extension of an encoding, without the dot."""
+    return _EXTENSIONS[encoding]
+
+
+def encode(image: Image.Image, encoding: str) -> bytes:
+    """The RGB image as bytes: "webp-lossless" and "png" keep every pixel, "jpeg95-444" does not."""
+    if image.mode != "RGB":
+        raise ValueError(f"only RGB images are stored, this one is {image.mode}")
+    buffer = io.BytesIO()
+    image.save(buffer, **_OPTIONS[encoding])
+    return buffer.getvalue()
+
+
+def decode(data: bytes) -> Image.Image:
+    """The stored image as RGB."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.convert("RGB")

@@ -1,0 +1,158 @@
+"""Parquet shards of pairs: written deterministically, row groups cut by bytes; read back row by row.
+
+The trainer imports this module, so nothing here imports ray or torch.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drspo.errors import UserError
+from drspo.storage import Storage
+
+SPLITS = ("train", "validation")
+_SHARD = re.compile(r"(?P<split>[a-z]+)-\d{5}-of-\d{5}\.parquet")
+_IDENTITY = b"drspo_export"
+
+
+def shard_name(folder: str, split: str, index: int, count: int) -> str:
+    """The path of a shard below the export, for example data/train-00000-of-00012.parquet."""
+    return f"{folder}/{split}-{index:05d}-of-{count:05d}.parquet"
+
+
+def encode_shard(groups: Iterable[Sequence[dict[str, Any]]], schema: pa.Schema, identity: str = "") -> bytes:
+    """A shard as Parquet bytes, one row group per group of rows.
+
+    Image bytes are stored as they are (they are compressed already, and the Hub deduplicates them
+    better so); the same rows give the same bytes. `identity` is kept in the schema's metadata.
+    """
+    metadata = {**(schema.metadata or {}), _IDENTITY: identity.encode()}
+    schema = schema.with_metadata(metadata)
+    text = [path for path in _leaf_paths(schema) if not path.endswith(".bytes")]
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(
+        buffer, schema, compression=dict.fromkeys(text, "zstd"), use_dictionary=text, write_statistics=text,
+        write_page_index=True, write_page_checksum=True,
+    ) as writer:  # fmt: skip
+        for rows in groups:
+            writer.write_table(pa.Table.from_pylist(list(rows), schema=schema), row_group_size=len(rows))
+    return buffer.getvalue()
+
+
+def shard_identity(storage: Storage, name: str) -> str:
+    """The identity that a stored shard was written with; empty when it is absent or not whole."""
+    try:
+        with storage.open(name) as stream:
+            return (pq.read_schema(stream).metadata or {}).get(_IDENTITY, b"").decode()
+    except (pa.ArrowException, OSError):
+        return ""
+
+
+def read_pairs(
+    source: str, split: str = "train", columns: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows of a split, in their order, as dicts; images are {"bytes", "path"} dicts.
+
+    `source` is a run folder, an export folder, its pickapic folder, a Parquet file or a glob, local or
+    an fsspec URL. At most one row group is in memory. Raises UserError for a missing, truncated or
+    foreign source.
+    """
+    storage, names = find_shards(source, split)
+    for name in names:
+        yield from _rows(storage, name, list(columns) if columns else None)
+
+
+def count_pairs(source: str, split: str = "train") -> int:
+    """How many rows a split has, from the files' footers alone."""
+    storage, names = find_shards(source, split)
+    return sum(_open(storage, name, None).metadata.num_rows for name in names)
+
+
+def find_shards(source: str, split: str) -> tuple[Storage, list[str]]:
+    """The storage and the names of a split's shards, in order. Raises UserError when there are none."""
+    if "*" in source or source.endswith(".parquet"):
+        return _by_pattern(source)
+    storage = Storage(source)
+    for folder in ("export/data/", "data/", "pickapic/", ""):
+        listed = [name for name in storage.list(folder) if "/" not in name.removeprefix(folder)]
+        found = [
+            name
+            for name in listed
+            if (m := _SHARD.fullmatch(name.removeprefix(folder))) and m["split"] == split
+        ]
+        if found:
+            return storage, _complete(storage, found)
+    raise UserError(f"there are no {split} shards of pairs", source, _advice(storage))
+
+
+def _complete(storage: Storage, names: list[str]) -> list[str]:
+    """The names, when they are all the shards that they say they are."""
+    expected = int(names[0].rpartition("-of-")[2].removesuffix(".parquet"))
+    if len(names) != expected or len({name.rpartition("-of-")[2] for name in names}) != 1:
+        raise UserError(
+            f"the export has {len(names)} shards where their names promise {expected}",
+            storage.url(names[0]),
+            "It was interrupted. Run dataset_builder again with the same --out.",
+        )
+    return names
+
+
+def _advice(storage: Storage) -> str:
+    if storage.exists("run.json"):
+        return "This run has no export yet: run dataset_builder again with the same --out."
+    return "Give a run folder, its export folder, or a Parquet file."
+
+
+def _by_pattern(source: str) -> tuple[Storage, list[str]]:
+    fixed = source.partition("*")[0].rpartition("/")[0] or ("/" if source.startswith("/") else ".")
+    storage = Storage(fixed)
+    pattern = source.removeprefix(fixed).lstrip("/")
+    names = fnmatch.filter(storage.list(), pattern)
+    if not names:
+        raise UserError("no file matches", source)
+    return storage, names
+
+
+def _open(storage: Storage, name: str, columns: list[str] | None) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(storage.open(name), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"this is not a whole Parquet file: {error}", storage.url(name)) from error
+    missing = set(columns or ()) - set(file.schema_arrow.names)
+    if missing:
+        raise UserError(f"no column {', '.join(sorted(missing))} in this file", storage.url(name))
+    return file
+
+
+def _rows(storage: Storage, name: str, columns: list[str] | None) -> Iterator[dict[str, Any]]:
+    file = _open(storage, name, columns)
+    try:
+        for batch in file.iter_batches(batch_size=8, columns=columns):
+            yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"this Parquet file is damaged: {error}", storage.url(name)) from error
+    finally:
+        file.close(force=True)
+
+
+def _leaf_paths(schema: pa.Schema) -> list[str]:
+    """The dotted paths of all leaves; the schemas of shards nest structs only."""
+    paths = []
+    for field in schema:
+        if pa.types.is_struct(field.type):
+            paths += [f"{field.name}.{field.type.field(i).name}" for i in range(field.type.num_fields)]
+        else:
+            paths.append(field.name)
+    return paths
+
+
+def is_shard(name: str) -> bool:
+    """Whether a file name has the form of a shard of ours."""
+    return bool(_SHARD.fullmatch(name.rpartition("/")[2]))

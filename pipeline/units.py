@@ -1,0 +1,111 @@
+"""The commit protocol: one Parquet file per unit, named by its unit id, created only if absent.
+
+The name says everything that a resume needs, so finding what is done is one listing. Two copies of
+a job, or a zombie worker, can at worst make the same unit twice; the first file stays, whole.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drspo.hashing import content_hash
+from drspo.storage import Storage
+from pipeline.records import UnitRow, unit_rows, unit_schema, unit_table
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"units/([0-9a-f]{2})/([0-9a-f]{32})\.parquet")
+
+
+class DamagedFile(Exception):
+    """A file of the run folder that is truncated, foreign, or made by another configuration."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name}: {why}")
+        self.name = name
+        self.why = why
+
+
+def unit_name(unit_id: str) -> str:
+    """The path of a unit's file in the run folder, spread over 256 prefixes."""
+    return f"units/{unit_id[:2]}/{unit_id}.parquet"
+
+
+class UnitStore:
+    """The unit files of one run: commit, list, read with every check, move aside."""
+
+    def __init__(self, storage: Storage, config_hash: str, scorers: Sequence[str]) -> None:
+        self.storage = storage
+        self.config_hash = config_hash
+        self.scorers = tuple(scorers)
+
+    def commit(self, rows: Sequence[UnitRow]) -> bool:
+        """Write the unit's file; False when another worker committed the unit first."""
+        return self.storage.create(unit_name(rows[0].unit_id), encode_unit(unit_table(rows, self.scorers)))
+
+    def done(self) -> set[str]:
+        """The ids of all committed units, from file names alone."""
+        return {match[2] for name in self.storage.list("units/") if (match := _NAME.fullmatch(name))}
+
+    def foreign(self, planned: set[str]) -> list[str]:
+        """The files under units/ that are no unit of this plan."""
+        names = self.storage.list("units/")
+        return [name for name in names if not ((m := _NAME.fullmatch(name)) and m[2] in planned)]
+
+    def read(self, unit_id: str, columns: list[str] | None = None) -> pa.Table:
+        """The unit's table, or the chosen columns of it. Raises DamagedFile for anything unexpected."""
+        name = unit_name(unit_id)
+        # Local files are read lazily: the scores of a unit need not pull its images off the disk.
+        with self.storage.open(name, "rb") as stream:
+            try:
+                file = pq.ParquetFile(stream, page_checksum_verification=True)
+                schema = file.schema_arrow
+                table = file.read(columns=columns)
+                ids = table if columns is None else file.read(columns=["unit_id", "config_hash"])
+            except (pa.ArrowException, OSError, KeyError) as error:
+                if isinstance(error, FileNotFoundError):
+                    raise
+                raise DamagedFile(name, f"not a whole Parquet file ({error})") from error
+        self._check(name, unit_id, schema, ids)
+        return table
+
+    def read_rows(self, unit_id: str) -> list[UnitRow]:
+        """The unit's rows, images included. Raises DamagedFile."""
+        return unit_rows(self.read(unit_id))
+
+    def move_aside(self, name: str, why: str) -> str:
+        """Move a file that is not ours, or not whole, into quarantine/; gives its new name."""
+        data = self.storage.read(name)
+        target = f"quarantine/{name.replace('/', '_')}.{content_hash(data, length=8)}"
+        self.storage.write(target, data)
+        self.storage.delete(name)
+        log.warning("%s was moved to %s: %s", name, target, why)
+        return target
+
+    def _check(self, name: str, unit_id: str, schema: pa.Schema, ids: pa.Table) -> None:
+        if not schema.equals(unit_schema(self.scorers)):
+            raise DamagedFile(name, "its columns are not those of this run's units")
+        if ids.num_rows == 0 or set(ids["unit_id"].to_pylist()) != {unit_id}:
+            raise DamagedFile(name, "it holds another unit than its name says")
+        if set(ids["config_hash"].to_pylist()) != {self.config_hash}:
+            raise DamagedFile(name, "it was made by another configuration")
+
+
+def encode_unit(table: pa.Table) -> bytes:
+    """The table as Parquet bytes: images are compressed already, so nothing is compressed again."""
+    buffer = io.BytesIO()
+    pq.write_table(
+        table,
+        buffer,
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
+    )
+    return buffer.getvalue()
