@@ -1,0 +1,1 @@
+"""The program around the pipeline: plan, build, export, gallery, card, publish."""

@@ -1,0 +1,153 @@
+"""The console command `drspo`, and the wrapper that every program of ours runs in."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from drspo.errors import UserError, did_you_mean
+
+# name -> (lazy target, what it does); `drspo X` and `python -m PACKAGE` are the same function.
+COMMANDS = {
+    "demo": "drspo.demo:main",
+    "build": "dataset_builder.command:main",
+    "status": "dataset_builder.status:main",
+    "view": "dataset_builder.view:main",
+    "retry-dead": "dataset_builder.retry:main",
+    "publish": "dataset_builder.publish:main",
+    "train": "train.command:main",
+    "generate": "generate.command:main",
+    "eval": "eval.command:main",
+    "doctor": "drspo.doctor:main",
+}
+SUMMARIES = {
+    "demo": "the whole story on a CPU in minutes, ending with an HTML page",
+    "build": "prompts to scored candidates to preference pairs (python -m dataset_builder)",
+    "status": "what is done, failed and remaining in a run",
+    "view": "the HTML gallery of a run's pairs",
+    "retry-dead": "give a run's dead rows another chance",
+    "publish": "card and shards to the Hub, or --dry-run into a folder",
+    "train": "pairs to a LoRA, either stage (python -m train)",
+    "generate": "a prompt to a scroll (python -m generate)",
+    "eval": "methods x prompts x seeds to tables with intervals (python -m eval)",
+    "doctor": "versions, devices, tokens, shadowed names, disk",
+}
+ALIASES = {"dataset_builder": "build", "dataset-builder": "build"}
+OK, OURS, THEIRS, INTERRUPTED = 0, 1, 2, 130
+
+
+def entry() -> NoReturn:
+    """The console script."""
+    run(main)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the named command on the remaining arguments and gives its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return OK
+    if arguments[0] in ("-V", "--version"):
+        from drspo import __version__
+
+        print(f"drspo {__version__}")
+        return OK
+    name = ALIASES.get(arguments[0], arguments[0])
+    if name not in COMMANDS:
+        raise UserError(f"drspo has no command {arguments[0]!r}", hint=did_you_mean(arguments[0], COMMANDS))
+    from drspo import shadow
+
+    shadow.drop_working_directory()
+    if name != "doctor":  # which is there to say what is wrong
+        shadow.refuse_shadows()
+    return _function(COMMANDS[name])(arguments[1:])
+
+
+def usage() -> str:
+    """The help text of `drspo`."""
+    width = max(map(len, SUMMARIES))
+    commands = "\n".join(f"  {name:<{width}}  {text}" for name, text in SUMMARIES.items())
+    return (
+        "usage: drspo COMMAND [OPTIONS]      drspo COMMAND --help\n\n"
+        "Preference-aligned generation of long scroll images: data, training, generation, evaluation.\n\n"
+        f"commands:\n{commands}\n\n"
+        "Every command takes --debug (tracebacks) and ends with 0 (done), 2 (your input), 1 (our fault)\n"
+        "or 130 (Ctrl-C)."
+    )
+
+
+def run(program: Callable[[list[str]], int] | str) -> NoReturn:
+    """Runs a program on the command line's arguments and exits as every program of ours does.
+
+    `program` is a main function or its lazy name `module:function`; the name is the better choice
+    in a `__main__.py`, since a shadowed package is then reported instead of failing on import.
+    """
+    argv = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(argv) != len(sys.argv) - 1
+    code = execute(program, argv, debug)
+    _flush_quietly()
+    sys.exit(code)
+
+
+def execute(program: Callable[[list[str]], int] | str, argv: list[str], debug: bool = False) -> int:
+    """The exit code of a program: 0, or 2 for a UserError, 130 for Ctrl-C, 1 for our own faults."""
+    from drspo import log
+
+    log.setup(debug=debug)
+    try:
+        return int(_function(program)(argv) or OK)
+    except UserError as error:
+        return _say_user_error(error, debug)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. To continue, type the same again:\n  {_command_line()}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has gone, which is no one's fault.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return OK
+    except Exception as error:
+        from drspo.storage import explain
+
+        explained = explain(error, str(getattr(error, "filename", "") or ""))
+        if explained is not None:
+            return _say_user_error(explained, debug)
+        traceback.print_exc()
+        print("\nThis is a fault of ours, not yours.", file=sys.stderr)
+        return OURS
+
+
+def _say_user_error(error: UserError, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {error}", file=sys.stderr)
+    return THEIRS
+
+
+def _function(program: Callable[[list[str]], int] | str) -> Callable[[list[str]], int]:
+    if not isinstance(program, str):
+        return program
+    from drspo import registry, shadow
+
+    if not program.startswith("drspo."):
+        shadow.refuse_shadows()
+    found: Callable[[list[str]], int] = registry.resolve(program)
+    return found
+
+
+def _command_line() -> str:
+    main_module = sys.modules.get("__main__")
+    spec = getattr(main_module, "__spec__", None)
+    name = spec.name.removesuffix(".__main__") if spec else ""
+    start = ["python", "-m", name] if name else [os.path.basename(sys.argv[0])]
+    return shlex.join(start + sys.argv[1:])
+
+
+def _flush_quietly() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
