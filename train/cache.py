@@ -1,0 +1,85 @@
+"""VAE latents and text embeddings on disk, computed once and shared by every run with the same encoders."""
+
+import os
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from drspo.errors import UserError
+from drspo.hashing import content_hash
+
+Encoded = dict[str, torch.Tensor]
+
+
+class TensorCache:
+    """A folder of safetensors files named by content: `get` computes what is absent and counts hits and misses.
+
+    Files appear whole or not at all, so runs and processes may share one folder without locks: two of them that
+    compute the same entry write the same bytes.
+    """
+
+    def __init__(self, folder: Path, kind: str, encoder: str) -> None:
+        self.folder = folder / kind / encoder
+        self.counts: Counter[str] = Counter()
+
+    def path(self, key: str) -> Path:
+        """Where the entry `key` lies."""
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def get(self, key: str, compute: Callable[[], Encoded]) -> Encoded:
+        """The tensors of `key`, from disk or from `compute()`; a damaged file is computed anew and counted."""
+        path = self.path(key)
+        if path.exists():
+            try:
+                found = load_file(path)
+                self.counts["hits"] += 1
+                return found
+            except (SafetensorError, OSError):
+                self.counts["damaged"] += 1
+        self.counts["misses"] += 1
+        value = {name: tensor.detach().cpu().contiguous() for name, tensor in compute().items()}
+        write_atomically(path, save(value))
+        return value
+
+    def read(self, key: str) -> Encoded:
+        """The tensors of an entry that must be there; `UserError` when somebody removed it."""
+        try:
+            return load_file(self.path(key))
+        except (OSError, SafetensorError) as error:
+            hint = "run the same command again: it computes what is missing"
+            raise UserError(f"a cached entry is gone or damaged ({error})", str(self.path(key)), hint) from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Puts `data` at `path` in one step; a full disk or a kill leaves the old file, or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write: {error.strerror or error}", str(path), "free some space there") from error
+
+
+def image_key(data: bytes, height: int, width: int, resize: str) -> str:
+    """The name of a picture's latents: its encoded bytes and the preprocessing, nothing else."""
+    return content_hash("image-v1", data, height, width, resize)
+
+
+def text_key(prompt: str) -> str:
+    """The name of a prompt's embeddings."""
+    return content_hash("text-v1", prompt)
+
+
+def default_folder() -> Path:
+    """Where caches go when the configuration names no folder: $DRSPO_CACHE, else ~/.cache/drspo."""
+    return Path(os.environ.get("DRSPO_CACHE") or Path.home() / ".cache" / "drspo")

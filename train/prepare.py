@@ -1,0 +1,242 @@
+"""From rows to cached tensors: every usable pair's latents and embeddings on disk, every other row with its reason."""
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drspo.errors import UserError
+from drspo.hashing import content_hash
+from drspo.log import progress
+from generate.prompts import check_prompt, encode_text
+from generate.vae import encode_images, from_pil
+from train.cache import TensorCache, default_folder, image_key, text_key, write_atomically
+from train.canvas import Canvas
+from train.config import DataConfig
+from train.data import Dropped, PairRow, canvas_picture, check_pair, has_split, read_rows
+
+log = logging.getLogger(__name__)
+
+HELD_OUT_SHARE = 0.2
+"""Largest share of the prompts that is held out where the source has no validation split."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedPair:
+    """One pair as names of cache entries."""
+
+    row: int
+    pair_id: str
+    prompt: str
+    chosen: str
+    rejected: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One pair as tensors on the CPU, float32."""
+
+    pair_id: str
+    latents_w: torch.Tensor
+    latents_l: torch.Tensor
+    embeds: torch.Tensor
+    pooled: torch.Tensor | None
+
+
+class PairSet:
+    """Prepared pairs that load one at a time from the cache."""
+
+    def __init__(self, pairs: list[PreparedPair], latents: TensorCache, texts: TensorCache) -> None:
+        self.pairs, self.latents, self.texts = pairs, latents, texts
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Pair:
+        pair = self.pairs[index]
+        text = self.texts.read(pair.text)
+        latents_w = self.latents.read(pair.chosen)["latents"][None].float()
+        latents_l = self.latents.read(pair.rejected)["latents"][None].float()
+        return Pair(pair.pair_id, latents_w, latents_l, text["embeds"].float(), text.get("pooled"))
+
+
+class Preparer:
+    """Encodes what the cache lacks, with one family's encoders, for one canvas."""
+
+    def __init__(self, family: Any, canvas: Canvas, config: DataConfig) -> None:
+        self.family, self.canvas, self.config = family, canvas, config
+        folder = Path(config.cache) if config.cache else default_folder()
+        # The number format is part of the encoder: half precision gives other latents.
+        encoder = content_hash("encoder-v1", family.fingerprint, str(family.vae.dtype), str(family.dtype), length=16)
+        self.latents, self.texts = TensorCache(folder, "latents", encoder), TensorCache(folder, "texts", encoder)
+        self.resized = self.truncated = 0
+
+    def prepare(self, row: PairRow, number: int) -> PreparedPair:
+        """The names of the row's cache entries, which exist afterwards; `Dropped` when it cannot be used."""
+        size = self.canvas.height, self.canvas.width
+        check_pair(row, *size, self.config.resize)
+        if check_prompt(self.family, row.prompt):
+            if self.config.long_prompts == "drop":
+                raise Dropped("prompt longer than the tokenizer's window")
+            self.truncated += 1
+        keys = [image_key(data, *size, self.config.resize) for data in (row.chosen, row.rejected)]
+        for key, data in zip(keys, (row.chosen, row.rejected), strict=True):
+            self.latents.get(key, lambda data=data: {"latents": self._latents(data)})
+        text = text_key(row.prompt)
+        self.texts.get(text, lambda: self._embeddings(row.prompt))
+        return PreparedPair(
+            row=number, pair_id=row.pair_id, prompt=row.prompt, chosen=keys[0], rejected=keys[1], text=text
+        )
+
+    def _latents(self, data: bytes) -> torch.Tensor:
+        picture = canvas_picture(data, self.canvas.height, self.canvas.width)
+        return encode_images(self.family.vae, from_pil([picture]))[0].float()
+
+    def _embeddings(self, prompt: str) -> dict[str, torch.Tensor]:
+        embeds, pooled = encode_text(self.family, [prompt], long_prompt="truncate")
+        return {"embeds": embeds.float()} | ({} if pooled is None else {"pooled": pooled.float()})
+
+
+def prepare_pairs(
+    family: Any, canvas: Canvas, config: DataConfig, out: Path, rank: int, world: int, wait: Any
+) -> tuple[PairSet, PairSet]:
+    """(training pairs, held-out pairs), both fully cached; the rows left out are in OUT/dropped.jsonl.
+
+    Each of `world` processes encodes every world-th row; `wait` is a barrier. A run that is resumed finds its list
+    of pairs in OUT/pairs.json and reads no picture again. Raises `UserError` when nothing is left to train on.
+    """
+    preparer = Preparer(family, canvas, config)
+    listing = out / "pairs.json"
+    if not _complete(listing, preparer):
+        wait()
+        _prepare_share(preparer, config, out, rank, world)
+        wait()
+        if rank == 0:
+            write_atomically(listing, json.dumps(_merge(out, world, config)).encode())
+        wait()
+    found = json.loads(listing.read_text())
+    sets = [[PreparedPair(**pair) for pair in found[name]] for name in ("train", "held_out")]
+    return PairSet(sets[0], preparer.latents, preparer.texts), PairSet(sets[1], preparer.latents, preparer.texts)
+
+
+def _complete(listing: Path, preparer: Preparer) -> bool:
+    """True when an earlier start listed the pairs and the cache still has all of them."""
+    if not listing.exists():
+        return False
+    found = json.loads(listing.read_text())
+    pairs = found["train"] + found["held_out"]
+    names = {preparer.latents.path(p[side]) for p in pairs for side in ("chosen", "rejected")}
+    return all(path.exists() for path in names | {preparer.texts.path(p["text"]) for p in pairs})
+
+
+def _rows(config: DataConfig) -> Iterator[tuple[str, PairRow | tuple[str, Dropped]]]:
+    """("held_out" or "train", row) in a fixed order."""
+    if config.validation_pairs and has_split(config.source, config.validation_split):
+        for count, row in enumerate(read_rows(config.source, config.validation_split)):
+            if count >= config.validation_pairs:
+                break
+            yield "held_out", row
+    for count, row in enumerate(read_rows(config.source, config.split)):
+        if config.limit and count >= config.limit:
+            break
+        yield "train", row
+
+
+def _prepare_share(preparer: Preparer, config: DataConfig, out: Path, rank: int, world: int) -> None:
+    part: dict[str, Any] = {"train": [], "held_out": [], "dropped": []}
+    started = time.perf_counter()
+    with progress(0, "preparing pairs", "rows") as bar:
+        for number, (group, row) in enumerate(_rows(config)):
+            if number % world == rank:
+                _prepare_row(preparer, group, row, number, part)
+            bar.advance()
+    part["counts"] = dict(preparer.latents.counts)
+    part["truncated"] = preparer.truncated
+    part["seconds"] = time.perf_counter() - started
+    write_atomically(out / f".part-{rank}.json", json.dumps(part).encode())
+
+
+def _prepare_row(preparer: Preparer, group: str, row: Any, number: int, part: dict[str, Any]) -> None:
+    try:
+        if isinstance(row, tuple):
+            pair_id, reason = row
+            raise reason
+        pair_id = row.pair_id
+        part[group].append(asdict(preparer.prepare(row, number)))
+    except Dropped as reason:
+        part["dropped"].append({"row": number, "pair_id": pair_id, "split": group, "reason": str(reason)})
+
+
+def _merge(out: Path, world: int, config: DataConfig) -> dict[str, Any]:
+    """All processes' parts as one listing in row order; says what was found, and writes dropped.jsonl."""
+    parts = [json.loads((out / f".part-{rank}.json").read_text()) for rank in range(world)]
+    merged = {
+        name: sorted((item for part in parts for item in part[name]), key=lambda item: item["row"])
+        for name in ("train", "held_out", "dropped")
+    }
+    for rank in range(world):
+        (out / f".part-{rank}.json").unlink()
+    lines = "".join(json.dumps(item) + "\n" for item in merged["dropped"])
+    write_atomically(out / "dropped.jsonl", lines.encode())
+    _say(merged, parts, config, out)
+    if not merged["train"]:
+        raise _nothing_left(merged["dropped"], config.source)
+    if config.validation_pairs and not merged["held_out"]:
+        merged["train"], merged["held_out"] = hold_out(merged["train"], config.validation_pairs)
+        log.info("held out %d pairs of the training split, by prompt", len(merged["held_out"]))
+    return merged
+
+
+def hold_out(pairs: list[dict[str, Any]], wanted: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(training pairs, held-out pairs): whole prompts in the order of their hash, at most a fifth of them."""
+    prompts = sorted({pair["prompt"] for pair in pairs}, key=lambda prompt: content_hash("held out", prompt))
+    per_prompt = Counter(pair["prompt"] for pair in pairs)
+    chosen: set[str] = set()
+    for prompt in prompts[: int(len(prompts) * HELD_OUT_SHARE)]:
+        if sum(per_prompt[name] for name in chosen) >= wanted:
+            break
+        chosen.add(prompt)
+    held_out = [pair for pair in pairs if pair["prompt"] in chosen]
+    return [pair for pair in pairs if pair["prompt"] not in chosen], held_out[:wanted]
+
+
+def _say(merged: dict[str, Any], parts: list[dict[str, Any]], config: DataConfig, out: Path) -> None:
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts.update(part["counts"])
+    log.info(
+        "%d training pairs, %d held out; latents: %d from the cache, %d encoded; %.1f s",
+        len(merged["train"]), len(merged["held_out"]), counts["hits"], counts["misses"],
+        max(part["seconds"] for part in parts),
+    )  # fmt: skip
+    if counts["damaged"]:
+        log.warning("%d damaged cache entries were encoded anew", counts["damaged"])
+    truncated = sum(part["truncated"] for part in parts)
+    if truncated:
+        log.warning("%d prompts are longer than the tokenizer's window; their ends are not seen", truncated)
+    if config.resize == "downscale":
+        log.info("pictures larger than the canvas are reduced with Lanczos (data.resize)")
+    if merged["dropped"]:
+        log.warning("%d rows left out, see %s: %s", len(merged["dropped"]), out / "dropped.jsonl", _reasons(merged))
+
+
+def _reasons(merged: dict[str, Any]) -> str:
+    found = Counter(item["reason"].partition(":")[0] for item in merged["dropped"])
+    return ", ".join(f"{count} x {reason}" for reason, count in found.most_common(5))
+
+
+def _nothing_left(dropped: list[dict[str, Any]], source: str) -> UserError:
+    if not dropped:
+        return UserError("the dataset is empty", source, "choose another --data.source or --data.split")
+    if all(item["reason"] == "tie" for item in dropped):
+        return UserError(f"all {len(dropped)} rows are ties: nothing is preferred", source)
+    reasons = _reasons({"dropped": dropped})
+    hint = "larger pictures of the canvas's aspect are reduced with --data.resize downscale"
+    return UserError(f"none of {len(dropped)} rows can be trained on: {reasons}", source, hint)
