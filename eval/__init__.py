@@ -7,4 +7,5 @@ SCORERS = {
 MEASURES = {
     "repetition": "eval.repetition:SelfSimilarity",
     "seam": "eval.seams:Seams",
+    "repeated_objects": "eval.objects:RepeatedObjects",
 }

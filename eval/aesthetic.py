@@ -26,6 +26,7 @@ class Aesthetic:
 
     name = "aesthetic"
     unit = "LAION aesthetic score, about 1 to 10"
+    higher_is_better = True
 
     def __init__(
         self,
@@ -57,8 +58,8 @@ class Aesthetic:
         share = min((seen_fraction(*image.size, self.view) for image in images), default=1.0)
         if share < 0.8 and not self._warned:
             log.warning(
-                "The official preprocessing of the aesthetic score sees only the middle %.0f %% of these images. "
-                "Use view=windows or letterbox to judge the whole scroll.",
+                "The official preprocessing of the aesthetic score sees only the middle %.0f %% of these "
+                "images. Use view=windows or letterbox to judge the whole scroll.",
                 100 * share,
             )
             self._warned = True

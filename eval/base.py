@@ -14,6 +14,7 @@ class Scorer(Protocol):
 
     name: str
     unit: str
+    higher_is_better: bool
     checkpoint: str
     checkpoint_hash: str
     view: str

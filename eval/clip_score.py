@@ -13,6 +13,7 @@ class ClipScore:
 
     name = "clip"
     unit = "cosine"
+    higher_is_better = True
 
     def __init__(
         self,

@@ -128,7 +128,7 @@ def parse_layers(
         raise UserError(
             "this file is not an aesthetic head of a known layout",
             where,
-            f"expected weight and bias, or layers {PLAIN_LAYERS} or {RELU_LAYERS}; found {sorted(tensors)[:6]}",
+            f"expected weight and bias, or layers {PLAIN_LAYERS} or {RELU_LAYERS}, not {sorted(tensors)[:6]}",
         )
     layers = tuple((tensors[f"{index}.weight"], tensors[f"{index}.bias"]) for index in indices)
     return layers, indices == RELU_LAYERS

@@ -75,6 +75,7 @@ class SelfSimilarity:
 
     name = "repetition"
     unit = "cosine of far windows, higher is worse"
+    higher_is_better = False
     view = "windows"
 
     def __init__(

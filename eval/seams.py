@@ -40,6 +40,7 @@ class Seams:
 
     name = "seam"
     unit = "robust z of the strongest column step"
+    higher_is_better = False
     checkpoint = "none"
     checkpoint_hash = "seams-1"
     view = "whole"
