@@ -46,20 +46,26 @@ class Strips:
         return self.with_halo(function, 0, 0)
 
     def with_halo(
-        self, function: Callable[[Tensor], Tensor], left: int, right: int, before: Callable[[Tensor], Tensor] | None = None
+        self,
+        function: Callable[[Tensor], Tensor],
+        left: int,
+        right: int,
+        before: Callable[[Tensor], Tensor] | None = None,
     ) -> Strips:
         """A new canvas, `function(before(part))`, where each part is widened by `left` and `right` columns.
 
         The columns are those of the neighbours after the local map `before`, and zeros beyond the two ends.
-        Strips are dropped as soon as both neighbours have used them, so that one canvas lives, not two; give it
-        a `copy()` to keep the original.
+        Strips are dropped as soon as both neighbours have used them, so that one canvas lives, not two;
+        give it a `copy()` to keep the original.
         """
         before = before or (lambda part: part)
         made: list[Tensor] = []
         last: Tensor | None = None
         for index, stored in enumerate(self.parts):
             part = before(stored.to(self.device))
-            following = self.parts[index + 1][..., :1].to(self.device) if index + 1 < len(self.parts) else None
+            following = (
+                self.parts[index + 1][..., :1].to(self.device) if index + 1 < len(self.parts) else None
+            )
             after = None if following is None else before(following)[..., :right]
             self.parts[index] = stored = stored.new_empty(0)
             padded = torch.cat([_edge(last, part, left), part, _edge(after, part, right)], dim=-1)
@@ -85,7 +91,11 @@ def supports_streaming(vae: Any) -> bool:
     if type(vae).__name__ != "AutoencoderKL":
         return False
     halves = (vae.encoder, vae.decoder)
-    blocks = [b for half in halves for b in (*getattr(half, "down_blocks", ()), half.mid_block, *getattr(half, "up_blocks", ()))]
+    blocks = [
+        b
+        for half in halves
+        for b in (*getattr(half, "down_blocks", ()), half.mid_block, *getattr(half, "up_blocks", ()))
+    ]
     return {type(block).__name__ for block in blocks} <= known
 
 
@@ -135,7 +145,9 @@ def group_statistics(strips: Strips, groups: int, eps: float) -> tuple[Tensor, T
     return mean, (square / count + eps).rsqrt()
 
 
-def _normed(norm: nn.GroupNorm, activation: Callable[[Tensor], Tensor], x: Strips) -> Callable[[Tensor], Tensor]:
+def _normed(
+    norm: nn.GroupNorm, activation: Callable[[Tensor], Tensor], x: Strips
+) -> Callable[[Tensor], Tensor]:
     """`activation(norm(part))` with the statistics of the canvas, as a function of one part."""
     mean, rstd = group_statistics(x, norm.num_groups, norm.eps)
     per_channel = norm.num_channels // norm.num_groups
@@ -185,7 +197,9 @@ def _attend(attention: Any, x: Strips) -> Strips:
     height = canvas.shape[2]
     tokens = norm(canvas).flatten(2).transpose(1, 2)
     key, value = attention.to_k(tokens), attention.to_v(tokens)
-    mixed = torch.cat([_attend_chunk(attention, chunk, key, value) for chunk in tokens.split(QUERY_CHUNK, 1)], 1)
+    mixed = torch.cat(
+        [_attend_chunk(attention, chunk, key, value) for chunk in tokens.split(QUERY_CHUNK, 1)], 1
+    )
     out = mixed.transpose(1, 2).unflatten(2, (height, -1))
     if attention.residual_connection:
         out = out + canvas

@@ -20,16 +20,18 @@ from generate.streaming import (
 )
 
 STRIP = 64
-"""Latent columns of one strip on a canvas 128 latents high; lower canvases get wider strips of the same area."""
+"""Latent columns of one strip on a canvas 128 latents high; lower canvases get wider strips of the same
+area."""
 
 
 @torch.no_grad()
 def encode_images(vae: Any, images: torch.Tensor, *, strip: int = STRIP, store: str = "auto") -> torch.Tensor:
     """Scaled latents [B, C, H/8, W/8] float32 of images [B, 3, H, W] in -1..1: the mode of the posterior.
 
-    `strip` is the width in latent columns that is worked on at once (0: the whole canvas); `store` is where the
-    activations of the other strips wait: "device", "cpu" or "auto". The result does not depend on either beyond
-    the rounding of float sums. The mode, not a sample, so that the same picture always gives the same latents.
+    `strip` is the width in latent columns that is worked on at once (0: the whole canvas); `store` is where
+    the activations of the other strips wait: "device", "cpu" or "auto". The result does not depend on
+    either beyond the rounding of float sums. The mode, not a sample, so that the same picture always gives
+    the same latents.
     """
     _require_safe_dtype(vae)
     factor = scale_factor(vae)
@@ -39,7 +41,11 @@ def encode_images(vae: Any, images: torch.Tensor, *, strip: int = STRIP, store: 
         if bounds is None:
             moments = _moments(vae, image)
         else:
-            pieces = Strips.cut(image, [(a * factor, b * factor) for a, b in bounds], _store(vae, store, image.shape[2] * image.shape[3]))
+            pieces = Strips.cut(
+                image,
+                [(a * factor, b * factor) for a, b in bounds],
+                _store(vae, store, image.shape[2] * image.shape[3]),
+            )
             moments = stream_encoder(vae, pieces).join(vae.device)
         mode, _ = moments.float().chunk(2, dim=1)
         out.append(_scale(vae, mode))
@@ -47,7 +53,9 @@ def encode_images(vae: Any, images: torch.Tensor, *, strip: int = STRIP, store: 
 
 
 @torch.no_grad()
-def decode_latents(vae: Any, latents: torch.Tensor, *, strip: int = STRIP, store: str = "auto") -> torch.Tensor:
+def decode_latents(
+    vae: Any, latents: torch.Tensor, *, strip: int = STRIP, store: str = "auto"
+) -> torch.Tensor:
     """Images [B, 3, 8H, 8W] float32 on the CPU, nominally in -1..1, of scaled latents [B, C, H, W].
 
     Arguments as in `encode_images`. Peak memory is that of one strip, two canvases of the widest activation
@@ -61,7 +69,9 @@ def decode_latents(vae: Any, latents: torch.Tensor, *, strip: int = STRIP, store
         if bounds is None:
             image = vae.decode(latent).sample
         else:
-            image = stream_decoder(vae, Strips.cut(latent, bounds, _store(vae, store, latent[0, 0].numel() * factor**2))).join("cpu")
+            image = stream_decoder(
+                vae, Strips.cut(latent, bounds, _store(vae, store, latent[0, 0].numel() * factor**2))
+            ).join("cpu")
         out.append(image.float().cpu())
     return torch.cat(out)
 
@@ -84,8 +94,8 @@ def scale_factor(vae: Any) -> int:
 
 
 def _bounds(vae: Any, height: int, width: int, strip: int) -> list[tuple[int, int]] | None:
-    """The strips' columns, or None where one piece will do. A function of the shape alone, never of free memory:
-    the same request must give the same bytes."""
+    """The strips' columns, or None where one piece will do. A function of the shape alone, never of free
+    memory: the same request must give the same bytes."""
     if not strip or not supports_streaming(vae):
         return None
     bounds = strip_bounds(width, max(8, strip * 128 // height))
