@@ -1,7 +1,12 @@
-"""What flows from prompts to preference pairs, and the stages that move it."""
+"""What flows from a prompt to a preference pair, and the stages that move it."""
 
 EXPANDERS = {
-    "grammar": "pipeline.expanders:Grammar",
-    "llm": "pipeline.expanders:LLM",
+    "none": "pipeline.expanders:NoExpander",
+    "grammar": "pipeline.expanders:GrammarExpander",
+    "llm": "pipeline.expanders:LLMExpander",
 }
-FILTERS: dict[str, str] = {}
+
+FILTERS = {
+    "rules": "pipeline.filters:OutdoorRules",
+    "llm": "pipeline.filters:LLMOutdoor",
+}

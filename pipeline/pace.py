@@ -1,0 +1,58 @@
+"""How fast requests may leave: requests and tokens per minute, and pauses the server asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+
+class TokenBucket:
+    """A bucket that fills evenly up to one minute's worth; `take` waits until the amount is there.
+
+    A rate of 0 means no limit. An amount above the bucket's size waits for a full bucket and leaves a debt,
+    so that one large request is slow instead of impossible.
+    """
+
+    def __init__(self, per_minute: float, clock=time.monotonic, sleep=asyncio.sleep) -> None:
+        self.per_minute, self.clock, self.sleep = per_minute, clock, sleep
+        self.level, self.seen = float(per_minute), clock()
+
+    def _fill(self) -> None:
+        now = self.clock()
+        self.level = min(self.per_minute, self.level + (now - self.seen) * self.per_minute / 60)
+        self.seen = now
+
+    async def take(self, amount: float) -> None:
+        """Wait until `amount` may be spent, then spend it."""
+        while self.per_minute > 0:
+            self._fill()
+            missing = min(amount, self.per_minute) - self.level
+            if missing <= 1e-9:
+                self.level -= amount
+                return
+            await self.sleep(missing * 60 / self.per_minute)
+
+    def give_back(self, amount: float) -> None:
+        """Return what was reserved and not used; a negative amount is a correction downwards."""
+        self.level = min(self.per_minute, self.level + amount)
+
+
+class Pace:
+    """The one gate every request passes: concurrency, both rates, and the server's Retry-After."""
+
+    def __init__(self, concurrency: int, requests_per_minute: float, tokens_per_minute: float) -> None:
+        self.slots = asyncio.Semaphore(concurrency)
+        self.requests = TokenBucket(requests_per_minute)
+        self.tokens = TokenBucket(tokens_per_minute)
+        self.not_before = 0.0
+
+    def pause(self, seconds: float) -> None:
+        """Hold back every request that has not left yet for this many seconds."""
+        self.not_before = max(self.not_before, time.monotonic() + seconds)
+
+    async def ready(self, tokens: float) -> None:
+        """Wait until a request of about this many tokens may leave."""
+        await self.requests.take(1)
+        await self.tokens.take(tokens)
+        while (wait := self.not_before - time.monotonic()) > 0:
+            await asyncio.sleep(wait)

@@ -1,0 +1,186 @@
+"""Phases 1 to 3: read ideas, expand them into prompts, filter. No row is lost without a reason.
+
+`ingest`, `expand` and `filter_prompts` work on whole tables of PROMPT_SCHEMA in bounded batches; the stages
+they run are in `stages.py`.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from drspo.storage import Storage
+from pipeline.dedup import near_duplicates
+from pipeline.expanders import ExpandSettings
+from pipeline.filters import FilterSettings
+from pipeline.llm import LLMSettings
+from pipeline.records import DROPPED, OK, PROMPT_SCHEMA, Prompt, prompt_id
+from pipeline.sources import Item, PromptSettings, read_source
+from pipeline.stages import ExpandStage, FilterStage, Stage, clean
+
+Row = dict[str, Any]
+Advance = Callable[[int], None]
+_BATCH = 4096
+
+
+def ingest(settings: PromptSettings, advance: Advance = lambda count: None) -> pa.Table:
+    """The source's ideas as a table of PROMPT_SCHEMA, a row per entry; unusable ones dropped with a reason.
+
+    Accepted texts are normalised (NFC, single spaces, no control characters); `source_text` is the original.
+    """
+    return _table(_ideas(settings, advance))
+
+
+def expand(
+    table: pa.Table,
+    settings: ExpandSettings,
+    llm: LLMSettings,
+    storage: Storage,
+    advance: Advance = lambda count: None,
+) -> pa.Table:
+    """The prompts of the accepted ideas: k rows, or one dropped or dead, for each; other rows unchanged."""
+    return run_stage(ExpandStage(settings, llm, storage), table, advance)
+
+
+def filter_prompts(
+    table: pa.Table,
+    settings: FilterSettings,
+    llm: LLMSettings,
+    storage: Storage,
+    advance: Advance = lambda count: None,
+) -> pa.Table:
+    """The table with the filters' objections, exact and near duplicates marked as dropped rows."""
+    table = drop_duplicates(run_stage(FilterStage(settings, llm, storage), table, advance))
+    return drop_near_duplicates(table, settings.near_duplicates)
+
+
+def run_stage(stage: Stage, table: pa.Table, advance: Advance = lambda count: None) -> pa.Table:
+    """The table after a stage, batch by batch in order."""
+
+    def rows() -> Iterator[Row]:
+        for start in range(0, table.num_rows, stage.batch_rows):
+            batch = table.slice(start, stage.batch_rows).to_pylist()
+            yield from stage(batch)
+            advance(len(batch))
+
+    with stage:
+        return _table(rows())
+
+
+def drop_duplicates(table: pa.Table) -> pa.Table:
+    """Of accepted rows with the same id the first stays; the others are dropped and name it as the reason."""
+    accepted = pc.indices_nonzero(pc.equal(table["status"], OK))
+    ids = table["prompt_id"].take(accepted)
+    first = dict(zip(reversed(ids.to_pylist()), reversed(accepted.to_pylist()), strict=True))
+    twins = zip(accepted.to_pylist(), ids.to_pylist(), strict=True)
+    return _dropped(table, {row: f"duplicate of {id_}" for row, id_ in twins if first[id_] != row})
+
+
+def drop_near_duplicates(table: pa.Table, threshold: float) -> pa.Table:
+    """Accepted rows that resemble an earlier one by at least `threshold` in (0, 1] are dropped; 0 keeps all."""
+    if not threshold:
+        return table
+    accepted = pc.indices_nonzero(pc.equal(table["status"], OK)).to_pylist()
+    texts = table["text"].take(pa.array(accepted, pa.int64())).to_pylist()
+    ids = table["prompt_id"]
+    twins = near_duplicates(texts, threshold)
+    return _dropped(
+        table, {accepted[i]: f"near duplicate of {ids[accepted[j]].as_py()}" for i, j in twins.items()}
+    )
+
+
+def unfinished(table: pa.Table) -> int:
+    """How many rows another start may finish: those the budget or the server left without answer."""
+    return pc.sum(pc.match_substring_regex(table["reason"], "^llm (budget|transient)")).as_py() or 0
+
+
+def reason_kind(reason: str) -> str:
+    """A reason without its details, to count by: "too long: 10000 characters" is a "too long"."""
+    if " of " in reason and "duplicate" in reason:
+        return reason.partition(" of ")[0]
+    return reason.partition(":")[0]
+
+
+def _ideas(settings: PromptSettings, advance: Advance) -> Iterator[Row]:
+    seen: set[bytes] = set()
+    for count, item in enumerate(read_source(settings), 1):
+        row = asdict(_idea(item, settings))
+        key = bytes.fromhex(row["prompt_id"])
+        if row["status"] == OK:
+            if key in seen:
+                row |= {"status": DROPPED, "reason": f"duplicate of {row['prompt_id']}"}
+            seen.add(key)
+        yield row
+        if count % _BATCH == 0:
+            advance(_BATCH)
+        if settings.limit and len(seen) >= settings.limit:
+            return
+
+
+def _idea(item: Item, settings: PromptSettings) -> Prompt:
+    """One entry as a row."""
+    original, text, reason = _read(item)
+    text = clean(text)
+    reason = reason or _unusable(text, settings)
+    return Prompt(
+        prompt_id=prompt_id(text),
+        text=text,
+        source_text=original,
+        source=item.place,
+        status=DROPPED if reason else OK,
+        reason=reason,
+    )
+
+
+def _read(item: Item) -> tuple[str, str, str]:
+    """(the original as it can be stored, the text, why it is none)."""
+    if item.value is None or item.value == "":
+        return "", "", item.problem or "empty"
+    if not isinstance(item.value, str):
+        return str(item.value)[:10_000], "", f"not text: {type(item.value).__name__}"
+    try:
+        item.value.encode()
+    except UnicodeEncodeError:
+        return item.value.encode("utf-8", "backslashreplace").decode(), "", "not UTF-8"
+    return item.value, item.value, item.problem
+
+
+def _unusable(text: str, settings: PromptSettings) -> str:
+    if not text:
+        return "empty"
+    if len(text) > settings.max_characters:
+        return f"too long: {len(text)} characters"
+    if not any(unicodedata.category(character)[0] == "L" for character in text):
+        return "no letters"
+    return ""
+
+
+def _dropped(table: pa.Table, reasons: dict[int, str]) -> pa.Table:
+    """The table with these rows dropped for these reasons."""
+    if not reasons:
+        return table
+    status, reason = table["status"].to_pylist(), table["reason"].to_pylist()
+    for index, why in reasons.items():
+        status[index], reason[index] = DROPPED, why
+    columns = {"status": status, "reason": reason}
+    for name, values in columns.items():
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    return table
+
+
+def _table(rows: Iterable[Row]) -> pa.Table:
+    """Rows as a table, a batch at a time, so that only Arrow's compact form grows."""
+    batches: list[pa.RecordBatch] = []
+    pending: list[Row] = []
+    for row in rows:
+        pending.append(row)
+        if len(pending) == _BATCH:
+            batches.append(pa.RecordBatch.from_pylist(pending, schema=PROMPT_SCHEMA))
+            pending = []
+    batches.append(pa.RecordBatch.from_pylist(pending, schema=PROMPT_SCHEMA))
+    return pa.Table.from_batches(batches, schema=PROMPT_SCHEMA)
