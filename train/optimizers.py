@@ -1,0 +1,92 @@
+"""Optimisers for LoRA, and the warm-up of their learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from drspo.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """Which optimiser, at what rate."""
+
+    name: Literal["adafactor", "adamw", "adamw8bit"] = "adafactor"
+    """adafactor (the paper), adamw, or adamw8bit (needs bitsandbytes and a GPU)."""
+    lr: float = 1e-6
+    """Learning rate after warm-up; the paper's is 1e-6."""
+    warmup_steps: int = 1000
+    """Steps over which the rate rises linearly from lr/warmup_steps; then it stays."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay per step, times lr."""
+    beta1: float = 0.9
+    """AdamW's first decay."""
+    beta2: float = 0.999
+    """AdamW's second decay."""
+    max_grad_norm: float = 1.0
+    """Clip the combined gradient to this norm; 0 for no clipping."""
+
+
+def build_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """The optimiser over the LoRA's parameters; UserError when an optional package is missing."""
+    builders = {"adafactor": _adafactor, "adamw": _adamw, "adamw8bit": _adamw8bit}
+    return builders[settings.name](list(parameters), settings)
+
+
+def _adafactor(parameters: list[Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235, algorithm 4) with a plain learning rate.
+
+    scale_parameter=False is essential: the original multiplies the step by max(1e-3, RMS(parameter)), and LoRA's B
+    starts at 0, so it would learn a thousand times slower. torch.optim.Adafactor always does that.
+    """
+    from transformers.optimization import Adafactor
+
+    return Adafactor(
+        parameters,
+        lr=settings.lr,
+        scale_parameter=False,
+        relative_step=False,
+        warmup_init=False,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _adamw(parameters: list[Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101, algorithm 2)."""
+    return torch.optim.AdamW(
+        parameters, lr=settings.lr, betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay
+    )
+
+
+def _adamw8bit(parameters: list[Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """AdamW with block-wise 8-bit states (Dettmers et al. 2021, arXiv 2110.02861)."""
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise UserError(
+            "adamw8bit needs the package bitsandbytes",
+            "optimizer.name",
+            "pip install bitsandbytes, or choose adafactor, whose state is smaller still",
+        ) from error
+    module: Any = bitsandbytes
+    return module.optim.AdamW8bit(
+        parameters, lr=settings.lr, betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay
+    )
+
+
+def learning_rate(step: int, settings: OptimizerSettings) -> float:
+    """The rate of the step numbered from 0: lr (step + 1) / warmup_steps up to lr, then constant."""
+    if settings.warmup_steps <= 0:
+        return settings.lr
+    return settings.lr * min(1.0, (step + 1) / settings.warmup_steps)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Use this rate in the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
