@@ -1,1 +1,1 @@
-"""The program around the pipeline: plan, build, export, gallery, card, publish."""
+"""The program around the pipeline: build, export, look at and publish preference datasets."""

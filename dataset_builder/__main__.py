@@ -1,4 +1,4 @@
-"""`python -m dataset_builder`."""
+"""`python -m dataset_builder` builds a preference dataset, as `drspo build` does."""
 
 from drspo.cli import run
 

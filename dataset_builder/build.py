@@ -1,0 +1,275 @@
+"""The seven phases, each with a durable boundary: what a phase has stored, no later start does again."""
+
+from __future__ import annotations
+
+import io
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataset_builder import stats
+from dataset_builder.config import BuildConfig, pairs_hash, prompts_hash, run_hash, units_hash
+from dataset_builder.export import export, plan_shards
+from dataset_builder.metrics import Metrics
+from drspo import __version__
+from drspo.config import dump
+from drspo.errors import UserError
+from drspo.log import progress
+from drspo.run import CONFIG, RunDir
+from pipeline import prompts as phases
+from pipeline.actors import StageSpec, short_names
+from pipeline.guard import units_with_attempts
+from pipeline.pairing import choose_pairs, score_weights
+from pipeline.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, read_table, todo
+from pipeline.records import OK, PROMPT_SCHEMA
+from pipeline.scores import Scan, scan_units
+from pipeline.settings import check_options
+from pipeline.units import DamagedFile, UnitStore
+
+log = logging.getLogger(__name__)
+
+PROMPTS_NAME, SCORES_NAME = "prompts.parquet", "scores.parquet"
+# So many prompts in a row without a single image say that the set-up is wrong, not the prompts.
+HOPELESS = 5
+
+Executor = Callable[[pa.Table, StageSpec], Iterator[dict[str, Any]]]
+
+
+@dataclass
+class Outcome:
+    """What a run came to."""
+
+    prompts: int = 0
+    accepted: int = 0
+    made_now: int = 0
+    dead: int = 0
+    pairs: dict[str, int] = field(default_factory=dict)
+    shards: list[str] = field(default_factory=list)
+    dead_share: float = 0.0
+
+
+class Build:
+    """One start of the builder on one run folder."""
+
+    def __init__(self, config: BuildConfig, execute: Executor) -> None:
+        check(config)
+        self.config = config
+        self.execute = execute
+        self.run = RunDir(config.out)
+        self.spec = stage_spec(config, self.run.base)
+        self.store = UnitStore(self.run, self.spec.config_hash, self.spec.scorers)
+
+    def __call__(self) -> Outcome:
+        """All phases, from wherever an earlier start left them."""
+        self._begin()
+        prompts = self._prompts()
+        plan = self._plan(prompts)
+        made = self._candidates(plan)
+        return self._pairs(prompts, plan, made)
+
+    def _begin(self) -> None:
+        continued = self.run.start("dataset_builder", self.config, run_hash(self.config))
+        if continued:
+            log.info("continuing the run in %s", self.run.base)
+            # Pairing, export and resources may change within a run; the file says what the last start used.
+            self.run.write(CONFIG, dump(self.config).encode())
+
+    # Phases 1 to 3 -----------------------------------------------------------------------------
+
+    def _prompts(self) -> pa.Table:
+        if self.run.exists(PROMPTS_NAME):
+            return read_table(self.run, PROMPTS_NAME, PROMPT_SCHEMA)
+        ideas = self._stored("phases/ideas.parquet", self._ingest)
+        expanded = self._stored("phases/expanded.parquet", lambda: self._expand(ideas))
+        table = self._filter(expanded)
+        self._refuse_unfinished(table)
+        table = self._store(PROMPTS_NAME, table)
+        accepted = _accepted(table)
+        self.run.phase_done("prompts", rows=table.num_rows, accepted=accepted, hash=prompts_hash(self.config))
+        log.info("%d of %d prompts accepted; lost: %s", accepted, table.num_rows, _losses(table))
+        return table
+
+    def _ingest(self) -> pa.Table:
+        with progress(self.config.prompts.limit, "reading prompts", "prompts") as bar:
+            return phases.ingest(self.config.prompts, bar.advance)
+
+    def _expand(self, ideas: pa.Table) -> pa.Table:
+        with progress(ideas.num_rows, f"expanding ({self.config.expand.expander})", "ideas") as bar:
+            return phases.expand(ideas, self.config.expand, self.config.llm, self.run, bar.advance)
+
+    def _filter(self, expanded: pa.Table) -> pa.Table:
+        with progress(expanded.num_rows, "filtering", "prompts") as bar:
+            return phases.filter_prompts(expanded, self.config.filter, self.config.llm, self.run, bar.advance)
+
+    def _refuse_unfinished(self, table: pa.Table) -> None:
+        count = phases.unfinished(table)
+        if count and not self.config.accept_unfinished:
+            raise UserError(
+                f"the language model left {count} of {table.num_rows} prompts without an answer: {_losses(table)}",
+                self.run.base,
+                "The same command asks again, for these only (raise --llm.token-budget if that ended it). "
+                "--accept-unfinished goes on without them.",
+            )
+
+    def _stored(self, name: str, make: Callable[[], pa.Table]) -> pa.Table:
+        """The table of an intermediate phase: stored, or made and stored unless a later start can add to it."""
+        if self.run.exists(name):
+            return read_table(self.run, name, PROMPT_SCHEMA)
+        table = make()
+        return table if phases.unfinished(table) else self._store(name, table)
+
+    def _store(self, name: str, table: pa.Table) -> pa.Table:
+        """Store a phase's table unless another copy of the job was first; gives what is stored."""
+        if not self.run.create(name, parquet(table)):
+            return read_table(self.run, name, PROMPT_SCHEMA)
+        return table
+
+    # Phase 4 -----------------------------------------------------------------------------------
+
+    def _plan(self, prompts: pa.Table) -> pa.Table:
+        if self.run.exists(PLAN_NAME):
+            return read_plan(self.run)
+        plan = make_plan(prompts, self.spec.config_hash, self.config.candidates.prompts_per_unit)
+        plan = freeze_plan(self.run, plan)
+        self.run.phase_done("plan", units=plan.num_rows, config_hash=self.spec.config_hash)
+        return plan
+
+    # Phase 5 -----------------------------------------------------------------------------------
+
+    def _candidates(self, plan: pa.Table) -> int:
+        planned = set(plan["unit_id"].to_pylist())
+        for name in self.store.foreign(planned):
+            self.store.move_aside(name, "no unit of this run's plan")
+        done = self.store.done()
+        missing = suspects_last(todo(plan, done), units_with_attempts(self.run))
+        if not missing.num_rows:
+            return 0
+        if done:
+            log.info("%d of %d units stand already", len(done), plan.num_rows)
+        return self._make(missing, plan.num_rows)
+
+    def _make(self, missing: pa.Table, total: int) -> int:
+        metrics = Metrics(self.run, total, total - missing.num_rows)
+        committed = dead = images = 0
+        with progress(total, "images", "units") as bar:
+            bar.set(total - missing.num_rows)
+            for unit in self.execute(missing, self.spec):
+                committed += 1
+                dead += unit["dead"]
+                images += unit["images"]
+                metrics.unit(unit)
+                bar.advance(1, **({"dead": dead} if dead else {}))
+                if committed >= HOPELESS and not images:
+                    raise _hopeless(unit["error"], self.run.base)
+        metrics.close()
+        return committed
+
+    # Phase 6 -----------------------------------------------------------------------------------
+
+    def _pairs(self, prompts: pa.Table, plan: pa.Table, made: int) -> Outcome:
+        for _ in range(3):
+            scan = self._scan(plan)
+            try:
+                if not scan.damaged:
+                    return self._export(prompts, scan, made)
+                damaged = scan.damaged
+            except DamagedFile as error:
+                damaged = [error]
+            for file in damaged:
+                self.store.move_aside(file.name, file.why)
+            made += self._candidates(plan)
+        raise UserError(
+            "unit files are damaged again as soon as they are written", self.run.base, "Check the disk."
+        )
+
+    def _scan(self, plan: pa.Table) -> Scan:
+        return scan_units(self.store, plan["unit_id"].to_pylist())
+
+    def _export(self, prompts: pa.Table, scan: Scan, made: int) -> Outcome:
+        config, alive = self.config, scan.alive()
+        outcome = Outcome(prompts=prompts.num_rows, accepted=_accepted(prompts), made_now=made)
+        dead = scan.candidates.filter(pl.col("status") != OK)["prompt_id"].n_unique()
+        outcome.dead, outcome.dead_share = dead, dead / max(outcome.accepted, 1)
+        self.run.write(SCORES_NAME, parquet(scan.candidates.to_arrow()))
+        pairs = choose_pairs(alive, config.pairs, self.spec.scorers)
+        shards = len(plan_shards(pairs, alive, config.export))
+        with progress(shards, "export", "shards") as bar:
+            outcome.shards = export(self.store, pairs, alive, config.export, bar.advance)
+        stats.write(self.run, stats.collect(prompts, scan, pairs, self.spec.scorers))
+        outcome.pairs = dict(pairs.group_by("split").len().sort("split").iter_rows())
+        self.run.phase_done("export", pairs=pairs.height, shards=shards, dead=dead, hash=pairs_hash(config))
+        return outcome
+
+
+def stage_spec(config: BuildConfig, url: str) -> StageSpec:
+    """What the stages are told; the session marks the attempts of this start of the program."""
+    return StageSpec(
+        url=url,
+        candidates=config.candidates,
+        scoring=config.scoring,
+        guard=config.guard,
+        config_hash=units_hash(config),
+        code_version=__version__,
+        session=uuid.uuid4().hex[:12],
+    )
+
+
+def check(config: BuildConfig) -> None:
+    """Raise UserError for what would only fail hours later."""
+    if not config.out:
+        raise UserError("which folder is the run's?", "--out", "For example --out runs/scrolls-001.")
+    if not config.scoring.scorers or not config.candidates.generators:
+        raise UserError("at least one generator and one scorer are needed")
+    if config.candidates.seeds < 1:
+        raise UserError(f"{config.candidates.seeds} images per generator leave nothing", "--candidates.seeds")
+    scorers = short_names(config.scoring.scorers)
+    short_names(config.candidates.generators)
+    score_weights(config.pairs, scorers)
+    choose_pairs(_no_candidates(scorers), config.pairs, scorers)
+    check_options(config.candidates.options, config.candidates.generators, "candidates.options")
+    check_options(config.scoring.options, config.scoring.scorers, "scoring.options")
+
+
+def suspects_last(units: pa.Table, suspects: set[str]) -> pa.Table:
+    """The units with those last that were in flight when a worker ended: they may end this one too."""
+    if not suspects:
+        return units
+    suspected = pa.array([unit in suspects for unit in units["unit_id"].to_pylist()], pa.bool_())
+    return pa.concat_tables([units.filter(pa.compute.invert(suspected)), units.filter(suspected)])
+
+
+def parquet(table: pa.Table) -> bytes:
+    """A table as compressed Parquet bytes."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _no_candidates(scorers: tuple[str, ...]) -> pl.DataFrame:
+    text = ("unit_id", "prompt_id", "prompt", "candidate_id", "generator")
+    whole = ("seed", "height", "width")
+    scores = {"scores": pl.Struct(dict.fromkeys(scorers, pl.Float64))}
+    return pl.DataFrame(schema={**dict.fromkeys(text, pl.String), **dict.fromkeys(whole, pl.Int64), **scores})
+
+
+def _accepted(prompts: pa.Table) -> int:
+    return prompts["status"].to_pylist().count(OK)
+
+
+def _losses(prompts: pa.Table) -> str:
+    losses = stats.prompt_losses(prompts)
+    return ", ".join(f"{count} {kind}" for kind, count in losses.items()) or "none"
+
+
+def _hopeless(error: str, where: str) -> UserError:
+    return UserError(
+        f"none of the first prompts gave enough images: {error}",
+        where,
+        f"Mend it, then `drspo retry-dead {where}` and the same command again.",
+    )

@@ -1,0 +1,74 @@
+"""`python -m dataset_builder`: the configuration, an executor, the build, and what to say at the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from dataset_builder.build import Build, Executor, Outcome, check
+from dataset_builder.config import BuildConfig
+from drspo import log as logs
+from drspo.config import load
+from drspo.storage import Storage
+
+log = logging.getLogger(__name__)
+
+EXIT_DEAD = 3
+
+
+def main(argv: list[str]) -> int:
+    """Build a preference data set; 0 when done, 3 when more prompts died than the threshold allows."""
+    config = load(
+        BuildConfig,
+        argv,
+        package="dataset_builder",
+        prog="dataset_builder",
+        description="Prompts to scored candidates to preference pairs. The same command again continues.",
+    )
+    if config.plan:
+        from dataset_builder.estimate import main_plan
+
+        return int(main_plan(config))
+    check(config)
+    path = Storage(config.out).local_path("log.txt")
+    logs.setup(file=path)
+    return finish(config, Build(config, executor(config))())
+
+
+def executor(config: BuildConfig) -> Executor:
+    """The executor that the configuration and the machine ask for."""
+    kind = config.executor if config.executor != "auto" else _automatic()
+    if kind == "local":
+        from pipeline.local import run_units
+
+        return run_units
+    from pipeline.flow import RayExecutor
+
+    return RayExecutor(config.resources)
+
+
+def _automatic() -> str:
+    if os.environ.get("RAY_ADDRESS"):
+        return "ray"
+    import torch
+
+    return "ray" if torch.cuda.device_count() > 1 else "local"
+
+
+def finish(config: BuildConfig, outcome: Outcome) -> int:
+    """Say what came of the run; gives the exit code."""
+    pairs = ", ".join(f"{count} {split}" for split, count in outcome.pairs.items()) or "none"
+    print(f"prompts   {outcome.accepted} accepted of {outcome.prompts}")
+    print(f"images    {outcome.made_now} units made now, {outcome.dead} prompts dead")
+    print(f"pairs     {pairs}, in {len(outcome.shards)} shards")
+    print(f"see       drspo view {config.out}   |   drspo status {config.out}")
+    if outcome.dead_share <= config.dead_threshold:
+        return 0
+    print(
+        f"{outcome.dead} of {outcome.accepted} prompts are dead, more than the threshold of "
+        f"{config.dead_threshold:.1%}. `drspo status {config.out}` shows why; "
+        f"`drspo retry-dead {config.out}` and the same command try them again.",
+        file=sys.stderr,
+    )
+    return EXIT_DEAD

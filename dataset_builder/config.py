@@ -1,0 +1,72 @@
+"""What `dataset_builder` can be asked: one nested dataclass, and which part of it identifies a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from drspo.config import config_hash, to_dict
+from pipeline.expanders import ExpandSettings
+from pipeline.filters import FilterSettings
+from pipeline.llm import LLMSettings, identity
+from pipeline.settings import (
+    CandidateSettings,
+    ExportSettings,
+    GuardSettings,
+    PairSettings,
+    ResourceSettings,
+    ScoringSettings,
+)
+from pipeline.sources import PromptSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """From prompts to preference pairs."""
+
+    out: str = ""
+    """The run folder, or its URL (s3://bucket/run). The same command again continues."""
+    executor: Literal["auto", "local", "ray"] = "auto"
+    """local: in this process. ray: on actors. auto: ray on a cluster or with several GPUs, else local."""
+    plan: bool = False
+    """Say what the run would make and cost, and stop."""
+    dead_threshold: float = 0.01
+    """Share of prompts that may be dead before the program ends with exit code 3."""
+    accept_unfinished: bool = False
+    """Go on to images although the language model left some prompts without an answer."""
+    prompts: PromptSettings = field(default_factory=PromptSettings)
+    expand: ExpandSettings = field(default_factory=ExpandSettings)
+    filter: FilterSettings = field(default_factory=FilterSettings)
+    llm: LLMSettings = field(default_factory=LLMSettings)
+    candidates: CandidateSettings = field(default_factory=CandidateSettings)
+    scoring: ScoringSettings = field(default_factory=ScoringSettings)
+    guard: GuardSettings = field(default_factory=GuardSettings)
+    resources: ResourceSettings = field(default_factory=ResourceSettings)
+    pairs: PairSettings = field(default_factory=PairSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
+
+
+def uses_llm(config: BuildConfig) -> bool:
+    """Whether the run asks a language model at all."""
+    return config.expand.expander == "llm" or "llm" in config.filter.filters
+
+
+def prompts_hash(config: BuildConfig) -> str:
+    """A hash of what decides the prompts."""
+    asked: dict[str, Any] = {name: to_dict(getattr(config, name)) for name in ("prompts", "expand", "filter")}
+    return config_hash({**asked, "llm": identity(config.llm) if uses_llm(config) else {}})
+
+
+def units_hash(config: BuildConfig) -> str:
+    """A hash of what decides a unit's images and scores; it is part of every unit's id."""
+    return config_hash({"candidates": to_dict(config.candidates), "scoring": to_dict(config.scoring)})
+
+
+def pairs_hash(config: BuildConfig) -> str:
+    """A hash of what decides pairs and shards. These may change within a run: they cost no image."""
+    return config_hash({"pairs": to_dict(config.pairs), "export": to_dict(config.export)})
+
+
+def run_hash(config: BuildConfig) -> str:
+    """A hash of what a run folder stands for; another one is refused there."""
+    return config_hash([prompts_hash(config), units_hash(config)])

@@ -1,0 +1,149 @@
+"""Which candidates become (chosen, rejected): pure functions on a table of scores.
+
+DRSPO section 5.1.1 pairs the best with the worst of each group of six. Its Fig. 7 shows that the
+aesthetic score favours repeated objects; a negative weight on a repetition measure answers that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import polars as pl
+
+from drspo.errors import UserError, did_you_mean
+from drspo.hashing import seed_from
+from pipeline.records import SCHEMA_VERSION, pair_id
+from pipeline.settings import PairSettings
+
+# What a candidate brings into each side of its pairs.
+SIDE = ("candidate_id", "generator", "seed", "score", "scores")
+
+
+def choose_pairs(candidates: pl.DataFrame, settings: PairSettings, scorers: Sequence[str]) -> pl.DataFrame:
+    """The pairs, in a fixed order, without images.
+
+    `candidates` has one row per scored candidate: unit_id, prompt_id, prompt, candidate_id, generator,
+    seed, height, width and a struct `scores`. Ties are never paired; every pair's margin is positive and at
+    least `settings.min_margin`.
+    """
+    _check(settings)
+    scored = candidates.with_columns(score=combined_score(candidates, settings, scorers))
+    pairs = _sides(ranked(scored, settings), settings)
+    pairs = pairs.filter((pl.col("margin") > 0) & (pl.col("margin") >= settings.min_margin))
+    pairs = pairs.with_columns(_pair_ids(pairs), _splits(pairs, settings.validation_fraction))
+    if settings.balance == "equal_wins":
+        pairs = equal_wins(pairs)
+    order = ["unit_id", "prompt_id", "rank", "rank_rejected", "pair_id"]
+    pairs = pairs.with_columns(schema_version=pl.lit(SCHEMA_VERSION, pl.Int32)).sort(order)
+    return pairs.select(
+        "unit_id", "pair_id", "prompt_id", "prompt",
+        *(f"{side}_{name}" for name in ("id", "generator", "seed", "score", "scores") for side in ("chosen", "rejected")),
+        "margin", "height", "width", "split", "schema_version",
+    )  # fmt: skip
+
+
+def combined_score(candidates: pl.DataFrame, settings: PairSettings, scorers: Sequence[str]) -> pl.Series:
+    """The score that decides: a weighted sum of scorers, each standardised over the run when asked."""
+    total = pl.Series("score", [0.0] * candidates.height, dtype=pl.Float64)
+    for name, weight in score_weights(settings, scorers).items():
+        column = candidates["scores"].struct.field(name)
+        total = total + weight * (_standardised(column) if settings.normalise == "zscore" else column)
+    return total.alias("score")
+
+
+def score_weights(settings: PairSettings, scorers: Sequence[str]) -> dict[str, float]:
+    """{scorer: weight}; the first scorer alone when no weights are set. UserError for unknown scorers."""
+    if not settings.weights:
+        return {scorers[0]: 1.0}
+    weights: dict[str, float] = {}
+    for entry in settings.weights:
+        name, _, value = entry.partition("=")
+        if name not in scorers:
+            raise UserError(f"pairs are weighted by {name!r}, which this run does not score", "pairs.weights",
+                            did_you_mean(name, scorers))  # fmt: skip
+        try:
+            weights[name] = float(value)
+        except ValueError:
+            raise UserError(f"{entry!r} is not scorer=number", "pairs.weights") from None
+    return weights
+
+
+def ranked(scored: pl.DataFrame, settings: PairSettings) -> pl.DataFrame:
+    """The candidates with `rank` (1 is best, ties by candidate id) and `group_size` in their group."""
+    group = ["prompt_id", "generator"] if settings.balance == "same_generator" else ["prompt_id"]
+    ordered = scored.sort([*group, "score", "candidate_id"], descending=[False] * len(group) + [True, False])
+    return ordered.with_columns(
+        rank=pl.int_range(1, pl.len() + 1).over(group), group_size=pl.len().cast(pl.Int64).over(group)
+    )
+
+
+def equal_wins(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Of each generator as many wins as the one with the fewest has, those of the largest margin."""
+    if pairs.is_empty():
+        return pairs
+    least = pairs.group_by("chosen_generator").len()["len"].min()
+    ordered = pairs.sort(["margin", "pair_id"], descending=[True, False])
+    return ordered.filter(pl.int_range(pl.len()).over("chosen_generator") < least)
+
+
+def split_of(prompt_id: str, validation_fraction: float) -> str:
+    """The split of a prompt and so of all its pairs: a function of the prompt alone."""
+    share = seed_from("split", prompt_id) / 2**31
+    return "validation" if share < validation_fraction else "train"
+
+
+def _sides(candidates: pl.DataFrame, settings: PairSettings) -> pl.DataFrame:
+    """Every (chosen, rejected) that the method asks for."""
+    group = ["prompt_id", "generator"] if settings.balance == "same_generator" else ["prompt_id"]
+    best, worst = _chosen_and_rejected(settings)
+    # The sides share the grouping key, so the generator is carried twice under other names.
+    chosen = candidates.filter(best).with_columns(*(pl.col(name).alias(_side("chosen", name)) for name in SIDE))
+    rejected = candidates.filter(worst).select(
+        *group, pl.col("rank").alias("rank_rejected"), *(pl.col(n).alias(_side("rejected", n)) for n in SIDE)
+    )
+    pairs = chosen.join(rejected, on=group, how="inner").filter(_allowed(settings))
+    return pairs.with_columns(margin=pl.col("chosen_score") - pl.col("rejected_score"))
+
+
+def _side(side: str, name: str) -> str:
+    return f"{side}_{'id' if name == 'candidate_id' else name}"
+
+
+def _chosen_and_rejected(settings: PairSettings) -> tuple[pl.Expr, pl.Expr]:
+    k = {"best_worst": 1, "top_k_bottom_k": settings.k}.get(settings.method)
+    if k is None:
+        return pl.lit(True), pl.lit(True)
+    return pl.col("rank") <= k, pl.col("rank") > pl.col("group_size") - k
+
+
+def _allowed(settings: PairSettings) -> pl.Expr:
+    if settings.method == "adjacent":
+        return pl.col("rank_rejected") == pl.col("rank") + 1
+    return pl.col("rank") < pl.col("rank_rejected")
+
+
+def _standardised(column: pl.Series) -> pl.Series:
+    """(x - mean) / standard deviation; zero where all are equal. Exact sums, so that no thread order matters."""
+    values = column.to_list()
+    mean = math.fsum(values) / max(len(values), 1)
+    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / max(len(values), 1))
+    return (column - mean) / deviation if deviation > 0 else column * 0.0
+
+
+def _pair_ids(pairs: pl.DataFrame) -> pl.Series:
+    ids = [pair_id(a, b) for a, b in pairs.select("chosen_id", "rejected_id").iter_rows()]
+    return pl.Series("pair_id", ids, dtype=pl.String)
+
+
+def _splits(pairs: pl.DataFrame, fraction: float) -> pl.Series:
+    return pl.Series("split", [split_of(prompt, fraction) for prompt in pairs["prompt_id"]], dtype=pl.String)
+
+
+def _check(settings: PairSettings) -> None:
+    if settings.k < 1:
+        raise UserError(f"k is at least 1, not {settings.k}", "pairs.k")
+    if not 0 <= settings.validation_fraction < 1:
+        raise UserError(f"the validation share lies in [0, 1), not {settings.validation_fraction}", "pairs")
+    if settings.min_margin < 0:
+        raise UserError(f"the least margin is not negative, not {settings.min_margin}", "pairs.min_margin")

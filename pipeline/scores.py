@@ -1,0 +1,78 @@
+"""Reading the scores of all units, without their images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from pipeline.records import DEAD, unit_schema
+from pipeline.units import DamagedFile, UnitStore
+
+_FACTS = (
+    "candidate_id", "generator", "seed", "image_bytes", "height", "width", "scores", "rank", "seconds", "error",
+)  # fmt: skip
+
+
+@dataclass
+class Scan:
+    """What all unit files say: one row per candidate, and the files that could not be read."""
+
+    candidates: pl.DataFrame
+    damaged: list[DamagedFile] = field(default_factory=list)
+
+    def alive(self) -> pl.DataFrame:
+        """The candidates that can be paired: scored, and of a prompt that is not dead."""
+        return self.candidates.filter((pl.col("status") != DEAD) & pl.col("scored"))
+
+
+def scan_units(store: UnitStore, units: Iterable[str], threads: int = 16) -> Scan:
+    """Read every unit's facts. Threads hide the latency of an object store; the result has the units' order."""
+    frames, damaged = [], []
+    with ThreadPoolExecutor(threads) as pool:
+        for chunk in _chunks(units, 512):
+            rows: list[dict[str, Any]] = []
+            for found in pool.map(lambda unit: _facts(store, unit), chunk):
+                if isinstance(found, DamagedFile):
+                    damaged.append(found)
+                else:
+                    rows.extend(found)
+            frames.append(_frame(rows, store.scorers))
+    return Scan(pl.concat(frames) if frames else _frame([], store.scorers), damaged)
+
+
+def _facts(store: UnitStore, unit: str) -> list[dict[str, Any]] | DamagedFile:
+    columns = ["unit_id", "prompt_id", "parent_id", "prompt", "status", "error", "config_hash"]
+    nested = [f"candidates.list.element.{name}" for name in _FACTS]
+    try:
+        table = store.read(unit, columns + nested)
+    except DamagedFile as error:
+        return error
+    return [row for group in table.to_pylist() for row in _flat(group)]
+
+
+def _flat(group: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """One row per candidate; a prompt that died before its first candidate still has one."""
+    names = ("unit_id", "prompt_id", "parent_id", "prompt", "status")
+    outer = {**{name: group[name] for name in names}, "group_error": group["error"]}
+    for candidate in group["candidates"] or [dict.fromkeys(_FACTS)]:
+        yield {**outer, **candidate, "scored": candidate["scores"] is not None and not candidate["error"]}
+
+
+def _frame(rows: Sequence[dict[str, Any]], scorers: Sequence[str]) -> pl.DataFrame:
+    element = unit_schema(scorers).field("candidates").type.value_type
+    fields = [(name, pa.string()) for name in ("unit_id", "prompt_id", "parent_id", "prompt", "status", "group_error")]
+    fields += [(name, element.field(name).type) for name in _FACTS]
+    table = pa.Table.from_pylist(list(rows), schema=pa.schema([*fields, ("scored", pa.bool_())]))
+    return pl.DataFrame(pl.from_arrow(table))
+
+
+def _chunks(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

@@ -1,0 +1,94 @@
+"""Stand-ins for models: deterministic pictures from the prompt and the seed, and a log of what was made."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+
+from drspo.hashing import seed_from
+
+
+@dataclass(frozen=True)
+class PainterConfig:
+    seconds: float = 0.0
+    log: str = ""
+    poison: str = ""
+    how: str = "raise"
+
+
+class Painter:
+    """Noise from (prompt, seed); on a prompt with the poison word it raises, crashes, hangs or eats memory."""
+
+    name = "painter"
+    config_class = PainterConfig
+
+    def __init__(self, family: object, config: PainterConfig) -> None:
+        self.config = config
+
+    def generate(self, requests: list, callback: object = None) -> list:
+        return [self._one(request) for request in requests]
+
+    def _one(self, request: object) -> SimpleNamespace:
+        if self.config.poison and self.config.poison in request.prompt:
+            misbehave(self.config.how)
+        if self.config.log:
+            append(self.config.log, f"{type(self).__name__} {request.prompt} {request.seed}")
+        time.sleep(self.config.seconds)
+        rng = np.random.default_rng(seed_from(type(self).__name__, request.prompt, request.seed))
+        pixels = rng.integers(0, 255, (request.height // 8, request.width // 8, 3), dtype=np.uint8)
+        image = Image.fromarray(pixels).resize((request.width, request.height))
+        return SimpleNamespace(request=request, image=image, seconds=self.config.seconds, extras={}, facts={})
+
+
+class Sketcher(Painter):
+    """A second generator."""
+
+    name = "sketcher"
+
+
+class Brightness:
+    """Mean red of the decoded picture."""
+
+    name, unit, checkpoint, checkpoint_hash, view = "brightness", "mean red", "none", "0", "whole"
+
+    def __init__(self, poison: str = "", how: str = "raise") -> None:
+        self.poison, self.how = poison, how
+
+    def score(self, images: list, prompts: list[str]) -> list[float]:
+        if self.poison and any(self.poison in prompt for prompt in prompts):
+            misbehave(self.how)
+        return [float(np.asarray(image)[..., 0].mean()) for image in images]
+
+
+class Contrast(Brightness):
+    """Standard deviation of the picture."""
+
+    def score(self, images: list, prompts: list[str]) -> list[float]:
+        return [float(np.asarray(image).std()) for image in images]
+
+
+def misbehave(how: str) -> None:
+    if how == "raise":
+        raise RuntimeError("poisoned prompt")
+    if how == "segfault":
+        import ctypes
+
+        ctypes.string_at(0)
+    if how == "exit":
+        os._exit(1)
+    if how == "hang":
+        time.sleep(3600)
+    if how == "memory":
+        raise MemoryError("out of memory")
+
+
+def append(path: str, line: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        file.write(line + "\n")
