@@ -30,7 +30,7 @@ from pipeline.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, read_tab
 from pipeline.records import OK, PROMPT_SCHEMA
 from pipeline.scores import Scan, scan_units
 from pipeline.settings import check_options
-from pipeline.units import DamagedFile, UnitStore
+from pipeline.units import DamagedFile, UnitStore, unit_name
 
 log = logging.getLogger(__name__)
 
@@ -111,14 +111,14 @@ class Build:
         count = phases.unfinished(table)
         if count and not self.config.accept_unfinished:
             raise UserError(
-                f"the language model left {count} of {table.num_rows} prompts without an answer: {_losses(table)}",
+                f"the language model left {count} of {table.num_rows} prompts unanswered: {_losses(table)}",
                 self.run.base,
                 "The same command asks again, for these only (raise --llm.token-budget if that ended it). "
                 "--accept-unfinished goes on without them.",
             )
 
     def _stored(self, name: str, make: Callable[[], pa.Table]) -> pa.Table:
-        """The table of an intermediate phase: stored, or made and stored unless a later start can add to it."""
+        """An intermediate phase's table: stored, or made now, and stored unless a later start can add to it."""
         if self.run.exists(name):
             return read_table(self.run, name, PROMPT_SCHEMA)
         table = make()
@@ -144,9 +144,9 @@ class Build:
 
     def _candidates(self, plan: pa.Table) -> int:
         planned = set(plan["unit_id"].to_pylist())
-        for name in self.store.foreign(planned):
+        done, others = self.store.listing()
+        for name in [*others, *(unit_name(unit) for unit in sorted(done - planned))]:
             self.store.move_aside(name, "no unit of this run's plan")
-        done = self.store.done()
         missing = suspects_last(todo(plan, done), units_with_attempts(self.run))
         if not missing.num_rows:
             return 0

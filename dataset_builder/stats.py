@@ -71,7 +71,11 @@ def funnel(prompts: pa.Table, scan: Scan, pairs: pl.DataFrame) -> list[dict[str,
             "lost": _kinds(dead["group_error"].to_list()),
         },
         {"step": "groups", "count": groups, "lost": {"no pair within the margin": groups - paired}},
-        {"step": "candidates", "count": ok["candidate_id"].n_unique(), "lost": _kinds(failed["error"].to_list())},
+        {
+            "step": "candidates",
+            "count": ok["candidate_id"].n_unique(),
+            "lost": _kinds(failed["error"].to_list()),
+        },
         {"step": "pairs", "count": pairs.height, "lost": {}},
     ]
 
@@ -113,7 +117,7 @@ def score_figures(candidates: pl.DataFrame, scorer: str) -> dict[str, Any]:
 
 
 def win_rates(candidates: pl.DataFrame, scorer: str) -> dict[str, dict[str, float | None]]:
-    """rates[a][b]: how often an image of `a` scores above one of `b` on the same prompt; a tie is half a win."""
+    """rates[a][b]: share of prompts' image pairs in which `a` scores above `b`; a tie is half a win."""
     values = candidates.select("prompt_id", "generator", value=pl.col("scores").struct.field(scorer))
     pairs = values.join(values, on="prompt_id", suffix="_other").filter(
         pl.col("generator") != pl.col("generator_other")

@@ -18,6 +18,7 @@ from pipeline.settings import PairSettings
 
 # What a candidate brings into each side of its pairs.
 SIDE = ("candidate_id", "generator", "seed", "score", "scores")
+COLUMNS = ("id", *SIDE[1:])
 
 
 def choose_pairs(candidates: pl.DataFrame, settings: PairSettings, scorers: Sequence[str]) -> pl.DataFrame:
@@ -38,7 +39,7 @@ def choose_pairs(candidates: pl.DataFrame, settings: PairSettings, scorers: Sequ
     pairs = pairs.with_columns(schema_version=pl.lit(SCHEMA_VERSION, pl.Int32)).sort(order)
     return pairs.select(
         "unit_id", "pair_id", "prompt_id", "prompt",
-        *(f"{side}_{name}" for name in ("id", "generator", "seed", "score", "scores") for side in ("chosen", "rejected")),
+        *(f"{side}_{name}" for name in COLUMNS for side in ("chosen", "rejected")),
         "margin", "height", "width", "split", "schema_version",
     )  # fmt: skip
 
@@ -98,7 +99,9 @@ def _sides(candidates: pl.DataFrame, settings: PairSettings) -> pl.DataFrame:
     group = ["prompt_id", "generator"] if settings.balance == "same_generator" else ["prompt_id"]
     best, worst = _chosen_and_rejected(settings)
     # The sides share the grouping key, so the generator is carried twice under other names.
-    chosen = candidates.filter(best).with_columns(*(pl.col(name).alias(_side("chosen", name)) for name in SIDE))
+    chosen = candidates.filter(best).with_columns(
+        *(pl.col(name).alias(_side("chosen", name)) for name in SIDE)
+    )
     rejected = candidates.filter(worst).select(
         *group, pl.col("rank").alias("rank_rejected"), *(pl.col(n).alias(_side("rejected", n)) for n in SIDE)
     )
@@ -124,7 +127,7 @@ def _allowed(settings: PairSettings) -> pl.Expr:
 
 
 def _standardised(column: pl.Series) -> pl.Series:
-    """(x - mean) / standard deviation; zero where all are equal. Exact sums, so that no thread order matters."""
+    """(x - mean) / deviation; zero where all are equal. Exact sums, so that no thread order matters."""
     values = column.to_list()
     mean = math.fsum(values) / max(len(values), 1)
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / max(len(values), 1))

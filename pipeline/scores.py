@@ -15,7 +15,8 @@ from pipeline.records import DEAD, unit_schema
 from pipeline.units import DamagedFile, UnitStore
 
 _FACTS = (
-    "candidate_id", "generator", "seed", "image_bytes", "height", "width", "scores", "rank", "seconds", "error",
+    "candidate_id", "generator", "seed", "image_bytes", "height", "width",
+    "scores", "rank", "seconds", "error",
 )  # fmt: skip
 
 
@@ -32,7 +33,7 @@ class Scan:
 
 
 def scan_units(store: UnitStore, units: Iterable[str], threads: int = 16) -> Scan:
-    """Read every unit's facts. Threads hide the latency of an object store; the result has the units' order."""
+    """Read every unit's facts, in the units' order. Threads hide the latency of an object store."""
     frames, damaged = [], []
     with ThreadPoolExecutor(threads) as pool:
         for chunk in _chunks(units, 512):
@@ -66,7 +67,10 @@ def _flat(group: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _frame(rows: Sequence[dict[str, Any]], scorers: Sequence[str]) -> pl.DataFrame:
     element = unit_schema(scorers).field("candidates").type.value_type
-    fields = [(name, pa.string()) for name in ("unit_id", "prompt_id", "parent_id", "prompt", "status", "group_error")]
+    fields = [
+        (name, pa.string())
+        for name in ("unit_id", "prompt_id", "parent_id", "prompt", "status", "group_error")
+    ]
     fields += [(name, element.field(name).type) for name in _FACTS]
     table = pa.Table.from_pylist(list(rows), schema=pa.schema([*fields, ("scored", pa.bool_())]))
     return pl.DataFrame(pl.from_arrow(table))

@@ -20,7 +20,7 @@ from pipeline.records import UnitRow, unit_rows, unit_schema, unit_table
 
 log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"units/([0-9a-f]{2})/([0-9a-f]{32})\.parquet")
+UNIT_FILE = re.compile(r"units/([0-9a-f]{2})/([0-9a-f]{32})\.parquet")
 
 
 class DamagedFile(Exception):
@@ -51,12 +51,18 @@ class UnitStore:
 
     def done(self) -> set[str]:
         """The ids of all committed units, from file names alone."""
-        return {match[2] for name in self.storage.list("units/") if (match := _NAME.fullmatch(name))}
+        return self.listing()[0]
 
-    def foreign(self, planned: set[str]) -> list[str]:
-        """The files under units/ that are no unit of this plan."""
-        names = self.storage.list("units/")
-        return [name for name in names if not ((m := _NAME.fullmatch(name)) and m[2] in planned)]
+    def listing(self) -> tuple[set[str], list[str]]:
+        """(the ids of all committed units, the files under units/ that are none), from names alone."""
+        units, others = set(), []
+        for name in self.storage.list("units/"):
+            match = UNIT_FILE.fullmatch(name)
+            if match and match[2].startswith(match[1]):
+                units.add(match[2])
+            else:
+                others.append(name)
+        return units, others
 
     def read(self, unit_id: str, columns: list[str] | None = None) -> pa.Table:
         """The unit's table, or the chosen columns of it. Raises DamagedFile for anything unexpected."""

@@ -23,7 +23,7 @@ class PainterConfig:
 
 
 class Painter:
-    """Noise from (prompt, seed); on a prompt with the poison word it raises, crashes, hangs or eats memory."""
+    """Noise from (prompt, seed); on a prompt with the poison word it raises, crashes or hangs."""
 
     name = "painter"
     config_class = PainterConfig

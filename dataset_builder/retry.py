@@ -1,0 +1,65 @@
+"""`drspo retry-dead RUN`: put dead prompts back in the queue; the next start of the builder makes them."""
+
+from __future__ import annotations
+
+import json
+
+from drspo.errors import UserError
+from drspo.run import RunDir
+from pipeline.units import unit_name
+
+USAGE = """usage: drspo retry-dead RUN [--match TEXT]
+
+Puts the dead prompts of a run back in the queue (with --match, those whose error contains TEXT).
+The command that began the run then tries them again."""
+
+
+def main(argv: list[str]) -> int:
+    """Requeue, and say how many."""
+    if "-h" in argv or "--help" in argv:
+        print(USAGE)
+        return 0
+    where, match = _parse(argv)
+    count = requeue(where, match)
+    print(f"{count} dead prompts are back in the queue" if count else "no dead prompts to retry")
+    if count:
+        print("The command that began the run tries them again.")
+    return 0
+
+
+def requeue(where: str, match: str = "") -> int:
+    """Remove the dead prompts' units and attempts; gives how many prompts are back in the queue.
+
+    In this order, so that a kill in between leaves a dead row that can be retried, never a lost one.
+    """
+    run = RunDir(where)
+    if run.manifest()["program"] != "dataset_builder":
+        raise UserError("this is no run of the dataset builder", where)
+    count = 0
+    for name in run.list("dead/"):
+        row = json.loads(run.read(name))
+        if match not in row["error"]:
+            continue
+        for attempt in run.list(f"attempts/{row['unit_id']}."):
+            run.delete(attempt)
+        run.delete(unit_name(row["unit_id"]))
+        run.delete(name)
+        count += 1
+    return count
+
+
+def _parse(argv: list[str]) -> tuple[str, str]:
+    queue, places, match = list(argv), [], ""
+    while queue:
+        token = queue.pop(0)
+        if token == "--match" and queue:
+            match = queue.pop(0)
+        elif token.startswith("--match="):
+            match = token.partition("=")[2]
+        elif token.startswith("-"):
+            raise UserError(f"unknown option {token}", hint=USAGE)
+        else:
+            places.append(token)
+    if len(places) != 1:
+        raise UserError("which run?", hint=USAGE)
+    return places[0], match

@@ -1,0 +1,121 @@
+"""The Ray that a run uses: an existing cluster, or one of our own on this machine, and how to share it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+
+import ray
+
+from drspo.errors import UserError
+from pipeline.settings import ResourceSettings
+
+log = logging.getLogger(__name__)
+
+# Logical CPUs that actors never take: without one, the tasks that feed them starve, and the run hangs.
+RESERVED_CPUS = 1.0
+_COMMIT_CPUS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """How many actors of each kind fit, and what each takes."""
+
+    generators: int
+    scorers: int
+    generator_gpus: float
+    scorer_gpus: float
+    actor_cpus: float
+    in_flight: int
+
+    def __str__(self) -> str:
+        gpus = f", {self.generator_gpus:g} + {self.scorer_gpus:g} GPU each" if self.generator_gpus else ""
+        return f"up to {self.generators} generator and {self.scorers} scorer actors{gpus}"
+
+    @classmethod
+    def of_cluster(cls, settings: ResourceSettings, units: int) -> Capacity:
+        """The pools for the cluster that we are connected to. UserError when not one actor fits."""
+        found = ray.cluster_resources()
+        cpus, gpus = found.get("CPU", 0.0), found.get("GPU", 0.0)
+        wanted = settings.generator_gpus + settings.scorer_gpus
+        if settings.generator_gpus and gpus < wanted - 1e-9:
+            raise UserError(
+                f"the actors want {wanted:g} GPU, and the cluster has {gpus:g}",
+                "resources.generator_gpus",
+                "Without a GPU: --resources.generator-gpus 0 --resources.scorer-gpus 0.",
+            )
+        by_gpu = int(gpus / settings.generator_gpus + 1e-9) if settings.generator_gpus else 1
+        # A scorer needs its share of some GPU too, and must find it while every generator is up.
+        if wanted > 1 and by_gpu >= gpus:
+            by_gpu = max(1, int(gpus) - 1)
+        most = max(1, min(settings.generator_actors or by_gpu, units))
+        scorers = max(1, min(settings.scorer_actors, units))
+        share = settings.actor_cpus
+        free = cpus - RESERVED_CPUS - _COMMIT_CPUS - scorers * share
+        if free < share:
+            raise UserError(
+                f"{cpus:g} logical CPUs are too few for actors of {share:g} and the tasks that feed them",
+                "resources.actor_cpus",
+                "Give actors a smaller share; it is bookkeeping and limits nothing.",
+            )
+        return cls(
+            generators=min(most, int(free / share)) if share else most,
+            scorers=scorers,
+            generator_gpus=settings.generator_gpus,
+            scorer_gpus=settings.scorer_gpus,
+            actor_cpus=share,
+            in_flight=settings.in_flight,
+        )
+
+
+def connect(settings: ResourceSettings) -> None:
+    """Join the cluster at RAY_ADDRESS, or start a Ray of our own. UserError when it cannot be reached."""
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS", "")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if not address:
+        _start_own(settings, quiet)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"no Ray cluster answers: {first}",
+            f"RAY_ADDRESS={address}",
+            "Start one with `ray start --head`, submit with `ray job submit`, or use --executor local.",
+        ) from error
+
+
+def _start_own(settings: ResourceSettings, quiet: dict[str, object]) -> None:
+    store = settings.object_store_mb * 1_000_000 or default_object_store()
+    # Shares of CPUs are bookkeeping; a small machine still needs room for the pools and their feeders.
+    cpus = max(4, os.cpu_count() or 1)
+    try:
+        ray.init(num_cpus=cpus, object_store_memory=store, include_dashboard=False, **quiet)
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"Ray did not start on this machine: {first}",
+            hint="It may be overloaded. --executor local needs no Ray; the same command continues.",
+        ) from error
+
+
+def default_object_store() -> int:
+    """Bytes for the object store: at most 30 % of memory, 90 % of what /dev/shm has free, and 2 GiB."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    shared = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
+    return int(min(0.3 * memory, 0.9 * shutil.disk_usage(shared).free, 2 * 2**30))
+
+
+def quiet_data() -> None:
+    """Leave the telling to us: no bars, tables and plans of Ray Data; a block that fails fails the graph."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = 0
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.ERROR)
