@@ -17,10 +17,11 @@ Encoded = dict[str, torch.Tensor]
 
 
 class TensorCache:
-    """A folder of safetensors files named by content: `get` computes what is absent and counts hits and misses.
+    """A folder of safetensors files named by content: `get` computes what is absent and counts hits and
+    misses.
 
-    Files appear whole or not at all, so runs and processes may share one folder without locks: two of them that
-    compute the same entry write the same bytes.
+    Files appear whole or not at all, so runs and processes may share one folder without locks: two of them
+    that compute the same entry write the same bytes.
     """
 
     def __init__(self, folder: Path, kind: str, encoder: str) -> None:
@@ -32,7 +33,8 @@ class TensorCache:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def get(self, key: str, compute: Callable[[], Encoded]) -> Encoded:
-        """The tensors of `key`, from disk or from `compute()`; a damaged file is computed anew and counted."""
+        """The tensors of `key`, from disk or from `compute()`; a damaged file is computed anew and
+        counted."""
         path = self.path(key)
         if path.exists():
             try:
@@ -52,7 +54,9 @@ class TensorCache:
             return load_file(self.path(key))
         except (OSError, SafetensorError) as error:
             hint = "run the same command again: it computes what is missing"
-            raise UserError(f"a cached entry is gone or damaged ({error})", str(self.path(key)), hint) from error
+            raise UserError(
+                f"a cached entry is gone or damaged ({error})", str(self.path(key)), hint
+            ) from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -67,7 +71,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write: {error.strerror or error}", str(path), "free some space there") from error
+        raise UserError(
+            f"cannot write: {error.strerror or error}", str(path), "free some space there"
+        ) from error
 
 
 def image_key(data: bytes, height: int, width: int, resize: str) -> str:

@@ -1,4 +1,4 @@
-"""The stage's scroll: its size, its windows and what SDXL is told about them."""
+"""The stage's scroll: its size, its windows and their weights."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,6 @@ import torch
 
 from drspo.errors import UserError
 from generate.blend import window_weights
-from generate.conditioning import window_time_ids
 from generate.windows import Window, plan_windows
 from train.config import TrainConfig
 
@@ -26,8 +25,6 @@ class Canvas:
     """In latents; one that covers everything in stage blueprint."""
     weights: torch.Tensor
     """W_i [h, w] of eq. 4."""
-    time_ids: dict[Window, torch.Tensor]
-    """[6] per window, in pixels."""
 
     @property
     def latent_shape(self) -> tuple[int, int]:
@@ -38,28 +35,21 @@ class Canvas:
 def make_canvas(config: TrainConfig, spec: Any) -> Canvas:
     """The canvas of the configured stage; what the configuration leaves at 0 comes from the model's `spec`.
 
-    Stage blueprint is the paper's stage LR: the whole small scroll is one window. Raises `UserError` for sizes that
-    are not whole latents or that the windows do not fit.
+    Stage blueprint is the paper's stage LR: the whole small scroll is one window. Raises `UserError` for
+    sizes that are not whole latents or that the windows do not fit.
     """
     default = spec.blueprint if config.stage == "blueprint" else spec.scroll
     height, width = config.canvas.height or default[0], config.canvas.width or default[1]
     window, stride = config.canvas.window or spec.window, config.canvas.stride or spec.stride
     for name, value in (("height", height), ("width", width), ("window", window), ("stride", stride)):
         if value <= 0 or value % PIXELS_PER_LATENT:
-            raise UserError(f"{value} pixels is not a whole number of latents", f"canvas.{name}", "use multiples of 8")
+            raise UserError(
+                f"{value} pixels is not a whole number of latents", f"canvas.{name}", "use multiples of 8"
+            )
     h, w = height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
     if config.stage == "blueprint":
         windows: tuple[Window, ...] = (Window(0, h, 0, w),)
     else:
-        # A canvas lower than the window has windows of its own height: the same rule as in sampling.
-        side = (min(window, height) // PIXELS_PER_LATENT, window // PIXELS_PER_LATENT)
-        windows = plan_windows(h, w, side, stride // PIXELS_PER_LATENT)
-    weights = window_weights(config.canvas.weights, windows[0].y1 - windows[0].y0, windows[0].x1 - windows[0].x0)
-    pixels = [_pixels(box) for box in windows]
-    ids = window_time_ids(config.canvas.time_ids, (height, width), pixels)
-    return Canvas(height, width, windows, weights, dict(zip(windows, ids, strict=True)))
-
-
-def _pixels(box: Window) -> Window:
-    k = PIXELS_PER_LATENT
-    return Window(box.y0 * k, box.y1 * k, box.x0 * k, box.x1 * k)
+        windows = plan_windows(h, w, window // PIXELS_PER_LATENT, stride // PIXELS_PER_LATENT)
+    weights = window_weights(config.canvas.weights, *windows[0].shape)
+    return Canvas(height, width, windows, weights)

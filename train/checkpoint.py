@@ -40,7 +40,8 @@ class Checkpoints:
         self.keep_last = max(1, keep_last)
 
     def save(self, state: State, best_step: int = -1) -> Path:
-        """Writes `state` beside the others, makes it visible in one rename, then removes those not to be kept.
+        """Writes `state` beside the others, makes it visible in one rename, then removes those not to be
+        kept.
 
         Raises `UserError` on a full or read-only disk; what was there before stays.
         """
@@ -61,7 +62,9 @@ class Checkpoints:
         kept = self.latest()
         intact = f"; {kept.name} is intact and --resume goes on from there" if kept else ""
         reason = error.strerror or str(error)
-        return UserError(f"cannot save a checkpoint: {reason}", str(self.folder), f"free some space there{intact}")
+        return UserError(
+            f"cannot save a checkpoint: {reason}", str(self.folder), f"free some space there{intact}"
+        )
 
     def latest(self) -> Path | None:
         """The newest checkpoint, or None."""
@@ -101,7 +104,8 @@ _OTHER = "remove that folder: --resume then goes on from the checkpoint before i
 
 
 def _write(folder: Path, state: State) -> None:
-    """Fills a new folder. Everything is serialised in memory first, so a failing disk shows as one OSError."""
+    """Fills a new folder. Everything is serialised in memory first, so a failing disk shows as one
+    OSError."""
     optimizer = io.BytesIO()
     torch.save(state.optimizer, optimizer)
     files = {"lora.safetensors": save(_owned(state.lora)), "optimizer.pt": optimizer.getvalue()}

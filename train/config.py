@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from train.losses import LossSettings
+from train.optimizers import OptimizerSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +22,11 @@ class DataConfig:
     limit: int = 0
     """Train on the first N rows only; 0 takes all."""
     resize: Literal["none", "downscale"] = "none"
-    """none: a picture must have the canvas's size. downscale: larger ones of the same aspect are reduced (Lanczos)."""
+    """none: a picture must have the canvas's size. downscale: larger ones of the same aspect are reduced
+    (Lanczos)."""
     long_prompts: Literal["truncate", "drop"] = "truncate"
-    """Prompts beyond the tokenizer's window: cut there, or drop the pair. Either way the log says how many."""
+    """Prompts beyond the tokenizer's window: cut there, or drop the pair. Either way the log says how
+    many."""
     cache: str = ""
     """Folder for latents and embeddings; empty: $DRSPO_CACHE, else ~/.cache/drspo. Runs share it."""
 
@@ -61,24 +64,6 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """One optimiser step."""
-
-    name: Literal["adamw", "adafactor", "adamw8bit"] = "adamw"
-    """adafactor has transformers' semantics without parameter scaling; adamw8bit needs bitsandbytes."""
-    lr: float = 1e-5
-    """Learning rate after warm-up; constant."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate rises linearly to lr."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay."""
-    clip: float = 1.0
-    """Largest norm of the LoRA gradient; 0 does not clip."""
-    ema: float = 0.0
-    """Decay of an exponential moving average of the LoRA, which is then measured and exported; 0: none."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
     """How a pair is noised (eq. 12)."""
 
@@ -88,8 +73,8 @@ class NoiseConfig:
     """One more than the largest timestep drawn; 0: the length of the schedule."""
     independent: bool = False
     """Draw separate noise for winner and loser instead of one noise for both."""
-    target: Literal["checkpoint", "epsilon", "v_prediction", "flow"] = "checkpoint"
-    """What the network predicts; anything but the checkpoint's own declaration is refused."""
+    target: Literal["epsilon", "v", "flow"] = "epsilon"
+    """What the network predicts; refused where the checkpoint's scheduler says otherwise."""
     loss_space: Literal["native", "epsilon"] = "native"
     """Measure the error on the network's own target, or on the noise it implies."""
 
@@ -171,11 +156,15 @@ class TrainConfig:
     keep_last: int = 2
     """Checkpoints kept, beside the best one."""
     export: Literal["last", "best"] = "last"
-    """Which weights become OUT/pytorch_lora_weights.safetensors: the last, or those best on held-out pairs."""
+    """Which weights become OUT/pytorch_lora_weights.safetensors: the last, or those best on held-out
+    pairs."""
     kohya: bool = False
     """Also write the LoRA in kohya's layout, for ComfyUI and others."""
     device: str = "auto"
     """auto, cpu, cuda."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the LoRA, which is then measured, drawn and exported; 0:
+    none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the frozen base; the LoRA is always fp32. auto: bf16 on a GPU, fp32 on a CPU."""
     max_bad_steps: int = 10
@@ -184,7 +173,7 @@ class TrainConfig:
     canvas: CanvasConfig = field(default_factory=CanvasConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     loss: LossSettings = field(default_factory=LossSettings)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)

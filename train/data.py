@@ -34,13 +34,16 @@ class Dropped(Exception):
 
 
 def read_rows(source: str, split: str) -> Iterator[PairRow | tuple[str, Dropped]]:
-    """Every row of `source` in its own order: a `PairRow`, or (row id, `Dropped`) for a row without a preference.
+    """Every row of `source` in its own order: a `PairRow`, or (row id, `Dropped`) for a row without a
+    preference.
 
     `source` is a run or export folder of the dataset builder, a Parquet file or glob, or a Hub dataset id.
     Raises `UserError` where the source cannot be read or has neither column layout.
     """
     if not source:
-        raise UserError("no pairs to train on", "--data.source", "a run folder, a Parquet file or a Hub dataset id")
+        raise UserError(
+            "no pairs to train on", "--data.source", "a run folder, a Parquet file or a Hub dataset id"
+        )
     rows = _open(source, split)
     for index, row in enumerate(rows):
         if index == 0:
@@ -52,7 +55,10 @@ def read_rows(source: str, split: str) -> Iterator[PairRow | tuple[str, Dropped]
 
 
 def has_split(source: str, split: str) -> bool:
-    """True when `source` has at least one row in `split`."""
+    """True when `source` names its splits and has at least one row in `split`; a plain file has only one
+    part."""
+    if _is_pattern(source):
+        return False
     try:
         return next(iter(_open(source, split)), None) is not None
     except (UserError, ValueError, FileNotFoundError):
@@ -62,8 +68,8 @@ def has_split(source: str, split: str) -> bool:
 def check_pair(row: PairRow, height: int, width: int, resize: str) -> None:
     """Raises `Dropped` for a row that cannot be trained on; reads only the pictures' headers.
 
-    `resize="none"` accepts pictures of `height` x `width` pixels only. `resize="downscale"` also accepts larger ones
-    of the same aspect. Nothing is ever cropped, padded or enlarged.
+    `resize="none"` accepts pictures of `height` x `width` pixels only. `resize="downscale"` also accepts
+    larger ones of the same aspect. Nothing is ever cropped, padded or enlarged.
     """
     if not row.prompt.strip():
         raise Dropped("empty prompt")
@@ -82,7 +88,8 @@ def check_pair(row: PairRow, height: int, width: int, resize: str) -> None:
 
 
 def canvas_picture(data: bytes, height: int, width: int) -> Image.Image:
-    """The RGB picture in `data`, reduced with Lanczos to the canvas when it is larger; `Dropped` when it is broken."""
+    """The RGB picture in `data`, reduced with Lanczos to the canvas when it is larger; `Dropped` when it is
+    broken."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             picture = image.convert("RGB")
@@ -156,7 +163,7 @@ def _bytes(value: Any, name: str) -> bytes:
 def _open(source: str, split: str) -> Iterator[dict[str, Any]]:
     """Raw rows of one split, whatever the source is."""
     local = Path(source)
-    if source.endswith(".parquet") or glob.has_magic(source):
+    if _is_pattern(source):
         return _parquet(source)
     if loose := _loose_files(local, split):
         return _parquet(loose)
@@ -167,9 +174,15 @@ def _open(source: str, split: str) -> Iterator[dict[str, Any]]:
     return _hub(source, split)
 
 
+def _is_pattern(source: str) -> bool:
+    return source.endswith(".parquet") or glob.has_magic(source)
+
+
 def _loose_files(folder: Path, split: str) -> str:
     """A glob over a plain folder of Parquet files; "" for anything else, our runs and exports included."""
-    if not folder.is_dir() or any((folder / name).exists() for name in ("run.json", "export", "data", "units")):
+    if not folder.is_dir() or any(
+        (folder / name).exists() for name in ("run.json", "export", "data", "units")
+    ):
         return ""
     if any(folder.glob(f"{split}*.parquet")):
         return str(folder / f"{split}*.parquet")
@@ -200,7 +213,12 @@ def _hub(source: str, split: str) -> Iterator[dict[str, Any]]:
 
     try:
         table = datasets.load_dataset(source, split=split)
-    except (ConnectionError, FileNotFoundError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+    except (
+        ConnectionError,
+        FileNotFoundError,
+        ValueError,
+        datasets.exceptions.DatasetNotFoundError,
+    ) as error:
         hint = "a run folder, a Parquet file or a Hub dataset id; private ones need HF_TOKEN"
         raise UserError(f"cannot open the dataset: {error}", source, hint) from error
     for name, feature in table.features.items():

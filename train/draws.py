@@ -9,47 +9,50 @@ from functools import lru_cache
 import torch
 
 from drspo.hashing import seed_from
+from train.config import NoiseConfig
+from train.targets import draw_noise, draw_timestep
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Draw:
-    """One pair's timestep and noise at one step."""
+    """One pair's timestep and noise [1, C, H, W] (CPU, float32), and a seed for what is drawn inside the
+    step."""
 
     t: int
     noise_w: torch.Tensor
     noise_l: torch.Tensor
     seed: int
-    """For what is drawn inside the step: dropout, the window of the region-level loss."""
 
 
-def draw(seed: int, step: int, pair_id: str, shape: tuple[int, ...], low: int, high: int, independent: bool) -> Draw:
-    """t uniform in [low, high) and standard normal noise of `shape`, float32 on the CPU.
-
-    Winner and loser share the noise unless `independent`: it is the same image content that is compared, and the
-    difference of the two errors then varies less (both published Diffusion-DPO trainers share it).
-    """
-    generator = torch.Generator().manual_seed(seed_from("draw", seed, step, pair_id))
-    t = int(torch.randint(low, high, (1,), generator=generator))
-    noise_w = torch.randn(shape, generator=generator)
-    noise_l = torch.randn(shape, generator=generator) if independent else noise_w
-    return Draw(t=t, noise_w=noise_w, noise_l=noise_l, seed=seed_from("inside", seed, step, pair_id))
+def step_draw(
+    seed: int, step: int, pair_id: str, shape: tuple[int, ...], timesteps: int, noise: NoiseConfig
+) -> Draw:
+    """The draw of a pair at a training step; t is uniform over the configured range."""
+    own = seed_from("step", seed, step, pair_id)
+    low, high = timestep_range(timesteps, noise)
+    return Draw(draw_timestep(own, low, high), *draw_noise(own, shape, independent=noise.independent), own)
 
 
-def grid_draw(seed: int, pair_id: str, t: int, shape: tuple[int, ...], independent: bool) -> Draw:
-    """The same for held-out pairs: the noise depends on pair and timestep only, so measurements are comparable."""
-    generator = torch.Generator().manual_seed(seed_from("grid", seed, pair_id, t))
-    noise_w = torch.randn(shape, generator=generator)
-    noise_l = torch.randn(shape, generator=generator) if independent else noise_w
-    return Draw(t=t, noise_w=noise_w, noise_l=noise_l, seed=seed_from("inside-grid", seed, pair_id, t))
+def grid_draw(seed: int, pair_id: str, t: int, shape: tuple[int, ...], noise: NoiseConfig) -> Draw:
+    """The draw of a held-out pair at a timestep of the grid: the same in every measurement."""
+    own = seed_from("grid", seed, pair_id, t)
+    return Draw(t, *draw_noise(own, shape, independent=noise.independent), own)
 
 
-def grid_timesteps(low: int, high: int, count: int) -> list[int]:
-    """`count` timesteps at the centres of equal parts of [low, high)."""
+def grid_timesteps(timesteps: int, noise: NoiseConfig, count: int) -> list[int]:
+    """`count` timesteps at the centres of equal parts of the configured range."""
+    low, high = timestep_range(timesteps, noise)
     return [low + (2 * index + 1) * (high - low) // (2 * count) for index in range(count)]
 
 
+def timestep_range(timesteps: int, noise: NoiseConfig) -> tuple[int, int]:
+    """[low, high) of the timesteps drawn, within a schedule of `timesteps`."""
+    return noise.t_min, noise.t_max or timesteps
+
+
 def pair_index(seed: int, position: int, count: int) -> int:
-    """Which of `count` pairs is trained on at `position`, counted over the whole run: a new shuffle every epoch."""
+    """Which of `count` pairs is trained on at `position`, counted over the whole run: a new shuffle every
+    epoch."""
     epoch, offset = divmod(position, count)
     return _shuffle(seed, epoch, count)[offset]
 

@@ -29,12 +29,14 @@ AVERAGED = (
     "error_w",
     "error_l",
     "gradient_factor",
-    "kl",
+    "kl_proxy_w",
+    "kl_proxy_l",
     "grad_norm_w",
     "grad_norm_l",
     "grad_cosine",
     "safeguard_scale",
     "region_loss",
+    "scroll_loss",
 )
 BINNED = ("loss", "accuracy", "margin", "winner_drift", "loser_drift", "gradient_factor")
 
@@ -42,8 +44,8 @@ BINNED = ("loss", "accuracy", "margin", "winner_drift", "loser_drift", "gradient
 def summarise(pairs: Sequence[Metrics], timesteps: int) -> dict[str, Any]:
     """One flat record for a set of measured pairs: means, quantiles of z, and means per timestep bin.
 
-    Every pair carries "t". A pair without a metric (a loss without reference has no margin) does not count in its
-    mean; non-finite values count in none, they are reported as `bad`.
+    Every pair carries "t". A pair without a metric (a loss without reference has no margin) does not count
+    in its mean; non-finite values count in none, they are reported as `bad`.
     """
     record: dict[str, Any] = {"pairs": len(pairs), "bad": sum(not is_finite(pair) for pair in pairs)}
     record |= _means(pairs, AVERAGED)
@@ -62,7 +64,9 @@ def is_finite(pair: Metrics) -> bool:
 
 
 def _means(pairs: Sequence[Metrics], names: Iterable[str]) -> dict[str, float]:
-    found = {name: [pair[name] for pair in pairs if math.isfinite(pair.get(name, math.nan))] for name in names}
+    found = {
+        name: [pair[name] for pair in pairs if math.isfinite(pair.get(name, math.nan))] for name in names
+    }
     # fsum: the mean must not depend on which process measured which pair.
     return {name: math.fsum(values) / len(values) for name, values in found.items() if values}
 
@@ -93,8 +97,8 @@ def peak_memory(device: torch.device) -> float:
 class JsonLines:
     """A file of one JSON record per step that a resumed run cuts back to its checkpoint.
 
-    Records hold only what the mathematics determines; wall time and memory go to a second file, so that the first
-    one of a resumed run equals that of an unbroken run byte for byte.
+    Records hold only what the mathematics determines; wall time and memory go to a second file, so that the
+    first one of a resumed run equals that of an unbroken run byte for byte.
     """
 
     def __init__(self, path: Path) -> None:

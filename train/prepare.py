@@ -1,4 +1,5 @@
-"""From rows to cached tensors: every usable pair's latents and embeddings on disk, every other row with its reason."""
+"""From rows to cached tensors: every usable pair's latents and embeddings on disk, every other row with its
+reason."""
 
 import json
 import logging
@@ -13,7 +14,6 @@ import torch
 
 from drspo.errors import UserError
 from drspo.hashing import content_hash
-from drspo.log import progress
 from generate.prompts import check_prompt, encode_text
 from generate.vae import encode_images, from_pil
 from train.cache import TensorCache, default_folder, image_key, text_key, write_atomically
@@ -22,6 +22,9 @@ from train.config import DataConfig
 from train.data import Dropped, PairRow, canvas_picture, check_pair, has_split, read_rows
 
 log = logging.getLogger(__name__)
+
+SAY_EVERY = 30.0
+"""Seconds between lines in the log; the number of rows is not known beforehand for every source."""
 
 HELD_OUT_SHARE = 0.2
 """Largest share of the prompts that is held out where the source has no validation split."""
@@ -74,8 +77,13 @@ class Preparer:
         self.family, self.canvas, self.config = family, canvas, config
         folder = Path(config.cache) if config.cache else default_folder()
         # The number format is part of the encoder: half precision gives other latents.
-        encoder = content_hash("encoder-v1", family.fingerprint, str(family.vae.dtype), str(family.dtype), length=16)
-        self.latents, self.texts = TensorCache(folder, "latents", encoder), TensorCache(folder, "texts", encoder)
+        encoder = content_hash(
+            "encoder-v1", family.fingerprint, str(family.vae.dtype), str(family.dtype), length=16
+        )
+        self.latents, self.texts = (
+            TensorCache(folder, "latents", encoder),
+            TensorCache(folder, "texts", encoder),
+        )
         self.resized = self.truncated = 0
 
     def prepare(self, row: PairRow, number: int) -> PreparedPair:
@@ -105,25 +113,30 @@ class Preparer:
 
 
 def prepare_pairs(
-    family: Any, canvas: Canvas, config: DataConfig, out: Path, rank: int, world: int, wait: Any
+    family: Any, canvas: Canvas, config: DataConfig, out: Path, accelerator: Any
 ) -> tuple[PairSet, PairSet]:
     """(training pairs, held-out pairs), both fully cached; the rows left out are in OUT/dropped.jsonl.
 
-    Each of `world` processes encodes every world-th row; `wait` is a barrier. A run that is resumed finds its list
-    of pairs in OUT/pairs.json and reads no picture again. Raises `UserError` when nothing is left to train on.
+    Each of n processes encodes every n-th row. A run that is resumed finds
+    its list of pairs in OUT/pairs.json and reads no picture again. Raises `UserError` when nothing is left
+    to train on.
     """
     preparer = Preparer(family, canvas, config)
     listing = out / "pairs.json"
-    if not _complete(listing, preparer):
-        wait()
+    rank, world = accelerator.process_index, accelerator.num_processes
+    known = _complete(listing, preparer)
+    accelerator.wait_for_everyone()  # nobody writes the listing before everybody has looked
+    if not known:
         _prepare_share(preparer, config, out, rank, world)
-        wait()
+        accelerator.wait_for_everyone()
         if rank == 0:
             write_atomically(listing, json.dumps(_merge(out, world, config)).encode())
-        wait()
+        accelerator.wait_for_everyone()
     found = json.loads(listing.read_text())
     sets = [[PreparedPair(**pair) for pair in found[name]] for name in ("train", "held_out")]
-    return PairSet(sets[0], preparer.latents, preparer.texts), PairSet(sets[1], preparer.latents, preparer.texts)
+    return PairSet(sets[0], preparer.latents, preparer.texts), PairSet(
+        sets[1], preparer.latents, preparer.texts
+    )
 
 
 def _complete(listing: Path, preparer: Preparer) -> bool:
@@ -152,11 +165,13 @@ def _rows(config: DataConfig) -> Iterator[tuple[str, PairRow | tuple[str, Droppe
 def _prepare_share(preparer: Preparer, config: DataConfig, out: Path, rank: int, world: int) -> None:
     part: dict[str, Any] = {"train": [], "held_out": [], "dropped": []}
     started = time.perf_counter()
-    with progress(0, "preparing pairs", "rows") as bar:
-        for number, (group, row) in enumerate(_rows(config)):
-            if number % world == rank:
-                _prepare_row(preparer, group, row, number, part)
-            bar.advance()
+    spoken = started
+    for number, (group, row) in enumerate(_rows(config)):
+        if number % world == rank:
+            _prepare_row(preparer, group, row, number, part)
+        if time.perf_counter() - spoken > SAY_EVERY:
+            spoken = time.perf_counter()
+            log.info("prepared %d rows, %d pictures encoded", number + 1, preparer.latents.counts["misses"])
     part["counts"] = dict(preparer.latents.counts)
     part["truncated"] = preparer.truncated
     part["seconds"] = time.perf_counter() - started
@@ -224,7 +239,9 @@ def _say(merged: dict[str, Any], parts: list[dict[str, Any]], config: DataConfig
     if config.resize == "downscale":
         log.info("pictures larger than the canvas are reduced with Lanczos (data.resize)")
     if merged["dropped"]:
-        log.warning("%d rows left out, see %s: %s", len(merged["dropped"]), out / "dropped.jsonl", _reasons(merged))
+        log.warning(
+            "%d rows left out, see %s: %s", len(merged["dropped"]), out / "dropped.jsonl", _reasons(merged)
+        )
 
 
 def _reasons(merged: dict[str, Any]) -> str:

@@ -12,13 +12,17 @@ from train.metrics import JsonLines
 class Tracker:
     """Writes the records of one run; on other processes than the first it writes nothing."""
 
-    def __init__(self, out: Path, config: TrackingConfig, run_config: Mapping[str, Any], active: bool) -> None:
+    def __init__(
+        self, out: Path, config: TrackingConfig, run_config: Mapping[str, Any], active: bool
+    ) -> None:
         self.active = active
         self.metrics = JsonLines(out / "metrics.jsonl")
         self.validation = JsonLines(out / "validation.jsonl")
         self.timings = JsonLines(out / "timings.jsonl")
         self.board = _tensorboard(out) if active and config.tensorboard else None
-        self.wandb = _wandb(out, config.wandb_project, run_config) if active and config.wandb_project else None
+        self.wandb = (
+            _wandb(out, config.wandb_project, run_config) if active and config.wandb_project else None
+        )
 
     def resume_at(self, step: int) -> None:
         """Cuts the files back to `step`, as if nothing after it had happened."""
@@ -60,7 +64,9 @@ def _tensorboard(out: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UserError("TensorBoard is not installed", "--tracking.tensorboard", "pip install tensorboard") from error
+        raise UserError(
+            "TensorBoard is not installed", "--tracking.tensorboard", "pip install tensorboard"
+        ) from error
     return SummaryWriter(str(out / "tensorboard"))
 
 

@@ -1,0 +1,246 @@
+"""Training from the first line to the last: pairs in, a LoRA folder out. Read `train` and `Run.step`."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from drspo.config import to_dict
+from drspo.errors import UserError
+from drspo.log import progress
+from generate.models import load_family
+from train.adapters import add_lora, load_lora_state, lora_norm, lora_parameters, lora_state
+from train.canvas import make_canvas
+from train.checkpoint import Checkpoints, State
+from train.config import TrainConfig
+from train.draws import pair_index
+from train.ema import Average
+from train.finish import write_results
+from train.launch import DTYPES, make_accelerator, pairs_per_process, precision_of
+from train.losses import check
+from train.memory import explain_out_of_memory
+from train.metrics import peak_memory, summarise
+from train.optimizers import build_optimizer
+from train.prepare import prepare_pairs
+from train.samples import Sampler
+from train.step import Trainee, add_share, apply_gradient, sum_over_processes
+from train.targets import noise_process
+from train.tracking import Tracker
+from train.validation import Validator, should_stop
+
+log = logging.getLogger(__name__)
+
+
+def train(config: TrainConfig) -> None:
+    """Trains one stage's LoRA as configured, from the newest checkpoint in OUT if there is one."""
+    run = Run(config)
+    start = run.resume()
+    if start == 0:
+        run.measure(0)
+        run.draw(0)
+    with progress(config.max_steps, f"training {config.stage}", "steps") as bar:
+        bar.set(start)
+        for step in range(start, config.max_steps):
+            record = run.step(step)
+            bar.advance(
+                **{name: record[name] for name in ("loss", "accuracy", "winner_drift") if name in record}
+            )
+            if run.after(step + 1):
+                break
+    run.finish()
+
+
+class Run:
+    """The state of one training run on one process."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.out = Path(config.out)
+        self.accelerator: Accelerator = make_accelerator(config)
+        self.device = self.accelerator.device
+        self.share = pairs_per_process(config, self.accelerator.num_processes)
+        check(config.loss)
+        dtype = precision_of(config, self.device)
+        self.family = load_family(config.model, device=str(self.device), dtype=dtype)
+        self.canvas = make_canvas(config, self.family.spec)
+        process = noise_process(self.family.scheduler_config, config.noise.target)
+        self.pairs, held_out = prepare_pairs(
+            self.family, self.canvas, config.data, self.out, self.accelerator
+        )
+        self._add_adapter()
+        autocast = DTYPES[dtype] if dtype != "float32" else None
+        self.trainee = Trainee(self.family.unet, process, self.canvas, config, self.device, autocast)
+        self.parameters = lora_parameters(self.family.unet)
+        self.optimizer = build_optimizer(self.parameters, config.optimizer)
+        self.average = Average(self.family.unet, config.ema)
+        self.validator = Validator(self.trainee, held_out, self.accelerator)
+        main = self.accelerator.is_main_process
+        self.tracker = Tracker(self.out, config.tracking, to_dict(config), active=main)
+        self.sampler = Sampler(self.family, self.canvas, config, held_out, active=main)
+        self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep_last)
+        self.done = 0
+        self.facts: dict[str, Any] = {
+            "skipped": 0,
+            "bad_in_a_row": 0,
+            "best": None,
+            "drift_shares": [],
+            "stopped": "",
+        }
+
+    def _add_adapter(self) -> None:
+        lora = self.config.lora
+        unet = self.family.unet
+        add_lora(unet, lora.rank, lora.alpha, lora.targets, seed=self.config.seed, dropout=lora.dropout)
+        if self.config.memory.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        # Training mode lets the LoRA's dropout act; the UNet itself has none.
+        unet.train()
+
+    def resume(self) -> int:
+        """Loads the newest checkpoint and cuts the metrics back to it; the number of steps already done."""
+        self.accelerator.wait_for_everyone()
+        latest = self.checkpoints.latest()
+        if latest:
+            state = self.checkpoints.load(latest)
+            load_lora_state(self.family.unet, state.lora)
+            self.optimizer.load_state_dict(state.optimizer)
+            self.average.load(state.ema)
+            self.facts, self.done = state.facts, state.step
+            log.info("continuing from %s at step %d of %d", latest.name, self.done, self.config.max_steps)
+        self.tracker.resume_at(self.done if latest else -1)
+        return self.config.max_steps if self.facts["stopped"] else self.done
+
+    def step(self, step: int) -> dict[str, Any]:
+        """One optimiser step: this process's share of pairs, one reduction, one update. Gives the step's
+        record."""
+        started = time.perf_counter()
+        count, total, measured = self.config.pairs_per_step, None, []
+        first = step * count + self.accelerator.process_index * self.share
+        for position in range(first, first + self.share):
+            pair = self.pairs[pair_index(self.config.seed, position, len(self.pairs))]
+            with self._memory_advice():
+                result = self.trainee.gradients(pair, step)
+            measured.append(result.metrics | {"finite": float(result.finite)})
+            total = add_share(total, result.grads, count)
+        if self.accelerator.num_processes > 1:
+            measured = gather_object(measured)
+        grads = sum_over_processes(self.accelerator, total or [])
+        finite = all(pair["finite"] for pair in measured)
+        update = apply_gradient(self.optimizer, self.parameters, grads, step, self.config) if finite else None
+        self._count_bad(update is None, step)
+        self.average.update()
+        self.done = step + 1
+        record = {"step": self.done, **summarise(measured, self.trainee.process.timesteps), **(update or {})}
+        record["skipped_steps"] = self.facts["skipped"]
+        self._log(record, time.perf_counter() - started)
+        return record
+
+    def after(self, step: int) -> bool:
+        """What is due after `step` steps: measuring, drawing, saving. True when training should stop
+        early."""
+        due = {"validate": self.config.validation.every, "draw": self.config.samples.every}
+        is_due = {name: every > 0 and step % every == 0 for name, every in due.items()}
+        last = step == self.config.max_steps
+        better = self.measure(step) if is_due["validate"] or last else False
+        if should_stop(self.facts["drift_shares"], self.config):
+            self.facts["stopped"] = (
+                f"winner drift above {self.config.validation.max_winner_drift} at step {step}"
+            )
+            log.warning("stopping early: %s", self.facts["stopped"])
+        if is_due["draw"] or (last and self.config.samples.every):
+            self.draw(step)
+        if better or last or self.facts["stopped"] or step % self.config.checkpoint_every == 0:
+            self.save()
+        return bool(self.facts["stopped"])
+
+    def measure(self, step: int) -> bool:
+        """Measures the held-out pairs; True when the model is the best so far (the untrained one never
+        is)."""
+        with self.average.in_place(), self._memory_advice():
+            record = self.validator.measure()
+            norm = lora_norm(self.family.unet)
+        if not record:
+            return False
+        self.tracker.validated({"step": step, **record, "lora_norm": norm})
+        log.info(
+            "step %d, held out: loss %.4f, accuracy %.3f, margin %+.4f, winner drift %+.2f %%", step,
+            record["loss"], record.get("accuracy", math.nan), record.get("margin", math.nan),
+            100 * record.get("winner_drift_share", math.nan),
+        )  # fmt: skip
+        self.facts["drift_shares"].append(record.get("winner_drift_share", 0.0))
+        best = self.facts["best"]
+        if step and (best is None or record["loss"] < best["loss"]):
+            self.facts["best"] = {"step": step, "loss": record["loss"]}
+            return True
+        return False
+
+    def draw(self, step: int) -> None:
+        """Draws the sample scrolls with the LoRA as it is now."""
+        with self.average.in_place(), self._memory_advice():
+            self.sampler.draw(step, self.out)
+        self.accelerator.wait_for_everyone()
+
+    def save(self) -> None:
+        """Writes a checkpoint; only the first process does, the others wait."""
+        if self.accelerator.is_main_process:
+            unet = self.family.unet
+            state = State(
+                self.done, lora_state(unet), self.optimizer.state_dict(), self.average.values, self.facts
+            )
+            self.checkpoints.save(state, self.facts["best"]["step"] if self.facts["best"] else -1)
+        self.accelerator.wait_for_everyone()
+
+    def finish(self) -> None:
+        """Exports the LoRA and writes its card."""
+        if self.accelerator.is_main_process:
+            self._choose_weights()
+            with self.average.in_place():
+                write_results(
+                    self.family, self.canvas, self.config, self.out, len(self.pairs), self.facts, self.done
+                )
+        self.accelerator.wait_for_everyone()
+        self.tracker.close()
+        self.accelerator.end_training()
+
+    def _choose_weights(self) -> None:
+        if self.config.export == "best" and self.facts["best"]:
+            state = self.checkpoints.load(self.checkpoints.folder / f"step-{self.facts['best']['step']:06d}")
+            load_lora_state(self.family.unet, state.lora)
+            self.average.load(state.ema)
+            self.done = state.step
+
+    def _count_bad(self, bad: bool, step: int) -> None:
+        self.facts["bad_in_a_row"] = self.facts["bad_in_a_row"] + 1 if bad else 0
+        if not bad:
+            return
+        self.facts["skipped"] += 1
+        log.warning("step %d skipped: its loss or gradient is not finite", step + 1)
+        if self.facts["bad_in_a_row"] >= self.config.max_bad_steps:
+            raise UserError(
+                f"{self.facts['bad_in_a_row']} steps in a row were not finite: the model has diverged",
+                str(self.out),
+                "lower --optimizer.lr, or train with --precision fp32; the checkpoints are intact",
+            )
+
+    def _log(self, record: dict[str, Any], seconds: float) -> None:
+        speed = {"seconds": seconds, "pairs_per_second": self.config.pairs_per_step / seconds}
+        self.tracker.step(record, speed | {"peak_mib": peak_memory(self.device)})
+        if record["step"] % self.config.tracking.log_every == 0 and self.accelerator.is_main_process:
+            shown = ("loss", "accuracy", "margin", "winner_drift", "grad_norm", "lr")
+            log.debug(
+                "step %d: %s", record["step"], ", ".join(f"{k} {record[k]:.4g}" for k in shown if k in record)
+            )
+
+    @contextmanager
+    def _memory_advice(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise explain_out_of_memory(self.config, self.canvas, error) from error

@@ -1,0 +1,42 @@
+"""What to lower when the device's memory is full."""
+
+from drspo.errors import UserError
+from train.canvas import Canvas
+from train.config import TrainConfig
+
+
+def explain_out_of_memory(config: TrainConfig, canvas: Canvas, error: BaseException) -> UserError:
+    """The error to show: the settings in use, and the next one to change with its value."""
+    memory = config.memory
+    used = ", ".join(
+        [
+            f"{config.stage} at {canvas.height}x{canvas.width} in {len(canvas.windows)} windows",
+            f"schedule {memory.schedule}",
+            f"window batch {memory.window_batch}",
+            f"gradient checkpointing {'on' if memory.gradient_checkpointing else 'off'}",
+        ]
+    )
+    advice = next_saving(config, canvas)
+    same = "; --resume OUT with that flag goes on from the last checkpoint" if "--memory" in advice else ""
+    reason = str(error).partition("\n")[0]
+    return UserError(
+        f"the device ran out of memory ({used}): {reason}", "memory", f"train with {advice}{same}"
+    )
+
+
+def next_saving(config: TrainConfig, canvas: Canvas) -> str:
+    """The cheapest setting not used yet, in order of what it costs in time."""
+    memory = config.memory
+    many = len(canvas.windows) > 1
+    if memory.schedule == "autograd" and many:
+        return "--memory.schedule stream"
+    if memory.window_batch > 1 and many:
+        return f"--memory.window-batch {memory.window_batch // 2}"
+    if not memory.gradient_checkpointing:
+        return "--memory.gradient-checkpointing True"
+    if memory.schedule == "stream" and many:
+        return "--memory.schedule two_pass"
+    if config.precision == "fp32":
+        return "--precision bf16"
+    height, width = (size // 16 * 8 for size in (canvas.height, canvas.width))
+    return f"--canvas.height {height} --canvas.width {width} (a canvas of half the size)"

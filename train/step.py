@@ -1,0 +1,143 @@
+"""One pair to one gradient with a real network, and one optimiser step from many pairs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from train.adapters import lora_parameters, reference
+from train.canvas import Canvas
+from train.config import TrainConfig
+from train.draws import Draw, step_draw
+from train.losses import Context
+from train.objective import PairResult, Reference, inner, pair_errors, pair_gradients
+from train.optimizers import learning_rate, set_learning_rate
+from train.predictor import window_predictor
+from train.prepare import Pair
+from train.targets import NoiseProcess
+from train.windowed import Problem
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """The network in training, with all that is fixed over the run."""
+
+    unet: Any
+    process: NoiseProcess
+    canvas: Canvas
+    config: TrainConfig
+    device: torch.device
+    autocast: torch.dtype | None
+
+    def gradients(self, pair: Pair, step: int) -> PairResult:
+        """Loss, LoRA gradient and metrics of one pair at one step."""
+        drawn = step_draw(
+            self.config.seed,
+            step,
+            pair.pair_id,
+            tuple(pair.latents_w.shape),
+            self.process.timesteps,
+            self.config.noise,
+        )
+        # Dropout draws from torch's own generator; seeding it here makes its masks a function of the step
+        # too.
+        torch.manual_seed(drawn.seed)
+        result = pair_gradients(
+            self.problem(pair, drawn),
+            lora_parameters(self.unet),
+            self.config.loss,
+            off=lambda: reference(self.unet),
+            schedule=self.config.memory.schedule,
+            context=self.context(drawn.t),
+            region_seed=drawn.seed,
+        )
+        result.metrics["t"] = drawn.t
+        return result
+
+    def errors(self, pair: Pair, drawn: Draw, known: Reference | None) -> PairResult:
+        """Loss and metrics of one held-out pair, without gradient."""
+        result = pair_errors(
+            self.problem(pair, drawn),
+            self.config.loss,
+            off=lambda: reference(self.unet),
+            context=self.context(drawn.t),
+            known=known,
+        )
+        result.metrics["t"] = drawn.t
+        return result
+
+    def context(self, t: int) -> Context:
+        """What the losses need to know about the timestep."""
+        return Context(snr=self.process.snr(t), timesteps=self.process.timesteps)
+
+    def problem(self, pair: Pair, drawn: Draw) -> Problem:
+        """The pair noised as a whole (eq. 12), with its windows and the network that will see them."""
+        clean_w, clean_l = pair.latents_w.to(self.device), pair.latents_l.to(self.device)
+        noise_w, noise_l = drawn.noise_w.to(self.device), drawn.noise_l.to(self.device)
+        predict = window_predictor(
+            self.unet,
+            self.process.model_time(drawn.t),
+            pair.embeds.to(self.device, self.unet.dtype),
+            None if pair.pooled is None else pair.pooled.to(self.device, self.unet.dtype),
+            (self.canvas.height, self.canvas.width),
+            time_ids=self.config.canvas.time_ids,
+            autocast=self.autocast,
+        )
+        return Problem(
+            latents_w=self.process.noisy(clean_w, noise_w, drawn.t),
+            latents_l=self.process.noisy(clean_l, noise_l, drawn.t),
+            noise_w=self.process.answer(clean_w, noise_w, drawn.t),
+            noise_l=self.process.answer(clean_l, noise_l, drawn.t),
+            windows=self.canvas.windows,
+            weights=self.canvas.weights,
+            predict=predict,
+            micro_batch=self.config.memory.window_batch,
+            error_weight=self.config.loss.error_weight,
+            error_scale=self.process.error_scale(drawn.t, self.config.noise.loss_space),
+        )
+
+
+def add_share(total: list[Tensor] | None, grads: list[Tensor], pairs: int) -> list[Tensor]:
+    """The running mean over a step's pairs: each gradient is divided by `pairs` and added in order."""
+    shares = [grad.div_(pairs) for grad in grads]
+    if total is None:
+        return shares
+    return [kept.add_(share) for kept, share in zip(total, shares, strict=True)]
+
+
+def sum_over_processes(accelerator: Any, grads: list[Tensor]) -> list[Tensor]:
+    """The LoRA gradient of the whole step: one all-reduce of one flat tensor, after the losses have scaled
+    it."""
+    if accelerator.num_processes == 1:
+        return grads
+    flat = accelerator.reduce(torch.cat([grad.reshape(-1) for grad in grads]), reduction="sum")
+    pieces = flat.split([grad.numel() for grad in grads])
+    return [piece.view_as(grad) for piece, grad in zip(pieces, grads, strict=True)]
+
+
+def apply_gradient(
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[Tensor],
+    grads: list[Tensor],
+    step: int,
+    config: TrainConfig,
+) -> dict[str, float] | None:
+    """Clips and steps; the norm before clipping and the learning rate, or None where the norm is not
+    finite."""
+    norm = math.sqrt(inner(grads, grads))
+    if not math.isfinite(norm):
+        return None
+    limit = config.optimizer.max_grad_norm
+    if limit and norm > limit:
+        for grad in grads:
+            grad.mul_(limit / norm)
+    rate = learning_rate(step, config.optimizer)
+    set_learning_rate(optimizer, rate)
+    for parameter, grad in zip(parameters, grads, strict=True):
+        parameter.grad = grad
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {"grad_norm": norm, "lr": rate}
