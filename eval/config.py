@@ -1,0 +1,59 @@
+"""What the benchmark compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """Which scrolls are made; 0 and -1 mean the model's own default."""
+
+    prompts: str = "outdoor"
+    """A file with one prompt per line, or the name of a list that ships in eval/prompts."""
+    limit: int = 0
+    """Only the first N prompts; 0 takes all."""
+    seeds: int = 2
+    """Seeds per prompt, 0 to N-1; the same for every method."""
+    height: int = 0
+    """Height in pixels."""
+    width: int = 0
+    """Width in pixels."""
+    steps: int = 0
+    """Denoising steps."""
+    guidance_scale: float = -1.0
+    """Classifier-free guidance."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judges:
+    """Which numbers are taken of them."""
+
+    scorers: tuple[str, ...] = ("aesthetic", "clip", "repetition", "seam")
+    """Names of eval.SCORERS and eval.MEASURES, or module:Class."""
+    aesthetic_view: str = "windows"
+    """official, letterbox, squash or windows; official sees the middle quarter of a 4:1 scroll only."""
+    clip_view: str = "letterbox"
+    """The view of the text score; windows would reward repetition."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig:
+    """A benchmark: methods x prompts x seeds, scored, tabled with intervals, shown in one HTML page."""
+
+    model: str = "sdxl"
+    """A name of generate.models.MODELS, a Hub id or a folder."""
+    methods: tuple[str, ...] = ("sdxl", "multidiffusion", "mad", "drspo")
+    """Names of generate.GENERATORS or of eval.methods.ABLATIONS."""
+    baseline: str = "multidiffusion"
+    """The method that differences are taken against."""
+    lora_blueprint: str = ""
+    """The blueprint stage's LoRA folder, for drspo."""
+    lora_highres: str = ""
+    """The high-resolution stage's LoRA folder, for drspo."""
+    out: str = ""
+    """The folder for pictures, records, tables and the page; the same command again continues."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    pictures: Pictures = field(default_factory=Pictures)
+    judges: Judges = field(default_factory=Judges)

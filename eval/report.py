@@ -1,0 +1,61 @@
+"""One self-contained HTML page of a benchmark: tables above, strips of every method below."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from PIL import Image
+
+from drspo.run import RunDir
+from eval.config import EvalConfig
+from eval.statistics import Interval
+from eval.suite import Cell, cells
+from eval.tables import Record, Row
+
+
+def page(
+    config: EvalConfig, run: RunDir, records: list[Record], rows: list[Row], ranks: dict[str, Interval]
+) -> str:
+    """The page's HTML; strips are embedded as JPEG of at most 1024 pixels width and link to the files."""
+    environment = Environment(loader=PackageLoader("eval"), autoescape=select_autoescape(["jinja"]))
+    prompts = list(dict.fromkeys(cell.prompt for cell in cells(config)))
+    return environment.get_template("report.html.jinja").render(
+        config=config,
+        rows=rows,
+        ranks=sorted(ranks.items(), key=lambda item: item[1].mean),
+        scorers=_scorers(records),
+        groups=[{"prompt": prompt, "strips": _strips(config, run, records, prompt)} for prompt in prompts],
+        images=len(cells(config)),
+    )
+
+
+def _scorers(records: list[Record]) -> list[Record]:
+    return list({record.scorer: record for record in records}.values())
+
+
+def _strips(config: EvalConfig, run: RunDir, records: list[Record], prompt: str) -> list[dict[str, object]]:
+    return [
+        {
+            "method": name,
+            "file": Cell(name, prompt, 0).name,
+            "picture": strip(run.read(Cell(name, prompt, 0).name)),
+            "values": [
+                (record.scorer, record.value)
+                for record in records
+                if (record.method, record.prompt, record.seed) == (name, prompt, 0)
+            ],
+        }
+        for name in config.methods
+    ]
+
+
+def strip(data: bytes, width: int = 1024) -> str:
+    """A data URL of the picture, not wider than `width` pixels."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    if image.width > width:
+        image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

@@ -1,0 +1,114 @@
+"""The benchmark from prompts to tables, with a generator and a scorer that cost nothing."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from drspo.errors import UserError
+from eval import suite
+from eval.command import check, main
+from eval.config import EvalConfig
+from eval.methods import method
+from eval.suite import cells, read_prompts
+
+MADE: list[tuple[str, int]] = []
+
+
+class Brightness:
+    """A scorer whose answer can be computed in the head."""
+
+    name, unit, higher_is_better, view = "brightness", "grey", True, "whole"
+    checkpoint, checkpoint_hash = "none", "1"
+
+    def score(self, images, prompts):
+        return [float(image.convert("L").resize((1, 1)).getpixel((0, 0))) for image in images]
+
+
+class Painter:
+    """A generator that paints one grey, told by its settings."""
+
+    def __init__(self, grey):
+        self.grey = grey
+
+    def generate(self, requests):
+        MADE.extend((request.prompt, request.seed) for request in requests)
+        greys = [self.grey + request.seed for request in requests]
+        return [type("Made", (), {"image": Image.new("RGB", (64, 16), (g, g, g))}) for g in greys]
+
+
+class Spec:
+    scroll, steps, guidance_scale = (16, 64), 2, 1.0
+
+
+class Family:
+    spec = Spec()
+
+    def use_lora(self, name):
+        self.active = name
+
+
+@pytest.fixture
+def painters(monkeypatch):
+    MADE.clear()
+    greys = {"multidiffusion": 100, "sdxl": 110}
+    monkeypatch.setattr(suite, "load", lambda config: Family())
+    monkeypatch.setattr(suite, "build_generator", lambda name, family, settings: Painter(greys[name]))
+
+
+def arguments(out, *more):
+    return [
+        "--methods", "multidiffusion", "sdxl", "--judges.scorers", f"{__name__}:Brightness", "--pictures.limit", "3",
+        "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+def test_a_benchmark_ends_in_tables_and_a_page_and_makes_nothing_twice(
+    tmp_path, painters, monkeypatch, capsys
+):
+    monkeypatch.setattr(suite, "build_scorer", lambda name, settings: Brightness())
+    assert main(arguments(tmp_path / "run")) == 0
+    assert len(MADE) == 12
+    tables = json.loads((tmp_path / "run" / "tables.json").read_text())
+    row = next(row for row in tables["rows"] if row["method"] == "sdxl")
+    assert row["difference"]["mean"] == pytest.approx(10.0)
+    assert "brightness" in (tmp_path / "run" / "index.html").read_text()
+    assert main(arguments(tmp_path / "run")) == 0
+    assert len(MADE) == 12
+    with pytest.raises(UserError, match="another configuration"):
+        main(arguments(tmp_path / "run", "--pictures.seeds", "1"))
+    assert "page:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (EvalConfig(), "where shall"),
+        (EvalConfig(out="x", baseline="mad", methods=("sdxl",)), "baseline"),
+        (EvalConfig(out="x", methods=("multidifusion", "multidiffusion")), "multidiffusion"),
+    ],
+)
+def test_what_cannot_run_is_said_before_anything_is_made(config, said):
+    with pytest.raises(UserError, match=said):
+        check(config)
+
+
+def test_every_method_gets_the_same_prompts_and_seeds():
+    every = cells(EvalConfig(out="x", methods=("sdxl", "drspo-without-control")))
+    by_method = [
+        {(c.prompt, c.seed) for c in every if c.method == name} for name in ("sdxl", "drspo-without-control")
+    ]
+    assert by_method[0] == by_method[1] and len(by_method[0]) == 80
+
+
+def test_ablations_are_settings_of_the_same_generator():
+    assert method("drspo-without-dpo").generator == method("drspo").generator == "drspo"
+    assert method("drspo-without-control").settings == {"control": {"enabled": False}}
+
+
+def test_prompt_files_lose_blank_lines_and_repeats(tmp_path):
+    (tmp_path / "p.txt").write_text("a\n\n b \na\n")
+    assert read_prompts(str(tmp_path / "p.txt")) == ["a", "b"]
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(UserError, match="no prompts"):
+        read_prompts(str(tmp_path / "empty.txt"))
