@@ -118,7 +118,7 @@ class Build:
             )
 
     def _stored(self, name: str, make: Callable[[], pa.Table]) -> pa.Table:
-        """An intermediate phase's table: stored, or made now, and stored unless a later start can add to it."""
+        """A phase's table: stored, or made now and stored unless a later start can add to it."""
         if self.run.exists(name):
             return read_table(self.run, name, PROMPT_SCHEMA)
         table = make()

@@ -1,0 +1,79 @@
+"""Small runs of the dataset builder with fake models, and what they come to."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dataset_builder.build import Build, Outcome
+from dataset_builder.config import BuildConfig
+from pipeline.expanders import ExpandSettings
+from pipeline.filters import FilterSettings
+from pipeline.local import run_units
+from pipeline.settings import CandidateSettings, ScoringSettings
+from pipeline.sources import PromptSettings
+
+FAKES = "tests.plugin_fakes"
+IDEAS = [
+    "a lighthouse at dusk by the sea",
+    "a windmill on a green hill",
+    "a castle above a foggy valley",
+    "a balloon over red mountains",
+    "a pine forest under deep snow",
+    "a desert with tall dunes at noon",
+]
+
+
+def ideas_file(folder: Path, ideas: list[str] = IDEAS) -> Path:
+    """The ideas as a text file."""
+    path = folder / "ideas.txt"
+    path.write_text("\n".join(ideas) + "\n")
+    return path
+
+
+def fake_config(folder: Path, out: Path | str, ideas: list[str] = IDEAS, **changes: Any) -> BuildConfig:
+    """A configuration with two painters, two seeds and two scorers, and no model behind them."""
+    log = f"{FAKES}:Painter.log={folder}/made.log"
+    config = BuildConfig(
+        out=str(out),
+        executor="local",
+        prompts=PromptSettings(source=str(ideas_file(folder, ideas))),
+        expand=ExpandSettings(expander="none"),
+        filter=FilterSettings(near_duplicates=0),
+        candidates=CandidateSettings(
+            model="",
+            generators=(f"{FAKES}:Painter", f"{FAKES}:Sketcher"),
+            height=32,
+            width=64,
+            options=(log, log.replace("Painter", "Sketcher")),
+        ),
+        scoring=ScoringSettings(scorers=(f"{FAKES}:Brightness", f"{FAKES}:Contrast")),
+    )
+    return replace(config, **changes)
+
+
+def with_candidates(config: BuildConfig, *options: str, **changes: Any) -> BuildConfig:
+    """The configuration with further options of generators, and other candidate settings."""
+    candidates = replace(config.candidates, options=(*config.candidates.options, *options), **changes)
+    return replace(config, candidates=candidates)
+
+
+def build(config: BuildConfig) -> Outcome:
+    """Run the builder in this process."""
+    return Build(config, run_units)()
+
+
+def final_tables(out: Path | str) -> dict[str, str]:
+    """{name: hash} of everything that must not depend on what a run went through."""
+    root = Path(out)
+    files = [
+        *root.glob("export/**/*.parquet"),
+        root / "stats.json",
+        root / "plan.parquet",
+        root / "prompts.parquet",
+    ]
+    return {
+        str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)
+    }

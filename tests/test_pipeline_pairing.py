@@ -1,0 +1,143 @@
+"""Pairs come from scores alone, in a fixed order, with the promised margin."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drspo.errors import UserError
+from pipeline.pairing import choose_pairs, combined_score, split_of
+from pipeline.settings import PairSettings
+
+SCORERS = ("aesthetic", "repetition")
+
+
+def frame(groups: list[list[tuple[str, float, float]]]) -> pl.DataFrame:
+    """Candidates from (generator, aesthetic, repetition) per prompt."""
+    rows = [
+        {
+            "unit_id": f"u{p}", "prompt_id": f"p{p}", "prompt": f"hill {p}", "candidate_id": f"p{p}c{i}",
+            "generator": generator, "seed": i, "height": 8, "width": 32,
+            "scores": {"aesthetic": a, "repetition": r},
+        }
+        for p, group in enumerate(groups)
+        for i, (generator, a, r) in enumerate(group)
+    ]  # fmt: skip
+    text = dict.fromkeys(("unit_id", "prompt_id", "prompt", "candidate_id", "generator"), pl.String)
+    numbers = dict.fromkeys(("seed", "height", "width"), pl.Int64)
+    return pl.DataFrame(
+        rows, schema={**text, **numbers, "scores": pl.Struct(dict.fromkeys(SCORERS, pl.Float64))}
+    )
+
+
+scores = st.sampled_from([0.0, 0.5, 1.0, 1.0, 2.5, -1.0]) | st.floats(-10, 10)
+candidate = st.tuples(st.sampled_from(["mad", "sdxl", "multidiffusion"]), scores, scores)
+candidates = st.lists(st.lists(candidate, min_size=1, max_size=6), max_size=5).map(frame)
+options = st.builds(
+    PairSettings,
+    method=st.sampled_from(["best_worst", "all", "adjacent", "top_k_bottom_k"]),
+    k=st.integers(1, 4),
+    min_margin=st.sampled_from([0.0, 0.1, 1.0]),
+    weights=st.sampled_from([(), ("aesthetic=1", "repetition=-0.5")]),
+    normalise=st.sampled_from(["raw", "zscore"]),
+    balance=st.sampled_from(["none", "same_generator", "equal_wins"]),
+    validation_fraction=st.sampled_from([0.0, 0.3]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(candidates, options, st.randoms())
+def test_what_holds_for_every_choice_of_pairs(table: pl.DataFrame, asked: PairSettings, rng: Any) -> None:
+    pairs = choose_pairs(table, asked, SCORERS)
+    score = dict(zip(table["candidate_id"], combined_score(table, asked, SCORERS)))
+    owner = dict(zip(table["candidate_id"], table["prompt_id"]))
+    maker = dict(zip(table["candidate_id"], table["generator"]))
+    for row in pairs.iter_rows(named=True):
+        a, b = row["chosen_id"], row["rejected_id"]
+        assert owner[a] == owner[b] == row["prompt_id"]
+        assert row["margin"] == score[a] - score[b] > 0 and row["margin"] >= asked.min_margin
+        assert (row["chosen_generator"], row["rejected_generator"]) == (maker[a], maker[b])
+        assert asked.balance != "same_generator" or maker[a] == maker[b]
+        assert row["split"] == split_of(row["prompt_id"], asked.validation_fraction)
+    assert pairs["pair_id"].n_unique() == pairs.height
+    if asked.balance == "equal_wins" and pairs.height:
+        assert len(set(Counter(pairs["chosen_generator"]).values())) == 1
+    order = list(range(table.height))
+    rng.shuffle(order)
+    assert choose_pairs(table[order], asked, SCORERS).equals(pairs)
+
+
+@settings(max_examples=40, deadline=None)
+@given(candidates)
+def test_methods_contain_each_other(table: pl.DataFrame) -> None:
+    found = {
+        name: set(choose_pairs(table, PairSettings(method=name, k=1), SCORERS)["pair_id"])  # type: ignore[arg-type]
+        for name in ("best_worst", "all", "adjacent", "top_k_bottom_k")
+    }
+    assert found["best_worst"] == found["top_k_bottom_k"] <= found["all"]
+    assert found["adjacent"] <= found["all"]
+
+
+SIX = frame([[("mad", 6, 0), ("mad", 5, 0), ("sdxl", 4, 0), ("sdxl", 3, 0), ("md", 2, 0), ("md", 1, 0)]])
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (PairSettings(), [(6, 1)]),
+        (PairSettings(method="adjacent"), [(6, 5), (5, 4), (4, 3), (3, 2), (2, 1)]),
+        (PairSettings(method="top_k_bottom_k", k=2), [(6, 2), (6, 1), (5, 2), (5, 1)]),
+        (PairSettings(method="all", min_margin=4), [(6, 2), (6, 1), (5, 1)]),
+        (PairSettings(balance="same_generator"), [(2, 1), (4, 3), (6, 5)]),
+        (PairSettings(method="adjacent", balance="equal_wins"), [(2, 1), (4, 3), (6, 5)]),
+        (PairSettings(min_margin=6), []),
+    ],
+)
+def test_a_group_of_six_is_paired_as_asked(asked: PairSettings, expected: list[tuple[int, int]]) -> None:
+    pairs = choose_pairs(SIX, asked, SCORERS)
+    found = list(zip(pairs["chosen_score"], pairs["rejected_score"]))
+    if asked.balance == "equal_wins":
+        # Each generator wins as often as the rarest; which of its equal margins stays is the id's choice.
+        assert Counter(pairs["chosen_generator"]) == {"mad": 1, "sdxl": 1, "md": 1}
+    else:
+        assert sorted(found, reverse=asked.balance == "none") == expected
+
+
+def test_a_repetition_penalty_turns_a_pair_around() -> None:
+    table = frame([[("md", 6.0, 0.95), ("mad", 5.5, 0.60)]])
+    plain = choose_pairs(table, PairSettings(), SCORERS)
+    fair = choose_pairs(table, PairSettings(weights=("aesthetic=1", "repetition=-4")), SCORERS)
+    assert plain["chosen_generator"].to_list() == ["md"]
+    assert fair["chosen_generator"].to_list() == ["mad"]
+    assert fair["margin"].to_list() == pytest.approx([5.5 - 2.4 - (6 - 3.8)])
+
+
+def test_ties_are_never_paired() -> None:
+    assert choose_pairs(frame([[("a", 1, 0), ("b", 1, 0)]]), PairSettings(method="all"), SCORERS).is_empty()
+
+
+def test_all_pairs_of_a_prompt_share_a_split_of_about_the_asked_size() -> None:
+    table = frame([[("a", 2, 0), ("b", 1, 0), ("c", 0, 0)]] * 400)
+    pairs = choose_pairs(table, PairSettings(method="all", validation_fraction=0.25), SCORERS)
+    assert pairs.group_by("prompt_id").agg(pl.col("split").n_unique())["split"].max() == 1
+    assert 0.18 < (pairs["split"] == "validation").mean() < 0.32
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        PairSettings(weights=("aestetic=1",)),
+        PairSettings(weights=("aesthetic=much",)),
+        PairSettings(k=0),
+        PairSettings(min_margin=-1),
+        PairSettings(validation_fraction=1.0),
+    ],
+)
+def test_senseless_settings_are_refused(wrong: PairSettings) -> None:
+    with pytest.raises(UserError):
+        choose_pairs(SIX, wrong, SCORERS)
