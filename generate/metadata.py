@@ -96,33 +96,41 @@ def encode(image: Image.Image, record: Record, suffix: str) -> bytes:
 
 def read(path: Path) -> Record:
     """The record inside an image file; UserError when there is no such file, no image or no record."""
-    text = _text(path)
+    try:
+        return parse(path.read_bytes(), str(path))
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read", hint=str(error)) from error
+
+
+def parse(data: bytes, where: str) -> Record:
+    """The record inside an image's bytes; `where` only words the errors."""
+    text = _text(data, where)
     if not text:
         raise UserError(
-            f"{path} carries no record of how it was made",
+            f"{where} carries no record of how it was made",
             hint="Only files written by this program do; editors and chat programs strip it.",
         )
     try:
         values = json.loads(text)
         kind = values.pop("format")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"the record inside {path} is damaged", hint=str(error)) from error
+        raise UserError(f"the record inside {where} is damaged", hint=str(error)) from error
     if kind != 1:
-        raise UserError(f"the record inside {path} has format {kind}; this version reads format 1")
+        raise UserError(f"the record inside {where} has format {kind}; this version reads format 1")
     try:
         return Record.from_dict(values)
     except ValueError as error:
-        raise UserError(f"the record inside {path} is damaged", hint=str(error)) from error
+        raise UserError(f"the record inside {where} is damaged", hint=str(error)) from error
 
 
-def _text(path: Path) -> str:
+def _text(data: bytes, where: str) -> str:
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(data)) as image:
             return str(image.info.get(KEY) or image.getexif().get(_EXIF_DESCRIPTION) or "")
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as an image", hint=str(error)) from error
+        raise UserError(f"{where} cannot be read as an image", hint=str(error)) from error
 
 
 def _differences(one: Any, other: Any, where: str = "") -> list[str]:
