@@ -99,8 +99,16 @@ def _shares(
     windows: tuple[Window, ...], weights: Tensor, height: int, width: int, device: torch.device, normalise: bool
 ) -> tuple[Tensor, Tensor]:
     """(source, share) [k, H*W]: which window element, and its normalised weight, at each canvas element."""
+    values = weights.detach().cpu().float().contiguous().numpy().tobytes()
+    return _kept_shares(windows, values, height, width, device, normalise)
+
+
+@lru_cache(maxsize=16)
+def _kept_shares(
+    windows: tuple[Window, ...], values: bytes, height: int, width: int, device: torch.device, normalise: bool
+) -> tuple[Tensor, Tensor]:
     source, valid = paste_index(windows, height, width)
-    each = weights.detach().cpu().double().numpy().ravel()
+    each = np.frombuffer(values, dtype=np.float32).astype(np.float64)
     raw = np.where(valid, each[source % each.size], 0.0)
     if normalise:
         total = raw.sum(axis=0)

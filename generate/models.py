@@ -175,11 +175,9 @@ def _load(found: Checkpoint, spec: ModelSpec, device: torch.device, dtype: torch
 
     unet = UNet2DConditionModel.from_pretrained(
         found.folder, subfolder="unet", dtype=dtype, use_safetensors=True, variant=found.variant("unet"))
-    vae_dtype = dtype
+    vae_dtype = torch.float32 if found.vae_config().get("force_upcast", True) else dtype
     vae = AutoencoderKL.from_pretrained(
-        found.folder, subfolder="vae", dtype=torch.float32, use_safetensors=True, variant=found.variant("vae"))
-    if vae.config.force_upcast or dtype == torch.float32:
-        vae_dtype = torch.float32
+        found.folder, subfolder="vae", dtype=vae_dtype, use_safetensors=True, variant=found.variant("vae"))
     tokenizers, encoders = _load_text(found, dtype)
     family = ModelFamily(
         kind=found.kind, spec=spec, model_id=found.source, fingerprint=fingerprint(found),
@@ -187,9 +185,8 @@ def _load(found: Checkpoint, spec: ModelSpec, device: torch.device, dtype: torch
         scheduler_config=found.scheduler_config(), device=device, dtype=dtype,
         zero_empty_negative=found.zero_empty_negative,
     )
-    for network in (unet, *encoders):
-        _freeze(network, device, dtype)
-    _freeze(vae, device, vae_dtype)
+    for network in (unet, vae, *encoders):
+        _freeze(network, device)
     return family
 
 
@@ -206,10 +203,10 @@ def _load_text(found: Checkpoint, dtype: torch.dtype) -> tuple[list[Any], list[A
     return tokenizers, encoders
 
 
-def _freeze(network: Any, device: torch.device, dtype: torch.dtype) -> None:
+def _freeze(network: Any, device: torch.device) -> None:
     network.requires_grad_(False)
     network.eval()
-    network.to(device=device, dtype=dtype)
+    network.to(device)
 
 
 def _locate_control(spec: ModelSpec | None, model: str, dtype: torch.dtype) -> Checkpoint:
@@ -239,7 +236,7 @@ def load_controlnet(found: Checkpoint, family: ModelFamily) -> Any:
                 f"its {key} is {theirs}, the UNet's is {ours}.",
                 hint="Choose a ControlNet that was trained for this base model.",
             )
-    _freeze(network, family.device, family.dtype)
+    _freeze(network, family.device)
     return network
 
 

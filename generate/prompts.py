@@ -84,6 +84,13 @@ def encode_text(
     return torch.cat([e for e, _ in encoded]), _joined([p for _, p in encoded])
 
 
+def check_lengths(family: ModelFamily, texts: list[str], long_prompt: LongPrompt) -> None:
+    """Raises the UserError of a text that is too long, before anything is encoded."""
+    for text in texts:
+        if long_prompt == "refuse":
+            _chunks(family, text, long_prompt)
+
+
 def check_prompt(family: ModelFamily, text: str) -> str:
     """The part of a text that does not fit into the encoders' window, "" when all of it fits."""
     return max((_overflow(tokenizer, text) for tokenizer in family.tokenizers), key=len)

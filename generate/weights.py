@@ -46,6 +46,9 @@ class Checkpoint:
     def scheduler_config(self) -> dict[str, Any]:
         return _read_json(self.folder / "scheduler" / "scheduler_config.json")
 
+    def vae_config(self) -> dict[str, Any]:
+        return _read_json(self.folder / "vae" / "config.json")
+
     def variant(self, part: str) -> str | None:
         return "fp16" if ".fp16." in self.files[part] else None
 
