@@ -29,23 +29,31 @@ def add_lora(
     seed: int = 0,
     dropout: float = 0.0,
 ) -> None:
-    """Freeze the UNet and put one trainable LoRA on the named projections (LoRA, Hu et al. 2021, arXiv 2106.09685, eq. 3).
+    """Freeze the UNet and put one trainable LoRA on the named projections (LoRA, Hu et al. 2021, arXiv
+    2106.09685, eq. 3).
 
-    A is drawn from N(0, 1/rank^2) by a CPU generator seeded per parameter name, so device and order do not matter;
-    B is 0, so nothing changes at first. Adapters are float32 whatever the base is: in bfloat16 a step of 1e-6 is
-    rounded away. alpha None means alpha = rank. UserError when there is an adapter already or no such projection.
+    A is drawn from N(0, 1/rank^2) by a CPU generator seeded per parameter name, so device and order do not
+    matter; B is 0, so nothing changes at first. Adapters are float32 whatever the base is: in bfloat16 a step
+    of 1e-6 is rounded away. alpha None means alpha = rank. UserError when there is an adapter already or no
+    such projection.
     """
     if getattr(unet, "peft_config", None):
         raise UserError("the UNet already carries a LoRA", "train.adapters", "train on the base model")
     unet.requires_grad_(False)
     config = LoraConfig(
-        r=rank, lora_alpha=alpha or rank, target_modules=list(targets), lora_dropout=dropout, init_lora_weights=False
+        r=rank,
+        lora_alpha=alpha or rank,
+        target_modules=list(targets),
+        lora_dropout=dropout,
+        init_lora_weights=False,
     )
     try:
         with torch.random.fork_rng():
             unet.add_adapter(config, adapter_name=ADAPTER)
     except ValueError as error:
-        raise UserError(f"no layer of this UNet matches {list(targets)}", "lora.targets", str(error)[:200]) from error
+        raise UserError(
+            f"no layer of this UNet matches {list(targets)}", "lora.targets", str(error)[:200]
+        ) from error
     for name, parameter in named_lora_parameters(unet).items():
         parameter.data = parameter.data.to(dtype)
         _initialise(parameter, name, rank, seed)
@@ -74,11 +82,14 @@ def lora_parameters(unet: Any) -> list[nn.Parameter]:
 
 def lora_state(unet: Any) -> dict[str, Tensor]:
     """A copy of the LoRA on the CPU, by parameter name: what a checkpoint keeps."""
-    return {name: p.detach().to("cpu", copy=True).contiguous() for name, p in named_lora_parameters(unet).items()}
+    return {
+        name: p.detach().to("cpu", copy=True).contiguous() for name, p in named_lora_parameters(unet).items()
+    }
 
 
 def load_lora_state(unet: Any, state: dict[str, Tensor]) -> None:
-    """Put a checkpoint's LoRA into the adapter that is there, in place, so that an optimiser keeps its parameters.
+    """Put a checkpoint's LoRA into the adapter that is there, in place, so that an optimiser keeps its
+    parameters.
 
     UserError when names or shapes differ: nothing is loaded partly.
     """
@@ -107,7 +118,8 @@ def lora_settings(unet: Any) -> dict[str, Any]:
 
 
 def lora_norm(unet: Any) -> float:
-    """Frobenius norm of the LoRA's whole change of weights, sqrt(sum |scale B A|^2), from Gram matrices of size rank."""
+    """Frobenius norm of the LoRA's whole change of weights, sqrt(sum |scale B A|^2), from Gram matrices of
+    size rank."""
     settings, total = lora_settings(unet), 0.0
     named = named_lora_parameters(unet)
     with torch.no_grad():
@@ -128,9 +140,9 @@ def forbid_reference() -> None:
 def reference(unet: Any) -> Iterator[Any]:
     """The frozen base model: adapters off and no gradient, until the context ends.
 
-    It is over before any backward: no graph can be made inside (tensors saved for a backward raise), and a backward of
-    a graph from outside raises at the first LoRA parameter it reaches. Does not nest and does not share a UNet
-    between threads.
+    It is over before any backward: no graph can be made inside (tensors saved for a backward raise), and a
+    backward of a graph from outside raises at the first LoRA parameter it reaches. Does not nest and does not
+    share a UNet between threads.
     """
     global _inside_reference
     forbid_reference()

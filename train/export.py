@@ -20,8 +20,11 @@ WEIGHTS = "pytorch_lora_weights.safetensors"
 FACTS = "drspo.json"
 
 
-def lora_metadata(unet: Any, *, stage: str, base_model: str, base_fingerprint: str, **facts: Any) -> dict[str, Any]:
-    """What drspo.json holds: stage, base model and its fingerprint, rank, alpha, targets, and the given facts.
+def lora_metadata(
+    unet: Any, *, stage: str, base_model: str, base_fingerprint: str, **facts: Any
+) -> dict[str, Any]:
+    """What drspo.json holds: stage, base model and its fingerprint, rank, alpha, targets, and the given
+    facts.
 
     Facts are JSON values: canvas, window, stride (latents), time_ids, dataset, step, loss, ...
     """
@@ -38,11 +41,12 @@ def save_lora(
     state: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Write DIRECTORY/pytorch_lora_weights.safetensors and drspo.json; `pipe.load_lora_weights(DIRECTORY)` opens it.
+    """Write DIRECTORY/pytorch_lora_weights.safetensors and drspo.json; `pipe.load_lora_weights(DIRECTORY)`
+    opens it.
 
-    Rank and alpha travel in the file's `lora_adapter_metadata`: without them diffusers takes alpha = rank, and a LoRA
-    of alpha = 2 rank comes back at half its strength. state: other weights for the same adapter (an EMA), by parameter
-    name. Each file is replaced atomically, weights first.
+    Rank and alpha travel in the file's `lora_adapter_metadata`: without them diffusers takes alpha = rank,
+    and a LoRA of alpha = 2 rank comes back at half its strength. state: other weights for the same adapter
+    (an EMA), by parameter name. Each file is replaced atomically, weights first.
     """
     tensors = {f"unet.{_plain(name)}": t.to(dtype).contiguous() for name, t in _state(unet, state).items()}
     config = {f"unet.{key}": value for key, value in _adapter_config(unet, tensors).items()}
@@ -63,15 +67,18 @@ def save_kohya(
 ) -> Path:
     """Write one file in the layout of kohya's sd-scripts, which ComfyUI and the WebUIs open too.
 
-    Keys are `lora_unet_<module with underscores>.lora_down.weight`, `.lora_up.weight` and `.alpha`; modules of an SDXL
-    UNet carry the names of the original implementation (input_blocks, middle_block, output_blocks).
+    Keys are `lora_unet_<module with underscores>.lora_down.weight`, `.lora_up.weight` and `.alpha`; modules
+    of an SDXL UNet carry the names of the original implementation (input_blocks, middle_block,
+    output_blocks).
     """
     path, own = Path(path), lora_settings(unet)
     tensors: dict[str, Tensor] = {}
     for name, tensor in _state(unet, state).items():
         module, _, matrix = _plain(name).partition(".lora_")
         key = "lora_unet_" + _original_name(module, unet).replace(".", "_")
-        tensors[f"{key}.lora_{'down' if matrix.startswith('A') else 'up'}.weight"] = tensor.to(dtype).contiguous()
+        tensors[f"{key}.lora_{'down' if matrix.startswith('A') else 'up'}.weight"] = tensor.to(
+            dtype
+        ).contiguous()
         tensors[f"{key}.alpha"] = torch.tensor(float(own["alpha"]))
     header = {
         "format": "pt",
@@ -94,7 +101,11 @@ def load_lora(directory: str | Path, unet: Any) -> dict[str, Any]:
     own = lora_settings(unet)
     for key in ("rank", "alpha"):
         if key in metadata and metadata[key] != own[key]:
-            raise UserError(f"the LoRA has {key} {metadata[key]}, the adapter {own[key]}", str(directory), f"set lora.{key}")
+            raise UserError(
+                f"the LoRA has {key} {metadata[key]}, the adapter {own[key]}",
+                str(directory),
+                f"set lora.{key}",
+            )
     plain = {_plain(name): name for name in named_lora_parameters(unet)}
     load_lora_state(unet, {plain.get(key, key): tensor for key, tensor in saved.items()})
     return metadata
@@ -108,7 +119,9 @@ def read_metadata(directory: str | Path) -> dict[str, Any]:
     with safe_open(_weights(directory), framework="pt") as file:
         header = file.metadata() or {}
     if "drspo" not in header:
-        raise UserError("this LoRA carries no drspo metadata", str(directory), "it was not written by `drspo train`")
+        raise UserError(
+            "this LoRA carries no drspo metadata", str(directory), "it was not written by `drspo train`"
+        )
     return json.loads(header["drspo"])
 
 
@@ -118,8 +131,8 @@ def check_base(lora_dir: str | Path, family_fingerprint: str) -> dict[str, Any]:
     trained = metadata.get("base_fingerprint", "")
     if trained != family_fingerprint:
         raise UserError(
-            f"this LoRA was trained on {metadata.get('base_model', 'another model')!r} (fingerprint {trained or 'none'}),"
-            f" the loaded model has fingerprint {family_fingerprint}",
+            f"this LoRA was trained on {metadata.get('base_model', 'another model')!r} (fingerprint "
+            f"{trained or 'none'}), the loaded model has fingerprint {family_fingerprint}",
             str(lora_dir),
             f"load it with --model {metadata.get('base_model', 'MODEL')}",
         )
@@ -142,7 +155,8 @@ def _state(unet: Any, state: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
 
 
 def _plain(name: str) -> str:
-    """Parameter name without peft's adapter name: `...to_q.lora_A.default.weight` -> `...to_q.lora_A.weight`."""
+    """Parameter name without peft's adapter name: `...to_q.lora_A.default.weight` ->
+    `...to_q.lora_A.weight`."""
     for matrix in (".lora_A.", ".lora_B."):
         head, found, _ = name.partition(matrix)
         if found:
@@ -168,8 +182,8 @@ def _adapter_config(unet: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 def _original_name(module: str, unet: Any) -> str:
     """A diffusers module's name in the original SDXL implementation; other families keep diffusers' names.
 
-    An input block of the original holds one resnet (index 0) and its attention (index 1), and input block 0 is the
-    first convolution; output blocks hold layers_per_block + 1 pairs per level.
+    An input block of the original holds one resnet (index 0) and its attention (index 1), and input block 0
+    is the first convolution; output blocks hold layers_per_block + 1 pairs per level.
     """
     if unet.config.addition_embed_type != "text_time":
         return module
@@ -181,7 +195,9 @@ def _original_name(module: str, unet: Any) -> str:
         down = parts[0] == "down_blocks"
         number = level * (layers + 1) + index + (1 if down else 0)
         return ".".join(["input_blocks" if down else "output_blocks", str(number), "1", *parts[4:]])
-    raise UserError(f"{module!r} has no name in the kohya layout", "lora.targets", "only attention layers can be exported")
+    raise UserError(
+        f"{module!r} has no name in the kohya layout", "lora.targets", "only attention layers can be exported"
+    )
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -1,15 +1,16 @@
 """Preference losses: pure functions of the two scrolls' errors, with their derivatives in closed form.
 
-Every loss here depends on the network only through two numbers, the aggregated errors E_w of the winner and E_l
-of the loser. So its gradient is dL/dE_w * g_w + dL/dE_l * g_l, where g = dE/dtheta; the gradient engine
-(`train.windowed`) makes g_w and g_l, this module makes the two scalars. No tensor, no torch: floats in double precision.
+Every loss here depends on the network only through two numbers, the aggregated errors E_w of the winner and
+E_l of the loser. So its gradient is dL/dE_w * g_w + dL/dE_l * g_l, where g = dE/dtheta; the gradient engine
+(`train.windowed`) makes g_w and g_l, this module makes the two scalars. No tensor, no torch: floats in double
+precision.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from drspo.errors import UserError
@@ -26,7 +27,8 @@ class LossSettings:
     beta: float = 5000.0
     """Strength of the implied KL; z = -(beta/2) x (difference of mean squared errors)."""
     beta_reference_numel: int = 0
-    """If set, beta is multiplied by D / this number, D = latent elements; 65536 gives a scroll the KL of 1024x1024."""
+    """If set, beta is multiplied by D / this number, D = latent elements; 65536 gives a scroll the KL of
+    1024x1024."""
     label_smoothing: float = 0.0
     """Probability that the label of a pair is wrong, in [0, 0.5)."""
     smoothing: Literal["conservative", "robust"] = "conservative"
@@ -34,9 +36,11 @@ class LossSettings:
     winner_anchor: float = 0.0
     """Adds this x (beta/2) x E_w: supervised training on the winner."""
     reference_anchor: float = 0.0
-    """Adds this x (beta/2) x mean (A - A_ref)^2 on the winner; a second backward pass over the winner's windows."""
+    """Adds this x (beta/2) x mean (A - A_ref)^2 on the winner; a second backward pass over the winner's
+    windows."""
     safeguard: Literal["none", "sdpo"] = "none"
-    """sdpo scales the loser's gradient so that, to first order, the winner's error cannot rise (implied by name=sdpo)."""
+    """sdpo scales the loser's gradient so that, to first order, the winner's error cannot rise (implied by
+    name=sdpo)."""
     safeguard_margin: float = 0.0
     """Share of the winner's own descent that the safeguard keeps, in [0, 1)."""
     mapo_beta: float = 0.1
@@ -46,7 +50,8 @@ class LossSettings:
     region_windows: Literal["one", "all"] = "one"
     """Windows in the region-level loss: one at random per step (unbiased), or all of them."""
     error_weight: Literal["uniform", "overlap"] = "uniform"
-    """Weights of latent elements in E: all equal (eq. 19), or by how many windows cover them (eq. 22's variance)."""
+    """Weights of latent elements in E: all equal (eq. 19), or by how many windows cover them (eq. 22's
+    variance)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +70,7 @@ class Context:
     """mean (A - A_ref)^2 of the winner (reference_anchor)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """Inner products of the two sides' gradients: <g_w, g_w>, <g_w, g_l>, <g_l, g_l>."""
-
-    ww: float
-    wl: float
-    ll: float
+NOTHING = Context()
 
 
 class Terms(NamedTuple):
@@ -80,17 +79,6 @@ class Terms(NamedTuple):
     value: float
     d_w: float
     d_l: float
-
-
-@dataclass(frozen=True, slots=True)
-class LossResult:
-    """The loss of one pair; its gradient is coef_w * g_w + coef_l * g_l + coef_anchor * grad mean (A_w - A_ref)^2."""
-
-    loss: float
-    coef_w: float
-    coef_l: float
-    coef_anchor: float = 0.0
-    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 LossFunction = Callable[[float, float, float, float, LossSettings, Context], Terms]
@@ -112,8 +100,8 @@ def softplus(x: float) -> float:
 def effective_beta(settings: LossSettings, numel: int) -> float:
     """beta, rescaled by D / beta_reference_numel where asked.
 
-    With a mean over elements each one weighs beta/(2D), so equal beta is a four times weaker KL per nat on a scroll
-    of four squares; the rescaling removes that.
+    With a mean over elements each one weighs beta/(2D), so equal beta is a four times weaker KL per nat on a
+    scroll of four squares; the rescaling removes that.
     """
     if settings.beta_reference_numel and numel:
         return settings.beta * numel / settings.beta_reference_numel
@@ -147,7 +135,8 @@ def ipo(e_w: float, e_l: float, r_w: float, r_l: float, settings: LossSettings, 
 
 
 def hinge(e_w: float, e_l: float, r_w: float, r_l: float, settings: LossSettings, context: Context) -> Terms:
-    """max(0, 1 - z): the hinge of SLiC (Zhao et al. 2023, arXiv 2305.10425, eq. 1) on DPO's margin; stops at z = 1."""
+    """max(0, 1 - z): the hinge of SLiC (Zhao et al. 2023, arXiv 2305.10425) on DPO's margin; stops at
+    z = 1."""
     slope = effective_beta(settings, context.numel) / 2
     gap = 1 - margin(e_w, e_l, r_w, r_l, 2 * slope)
     if gap <= 0:
@@ -156,10 +145,11 @@ def hinge(e_w: float, e_l: float, r_w: float, r_l: float, settings: LossSettings
 
 
 def kto(e_w: float, e_l: float, r_w: float, r_l: float, settings: LossSettings, context: Context) -> Terms:
-    """Mean of 1 - sigmoid(r_w - k) and 1 - sigmoid(k - r_l): Diffusion-KTO (Li et al. 2024, arXiv 2404.04465, eq. 11).
+    """Mean of 1 - sigmoid(r_w - k) and 1 - sigmoid(k - r_l): Diffusion-KTO (Li et al. 2024, arXiv 2404.04465,
+    eq. 11).
 
-    r = -(beta/2)(E - R) is a scroll's implied reward; the reference point k (no gradient flows through it) is the
-    given one, or max(0, mean reward) of this pair.
+    r = -(beta/2)(E - R) is a scroll's implied reward; the reference point k (no gradient flows through it) is
+    the given one, or max(0, mean reward) of this pair.
     """
     slope = effective_beta(settings, context.numel) / 2
     reward_w, reward_l = -slope * (e_w - r_w), -slope * (e_l - r_l)
@@ -171,9 +161,11 @@ def kto(e_w: float, e_l: float, r_w: float, r_l: float, settings: LossSettings, 
 
 
 def mapo(e_w: float, e_l: float, r_w: float, r_l: float, settings: LossSettings, context: Context) -> Terms:
-    """E_w - b log sigmoid(T (h(E_w) - h(E_l))), h(m) = s m/(exp(s m) - 1): MaPO (Hong et al. 2024, arXiv 2406.06424).
+    """E_w - b log sigmoid(T (h(E_w) - h(E_l))), h(m) = s m/(exp(s m) - 1): MaPO (Hong et al. 2024, arXiv
+    2406.06424).
 
-    s is the signal-to-noise ratio at t. There is no reference model: R_w and R_l are ignored and need not be computed.
+    s is the signal-to-noise ratio at t. There is no reference model: R_w and R_l are ignored and need not be
+    computed.
     """
     odds_w, slope_w = _odds(context.snr * e_w)
     odds_l, slope_l = _odds(context.snr * e_l)
@@ -213,93 +205,9 @@ def check(settings: LossSettings) -> LossSettings:
     if settings.beta <= 0:
         raise UserError(f"beta is {settings.beta}", "loss.beta", "it must be positive; the paper uses 5000")
     if not 0 <= settings.safeguard_margin < 1:
-        raise UserError(f"safeguard_margin is {settings.safeguard_margin}", "loss.safeguard_margin", "use 0 up to 1")
+        raise UserError(
+            f"safeguard_margin is {settings.safeguard_margin}", "loss.safeguard_margin", "use 0 up to 1"
+        )
     if min(settings.winner_anchor, settings.reference_anchor, settings.region_weight) < 0:
         raise UserError("an anchor or region weight is negative", "loss", "use 0 to switch it off")
     return settings
-
-
-def pair_loss(
-    e_w: float,
-    e_l: float,
-    r_w: float,
-    r_l: float,
-    settings: LossSettings,
-    context: Context = Context(),
-    geometry: Geometry | None = None,
-) -> LossResult:
-    """The loss of one pair, the coefficients of its gradient, and everything worth logging about it.
-
-    e_w, e_l: aggregated errors of the policy on winner and loser (mean over elements); r_w, r_l: the same of the
-    reference. geometry is needed by the sdpo safeguard; without it (validation) the safeguard has nothing to act on.
-    """
-    terms = _smoothed(lookup(LOSSES, settings.name, "loss"), e_w, e_l, r_w, r_l, settings, context)
-    slope = effective_beta(settings, context.numel) / 2
-    coef_w = terms.d_w + settings.winner_anchor * slope
-    coef_anchor = settings.reference_anchor * slope
-    loss = terms.value + settings.winner_anchor * slope * e_w + coef_anchor * context.drift
-    scale = safeguard_scale(coef_w, terms.d_l, geometry, settings)
-    metrics = _metrics(e_w, e_l, r_w, r_l, 2 * slope) | _geometry_metrics(geometry, scale)
-    return LossResult(loss, coef_w, scale * terms.d_l, coef_anchor, {"loss": loss} | metrics)
-
-
-def _smoothed(
-    function: LossFunction, e_w: float, e_l: float, r_w: float, r_l: float, settings: LossSettings, context: Context
-) -> Terms:
-    """The loss under labels that are wrong with probability e.
-
-    Conservative: (1-e) L(w,l) + e L(l,w) (Mitchell 2023, "A note on DPO with noisy preferences", eq. 3). Robust:
-    ((1-e) L(w,l) - e L(l,w)) / (1-2e) (Chowdhury et al. 2024, arXiv 2403.00409, eq. 12), unbiased for the clean loss.
-    """
-    right = function(e_w, e_l, r_w, r_l, settings, context)
-    e = settings.label_smoothing
-    if e == 0:
-        return right
-    wrong = function(e_l, e_w, r_l, r_w, settings, context)
-    keep, mix = (1 - e, e) if settings.smoothing == "conservative" else ((1 - e) / (1 - 2 * e), -e / (1 - 2 * e))
-    return Terms(
-        keep * right.value + mix * wrong.value,
-        keep * right.d_w + mix * wrong.d_l,
-        keep * right.d_l + mix * wrong.d_w,
-    )
-
-
-def safeguard_scale(coef_w: float, coef_l: float, geometry: Geometry | None, settings: LossSettings) -> float:
-    """The factor on the loser's gradient that keeps the winner's error from rising, to first order.
-
-    Diffusion-SDPO (arXiv 2511.03317, eq. 12) on parameters instead of outputs. A descent step -(a g_w + b g_l), b < 0,
-    changes E_w by -(a <g_w,g_w> + b <g_w,g_l>) per unit of step. Where <g_w,g_l> > 0 the second term raises E_w;
-    scaling b by min(1, (1 - margin) a <g_w,g_w> / (-b <g_w,g_l>)) leaves a fall of at least margin x a <g_w,g_w>.
-    """
-    wanted = settings.safeguard == "sdpo" or settings.name == "sdpo"
-    if not wanted or geometry is None or not (coef_w > 0 > coef_l and geometry.wl > 0):
-        return 1.0
-    return min(1.0, (1 - settings.safeguard_margin) * coef_w * geometry.ww / (-coef_l * geometry.wl))
-
-
-def _metrics(e_w: float, e_l: float, r_w: float, r_l: float, beta: float) -> dict[str, float]:
-    """Errors, and against a reference: z, accuracy (ties count half), rewards, drifts, sigmoid(-z)."""
-    errors = {"error_w": e_w, "error_l": e_l}
-    if math.isnan(r_w) and math.isnan(r_l):
-        return errors
-    z = margin(e_w, e_l, r_w, r_l, beta)
-    return errors | {
-        "z": z,
-        "accuracy": 0.5 if z == 0 else float(z > 0),
-        "reward_w": -(beta / 2) * (e_w - r_w),
-        "reward_l": -(beta / 2) * (e_l - r_l),
-        "margin": z,
-        "winner_drift": e_w - r_w,
-        "loser_drift": e_l - r_l,
-        "gradient_factor": sigmoid(-z),
-    }
-
-
-def _geometry_metrics(geometry: Geometry | None, scale: float) -> dict[str, float]:
-    """Norms of g_w and g_l, their cosine, and the safeguard's factor."""
-    if geometry is None:
-        return {}
-    norm_w, norm_l = math.sqrt(geometry.ww), math.sqrt(geometry.ll)
-    product = norm_w * norm_l
-    cosine = geometry.wl / product if product > 0 else 0.0
-    return {"grad_norm_w": norm_w, "grad_norm_l": norm_l, "grad_cosine": cosine, "safeguard_scale": scale}

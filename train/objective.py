@@ -1,4 +1,5 @@
-"""One preference pair to one LoRA gradient: reference pass, two scrolls, the loss's scalars, the combination."""
+"""One preference pair to one LoRA gradient: reference pass, two scrolls, the loss's scalars, the
+combination."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.losses import Context, Geometry, LossResult, LossSettings, needs_reference, pair_loss
+from train.losses import NOTHING, Context, LossSettings, needs_reference
+from train.preference import Geometry, LossResult, pair_loss
 from train.region import choose_windows, region_problem
 from train.windowed import Problem, Schedule, SideResult, errors, gradients
 
@@ -20,7 +22,8 @@ Off = Callable[[], AbstractContextManager[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The frozen model's errors on a pair, and its averaged predictions (None where only scalars were cached)."""
+    """The frozen model's errors on a pair, and its averaged predictions (None where only scalars were
+    cached)."""
 
     error_w: float
     error_l: float
@@ -62,15 +65,16 @@ def pair_gradients(
     *,
     off: Off,
     schedule: Schedule = "stream",
-    context: Context = Context(),
+    context: Context = NOTHING,
     known: Reference | None = None,
     region_seed: int = 0,
 ) -> PairResult:
     """Loss, exact gradient dL/dtheta and metrics of one pair (eqs 19 and 23).
 
     off: context manager that switches the adapters off; known: the reference's errors when they were cached;
-    region_seed: makes the draw of the region term's window a function of the step. At most three LoRA-sized buffers
-    live at once (two, plus one with the region term or the anchor). The parameters' .grad is not touched.
+    region_seed: makes the draw of the region term's window a function of the step. At most three LoRA-sized
+    buffers live at once (two, plus one with the region term or the anchor). The parameters' .grad is not
+    touched.
     """
     seen = known or (reference_pass(problem, off) if needs_reference(settings) else NO_REFERENCE)
     anchor = _anchor(seen, settings)
@@ -94,7 +98,7 @@ def pair_errors(
     settings: LossSettings,
     *,
     off: Off,
-    context: Context = Context(),
+    context: Context = NOTHING,
     known: Reference | None = None,
 ) -> PairResult:
     """Loss and metrics without gradient, for held-out pairs; grads is empty."""
@@ -120,7 +124,11 @@ def inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     """<a, b> over lists of tensors, summed in float64 across tensors, with one wait for the device."""
     if not a:
         return 0.0
-    return float(torch.stack([torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in zip(a, b, strict=True)]).double().sum())
+    return float(
+        torch.stack([torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in zip(a, b, strict=True)])
+        .double()
+        .sum()
+    )
 
 
 def _geometry(winner: SideResult, loser: SideResult) -> Geometry:

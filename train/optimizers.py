@@ -41,8 +41,8 @@ def build_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) -
 def _adafactor(parameters: list[Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:
     """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235, algorithm 4) with a plain learning rate.
 
-    scale_parameter=False is essential: the original multiplies the step by max(1e-3, RMS(parameter)), and LoRA's B
-    starts at 0, so it would learn a thousand times slower. torch.optim.Adafactor always does that.
+    scale_parameter=False is essential: the original multiplies the step by max(1e-3, RMS(parameter)), and
+    LoRA's B starts at 0, so it would learn a thousand times slower. torch.optim.Adafactor always does that.
     """
     from transformers.optimization import Adafactor
 

@@ -31,8 +31,9 @@ class Plan:
 def plan_stream(windows: tuple[Window, ...], micro_batch: int = 1) -> Plan:
     """The plan with the fewest windows alive, of row by row and column by column.
 
-    A micro-batch is complete when the last window that overlaps any of its windows has run. On one row of windows,
-    micro-batches of one, that keeps ceil(window / stride) alive; on a grid about one strip along its shorter side.
+    A micro-batch is complete when the last window that overlaps any of its windows has run. On one row of
+    windows, micro-batches of one, that keeps ceil(window / stride) alive; on a grid about one strip along its
+    shorter side.
     """
     by_row = sorted(range(len(windows)), key=lambda i: (windows[i].y0, windows[i].x0))
     by_column = sorted(range(len(windows)), key=lambda i: (windows[i].x0, windows[i].y0))
@@ -51,6 +52,4 @@ def _plan(windows: Sequence[Window], order: Sequence[int], micro_batch: int) -> 
 def _overlapping(windows: Sequence[Window], index: int) -> list[int]:
     """The windows that share at least one latent with this one, itself included."""
     a = windows[index]
-    return [
-        j for j, b in enumerate(windows) if a.y0 < b.y1 and b.y0 < a.y1 and a.x0 < b.x1 and b.x0 < a.x1
-    ]
+    return [j for j, b in enumerate(windows) if a.y0 < b.y1 and b.y0 < a.y1 and a.x0 < b.x1 and b.x0 < a.x1]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from generate.conditioning import window_time_ids
 from generate.windows import Window, scale
-from train.windowed import Predict
+from train.problem import Predict
 
 
 def window_predictor(
@@ -26,8 +26,9 @@ def window_predictor(
 ) -> Predict:
     """predict(crops [n, C, h, w], windows in latents) -> [n, C, h, w] for one prompt at one timestep.
 
-    prompt_embeds [1, L, d]; pooled [1, p] for SDXL, None for SD; canvas in pixels; autocast: the base's half type, so
-    that float32 adapters do not keep float32 copies of every input. Micro-conditioning is as in sampling.
+    prompt_embeds [1, L, d]; pooled [1, p] for SDXL, None for SD; canvas in pixels; autocast: the base's half
+    type, so that float32 adapters do not keep float32 copies of every input. Micro-conditioning is as in
+    sampling.
     """
 
     def predict(crops: Tensor, windows: list[Window]) -> Tensor:
@@ -39,7 +40,11 @@ def window_predictor(
         times = torch.full((count,), t, device=device, dtype=torch.float32 if t % 1 else torch.long)
         with torch.autocast(device.type, autocast) if autocast else nullcontext():
             return unet(
-                crops.to(unet.dtype), times, prompt_embeds.expand(count, -1, -1), added_cond_kwargs=extra, return_dict=False
+                crops.to(unet.dtype),
+                times,
+                prompt_embeds.expand(count, -1, -1),
+                added_cond_kwargs=extra,
+                return_dict=False,
             )[0]
 
     return predict

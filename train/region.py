@@ -1,8 +1,8 @@
 """The region-level term of eq. 23: the preference loss on single windows.
 
-L = L1 + lambda L2. L1 is eq. 19 on the scroll; the paper leaves L2 undefined. Our reading: eq. 9 on each window's raw
-prediction, with a sigmoid of its own, averaged over the windows. One window drawn at random is an unbiased estimate of
-that average, costs 1/n of the scroll, and keeps the streaming schedule.
+L = L1 + lambda L2. L1 is eq. 19 on the scroll; the paper leaves L2 undefined. Our reading: eq. 9 on each
+window's raw prediction, with a sigmoid of its own, averaged over the windows. One window drawn at random is
+an unbiased estimate of that average, costs 1/n of the scroll, and keeps the streaming schedule.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from drspo.hashing import seed_from
 from generate.windows import Window
-from train.windowed import Problem
+from train.problem import Problem
 
 
 def choose_windows(count: int, which: Literal["one", "all"], seed: int) -> list[int]:
@@ -27,7 +27,8 @@ def choose_windows(count: int, which: Literal["one", "all"], seed: int) -> list[
 
 
 def region_problem(problem: Problem, index: int) -> Problem:
-    """The pair's problem restricted to one window: same noise, same t, and the network still knows where it looks."""
+    """The pair's problem restricted to one window: same noise, same t, and the network still knows where it
+    looks."""
     window = problem.windows[index]
     area = (..., slice(window.y0, window.y1), slice(window.x0, window.x1))
 

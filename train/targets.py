@@ -1,4 +1,5 @@
-"""Noising a scroll and what the network should answer: epsilon, v or flow, each with its own meaning of beta."""
+"""Noising a scroll and what the network should answer: epsilon, v or flow, each with its own meaning of
+beta."""
 
 from __future__ import annotations
 
@@ -33,11 +34,13 @@ class NoiseProcess:
         return len(self.signal)
 
     def noisy(self, clean: Tensor, noise: Tensor, t: int) -> Tensor:
-        """J_t = sqrt(abar_t) J_0 + sqrt(1 - abar_t) eps (eq. 12, on the whole scroll), or (1-sigma) J_0 + sigma eps."""
+        """J_t = sqrt(abar_t) J_0 + sqrt(1 - abar_t) eps (eq. 12, on the whole scroll), or (1-sigma) J_0 +
+        sigma eps."""
         return self.signal[t] * clean + self.noise[t] * noise
 
     def answer(self, clean: Tensor, noise: Tensor, t: int) -> Tensor:
-        """The target: eps; v = sqrt(abar) eps - sqrt(1-abar) J_0 (Salimans & Ho 2022, arXiv 2202.00512); eps - J_0."""
+        """The target: eps; v = sqrt(abar) eps - sqrt(1-abar) J_0 (Salimans & Ho 2022, arXiv 2202.00512); eps
+        - J_0."""
         if self.target == "epsilon":
             return noise
         if self.target == "v":
@@ -47,8 +50,8 @@ class NoiseProcess:
     def error_scale(self, t: int, space: LossSpace) -> float:
         """What turns the native error into the epsilon error, which beta = 5000 refers to.
 
-        Given J_t, eps_hat - eps = sqrt(abar) (v_hat - v), and (1 - sigma) (v_hat - v) for flow: the error takes the
-        square of the signal's factor either way.
+        Given J_t, eps_hat - eps = sqrt(abar) (v_hat - v), and (1 - sigma) (v_hat - v) for flow: the error
+        takes the square of the signal's factor either way.
         """
         return 1.0 if space == "native" or self.target == "epsilon" else self.signal[t] ** 2
 
@@ -85,7 +88,9 @@ def scheduler_target(config: Mapping[str, Any]) -> Target:
         return "flow"
     says = str(config.get("prediction_type", "epsilon"))
     if says not in _SCHEDULER_SAYS:
-        raise UserError(f"the scheduler predicts {says!r}", "target", "epsilon, v_prediction and flow can be trained")
+        raise UserError(
+            f"the scheduler predicts {says!r}", "target", "epsilon, v_prediction and flow can be trained"
+        )
     return _SCHEDULER_SAYS[says]
 
 
@@ -100,11 +105,14 @@ def _betas(config: Mapping[str, Any]) -> Tensor:
         return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
     if kind == "linear":
         return torch.linspace(start, end, steps, dtype=torch.float64)
-    raise UserError(f"beta_schedule {kind!r} is not known to the trainer", "scheduler", "scaled_linear or linear")
+    raise UserError(
+        f"beta_schedule {kind!r} is not known to the trainer", "scheduler", "scaled_linear or linear"
+    )
 
 
 def _flow(config: Mapping[str, Any]) -> NoiseProcess:
-    """sigma_t = s u / (1 + (s - 1) u), u = (t + 1)/T, s the config's shift (Esser et al. 2024, arXiv 2403.03206, eq. 23)."""
+    """sigma_t = s u / (1 + (s - 1) u), u = (t + 1)/T, s the config's shift (Esser et al. 2024, arXiv
+    2403.03206, eq. 23)."""
     steps, shift = int(config.get("num_train_timesteps", 1000)), float(config.get("shift", 1.0))
     u = torch.arange(1, steps + 1, dtype=torch.float64) / steps
     sigma = shift * u / (1 + (shift - 1) * u)
