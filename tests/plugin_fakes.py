@@ -63,14 +63,17 @@ class Brightness:
     def score(self, images: list, prompts: list[str]) -> list[float]:
         if self.poison and any(self.poison in prompt for prompt in prompts):
             misbehave(self.how)
-        return [float(np.asarray(image)[..., 0].mean()) for image in images]
+        return [self.value(np.asarray(image)) for image in images]
+
+    def value(self, pixels: np.ndarray) -> float:
+        return float(pixels[..., 0].mean())
 
 
 class Contrast(Brightness):
     """Standard deviation of the picture."""
 
-    def score(self, images: list, prompts: list[str]) -> list[float]:
-        return [float(np.asarray(image).std()) for image in images]
+    def value(self, pixels: np.ndarray) -> float:
+        return float(pixels.std())
 
 
 def misbehave(how: str) -> None:

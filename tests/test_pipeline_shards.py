@@ -106,7 +106,8 @@ def pair(index: int, **changes: Any) -> dict[str, Any]:
     }
     return {
         "pair_id": f"{index:032x}", "prompt_id": "p", "prompt": f"hill {index}",
-        "chosen_id": "a", "rejected_id": "b", "chosen_generator": "mad", "rejected_generator": "sdxl", "chosen_seed": 1, "rejected_seed": 2,
+        "chosen_id": "a", "rejected_id": "b", "chosen_generator": "mad", "rejected_generator": "sdxl",
+        "chosen_seed": 1, "rejected_seed": 2,
         "chosen_score": 2.0, "rejected_score": 1.0, "chosen_scores": {"aesthetic": 2.0},
         "rejected_scores": {"aesthetic": 1.0}, "margin": 1.0, "height": 16, "width": 64, "split": "train",
         "schema_version": 1, **images, **changes,

@@ -1,0 +1,137 @@
+"""The guard counts deaths, not live attempts, and ends what hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from drspo.storage import Storage
+from pipeline.guard import EXIT_DEADLINE, Attempt, Guard, PoisonedError, process_start, read_attempts
+from pipeline.settings import GuardSettings
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(tmp_path)
+
+
+def earlier(storage: Storage, count: int = 1, **facts: object) -> None:
+    """Leave attempts behind as workers do that did not survive."""
+    base = {"session": "s", "host": "elsewhere", "pid": 1, "pid_started": "1", "time": time.time()}
+    for index in range(count):
+        attempt = Attempt(**{**base, **facts})  # type: ignore[arg-type]
+        storage.write(f"attempts/u.g.{time.time_ns()}{index}.json", json.dumps(asdict(attempt)).encode())
+
+
+def is_refused(storage: Storage, session: str = "s", **settings: float) -> bool:
+    guard = Guard(storage, GuardSettings(**settings), session)  # type: ignore[arg-type]
+    try:
+        with guard.attempt("u", "g"):
+            return False
+    except PoisonedError:
+        return True
+
+
+def test_an_attempt_is_written_down_while_it_runs_and_gone_after(storage: Storage) -> None:
+    guard = Guard(storage, GuardSettings(), "s")
+    with guard.attempt("u", "g"):
+        (attempt,) = read_attempts(storage)
+        assert (attempt.pid, attempt.session) == (os.getpid(), "s")
+    with pytest.raises(ValueError), guard.attempt("u", "g"):
+        raise ValueError
+    assert read_attempts(storage) == []
+
+
+def test_hangs_and_crashes_count_fully(storage: Storage) -> None:
+    earlier(storage, 1, cause="no answer within 5 s")
+    assert not is_refused(storage)
+    earlier(storage, 1, cause="Segmentation fault")
+    assert is_refused(storage)
+
+
+def test_a_lone_death_without_a_word_may_be_a_lost_machine_and_counts_less(storage: Storage) -> None:
+    earlier(storage, 2)
+    assert not is_refused(storage)
+    earlier(storage, 1)
+    assert is_refused(storage)
+
+
+def test_a_death_together_with_the_driver_counts_least(storage: Storage) -> None:
+    long_ago = time.time() - 1e6
+    earlier(storage, 5, session="before", time=long_ago)
+    assert not is_refused(storage)
+    earlier(storage, 1, session="before", time=long_ago)
+    assert is_refused(storage)
+
+
+def test_a_live_attempt_of_another_copy_is_no_death(storage: Storage) -> None:
+    earlier(storage, 10, session="other copy, another machine")
+    here = Guard(storage, GuardSettings(), "other copy, this machine")._mine()
+    earlier(storage, 10, **asdict(here))
+    assert not is_refused(storage)
+
+
+def test_a_dead_pid_here_is_a_death_even_when_its_number_is_used_again(storage: Storage) -> None:
+    mine = asdict(Guard(storage, GuardSettings(), "before")._mine())
+    earlier(storage, 6, **{**mine, "pid_started": "12345"})
+    assert is_refused(storage)
+
+
+def test_a_process_that_ended_has_no_start() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    assert process_start(os.getpid()) != ""
+    time.sleep(0.5)
+    assert process_start(child.pid) == "" or child.poll() is None
+    child.wait()
+    assert process_start(child.pid) == ""
+
+
+def test_the_watchdog_says_why_and_ends_the_worker(storage: Storage) -> None:
+    ended = threading.Event()
+    guard = Guard(storage, GuardSettings(deadline=0.05), "s", on_deadline=ended.set)
+    with guard.attempt("u", "g"):
+        assert ended.wait(20)
+        (attempt,) = read_attempts(storage)
+        assert attempt.cause == "no answer within 0.05 s"
+
+
+def test_an_attempt_in_time_is_left_alone(storage: Storage) -> None:
+    ended = threading.Event()
+    guard = Guard(storage, GuardSettings(deadline=0.2), "s", on_deadline=ended.set)
+    with guard.attempt("u", "g"):
+        pass
+    assert not ended.wait(0.5)
+
+
+WORKER = """
+import ctypes, sys, time
+from drspo.storage import Storage
+from pipeline.guard import Guard
+from pipeline.settings import GuardSettings
+with Guard(Storage(sys.argv[1]), GuardSettings(deadline=0.2), "s").attempt("u", "g"):
+    time.sleep(60) if sys.argv[2] == "hang" else ctypes.string_at(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "cause"), [("hang", EXIT_DEADLINE, "no answer"), ("crash", -11, "Segm")]
+)
+def test_the_cause_of_a_real_death_reaches_the_dead_row(
+    storage: Storage, how: str, code: int, cause: str, repository: Path
+) -> None:
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", WORKER, storage.base, how], cwd=repository, capture_output=True
+        )
+        assert done.returncode == code
+    with pytest.raises(PoisonedError, match=f"took 2 workers down: {cause}"):
+        with Guard(storage, GuardSettings(), "another session").attempt("u", "g"):
+            pytest.fail("a poisoned prompt must not be tried again")
