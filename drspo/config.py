@@ -118,7 +118,7 @@ def _parse(
     tokens = [token for entry in ordered for token in entry.tokens]
     _check_entries(cls, ordered, prog)
     # A positional cannot be overridden by a later token, so a file's value becomes its default.
-    positional = {entry.key: entry.text for entry in ordered if entry.positional}
+    positional = {entry.key: entry.positional for entry in ordered if entry.positional is not None}
     default = cls(**positional) if positional else None
     text = _describe(description, known_presets)
     return _tyro(cls, tokens + _spell_booleans(cls, flags), prog, text, default)

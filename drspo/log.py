@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,13 +167,33 @@ class BarProgress(Progress):
         self.bar.stop()
 
 
+class HeardProgress(Progress):
+    """Tells a listener instead of drawing: a program that runs other programs shows one bar for all."""
+
+    def show(self) -> None:
+        _SHARED["listener"](self)
+
+
+@contextlib.contextmanager
+def listening(listener: Callable[[Progress], None]) -> Iterator[None]:
+    """Within the block every progress display reports its state to `listener` and draws nothing."""
+    before = _SHARED.get("listener")
+    _SHARED["listener"] = listener
+    try:
+        yield
+    finally:
+        _SHARED["listener"] = before
+
+
 @contextlib.contextmanager
 def progress(total: int, description: str, unit: str) -> Iterator[Progress]:
     """A progress display for `total` units of work, silent on all but the first rank of a launch."""
     if int(os.environ.get("RANK", "0")) != 0:
         yield Progress(total, description, unit)
         return
-    kind = BarProgress if sys.stderr.isatty() else PlainProgress
+    kind: type[Progress] = BarProgress if sys.stderr.isatty() else PlainProgress
+    if _SHARED.get("listener"):
+        kind = HeardProgress
     display = kind(total, description, unit)
     try:
         yield display

@@ -26,7 +26,8 @@ class Entry:
     where: str
     expects: str
     variadic: bool
-    positional: bool = False
+    positional: str | tuple[str, ...] | None = None
+    """The value of a positional, which no token can set; None for an option."""
 
 
 def fields_by_key(cls: type, prefix: str = "") -> dict[str, Any]:
@@ -109,7 +110,7 @@ def _entry(key: str, kind: Any, annotated: Any, node: yaml.Node, where: str) -> 
         where=where,
         expects=expects,
         variadic=variadic,
-        positional=positional,
+        positional=(tuple(values) if variadic else values[0]) if positional else None,
     )
 
 

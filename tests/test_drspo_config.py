@@ -168,6 +168,17 @@ def test_whatever_is_dumped_is_loaded_back_equal(tmp_path_factory, prompt, out, 
     assert config.from_dict(Settings, config.to_dict(settings)) == settings
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Several:
+    prompt: tyro.conf.Positional[tuple[str, ...]] = ()
+
+
+def test_positionals_of_a_printed_configuration_come_back(tmp_path):
+    for prompts in [(), ("a castle",), ("a castle", "a pine: at dawn")]:
+        path = yaml_file(tmp_path, config.dump(Several(prompt=prompts)))
+        assert config.load(Several, ["--config", path], package="train", prog="t").prompt == prompts
+
+
 def test_a_hash_depends_on_values_and_not_on_order_or_kind_of_container():
     assert config.config_hash({"a": 1, "b": (2, 3)}) == config.config_hash({"b": [2, 3], "a": 1})
     assert config.config_hash(Settings()) == config.config_hash(config.to_dict(Settings()))

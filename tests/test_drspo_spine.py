@@ -157,6 +157,14 @@ def test_only_the_first_rank_shows_progress(capsys, monkeypatch):
     assert capsys.readouterr().err == "" and bar.done == 2
 
 
+def test_a_listener_hears_instead_of_a_bar(capsys):
+    heard = []
+    with log.listening(lambda bar: heard.append((bar.description, bar.done, bar.total))):
+        with log.progress(2, "images", "units") as bar:
+            bar.advance(2)
+    assert heard == [("images", 2, 2)] and capsys.readouterr().err == ""
+
+
 def test_the_log_file_gets_what_the_console_gets(tmp_path):
     before = list(logging.getLogger().handlers)
     try:
