@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,28 @@ class Vocabulary:
 
     def hear(self, idea: str) -> dict[str, Value]:
         """The values that the idea names, at most one per axis: the one whose word comes first."""
-        text = f" {' '.join(_TOKEN.findall(idea.casefold()))} "
-        found = {axis: _first_heard(text, values) for axis, values in self.axes.items()}
-        return {axis: value for axis, value in found.items() if value is not None}
+        tokens = _TOKEN.findall(idea.casefold())
+        found: dict[str, Value] = {}
+        for start in range(len(tokens)):
+            for length in self.lengths:
+                for axis, value in self.index.get(" ".join(tokens[start : start + length]), ()):
+                    found.setdefault(axis, value)
+        return found
+
+    @cached_property
+    def index(self) -> dict[str, list[tuple[str, Value]]]:
+        """{a word, also in the plural: the (axis, value)s it stands for}."""
+        table: dict[str, list[tuple[str, Value]]] = {}
+        for axis, values in self.axes.items():
+            for value in values:
+                for form in (word + ending for word in value.heard if word for ending in ("", "s")):
+                    table.setdefault(form, []).append((axis, value))
+        return table
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """How many words the heard expressions have, the longest first."""
+        return tuple(sorted({len(word.split()) for word in self.index}, reverse=True))
 
     def draw(self, idea: str, idea_id: str, seed: int, index: int) -> dict[str, Value]:
         """A value for every axis: what the idea names, else a draw from (idea, seed, index)."""
@@ -133,17 +152,6 @@ def _check_forms(words: Vocabulary) -> None:
                     raise ValueError(f"{name} {missing[0]!r} has no phrase of kind {kind or 'say'!r}")
             elif name not in words.shared and name not in own and name != "idea":
                 raise ValueError(f"a form asks for {name!r}, which is nowhere defined")
-
-
-def _first_heard(text: str, values: Sequence[Value]) -> Value | None:
-    places = [
-        (text.find(f" {form} "), -len(word), i)
-        for i, value in enumerate(values)
-        for word in value.heard
-        for form in (word, f"{word}s")
-        if word and f" {form} " in text
-    ]
-    return values[min(places)[2]] if places else None
 
 
 def _pick(options: Sequence[str], *key: str | int) -> str:

@@ -160,7 +160,8 @@ class LLM:
                 return spent.answer("budget" if spent.requests == 0 else "transient", reason)
             try:
                 reply = await self._request(body, estimate, spent)
-                return spent.answer("ok", content=_validated(reply, schema), model=reply.model)
+                content = self._harmless(_validated(reply, schema))
+                return spent.answer("ok", content=content, model=self.wire.redact(reply.model))
             except Garbage as error:
                 garbage += 1
                 if garbage > self.settings.invalid_retries:
@@ -198,6 +199,11 @@ class LLM:
             self._reserved -= estimate
             self.pace.tokens.give_back(estimate - used)
 
+    def _harmless(self, content: str) -> str:
+        if self.wire.key and self.wire.key in content:
+            raise Garbage("the answer repeats the key")
+        return content
+
     def _check_fatal(self) -> None:
         if self.fatal is not None:
             raise self.fatal
@@ -206,6 +212,7 @@ class LLM:
         """Count a failure; a long unbroken row of them means that the server is gone, not the rows bad."""
         self.report.failures[error.label] = self.report.failures.get(error.label, 0) + 1
         self._failures_in_a_row = 0 if error.kind == "permanent" else self._failures_in_a_row + 1
+        self._check_fatal()
         if self._failures_in_a_row >= self.settings.give_up_after:
             self.fatal = UserError(
                 f"the language model failed {self._failures_in_a_row} times in a row, last with: "

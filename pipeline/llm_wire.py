@@ -7,6 +7,7 @@ import email.utils
 import json
 import os
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -60,7 +61,6 @@ class Wire:
 
     async def send(self, body: dict[str, Any]) -> Reply:
         """One request, one reply, within the timeout from start to end."""
-        import httpx
         import openai
 
         try:
@@ -70,7 +70,7 @@ class Wire:
             raise self._status_failure(error) from None
         except (TimeoutError, openai.APITimeoutError):
             raise Failure("transient", "timeout", f"no answer within {self.settings.timeout:g} s") from None
-        except (openai.APIConnectionError, httpx.HTTPError, OSError) as error:
+        except (openai.APIConnectionError, OSError) as error:
             raise Failure("transient", "connection", str(error.__cause__ or error)) from None
         return _reply(data)
 
@@ -87,7 +87,8 @@ class Wire:
         data = bytearray()
         create = self._open().chat.completions.with_streaming_response.create
         async with create(**body) as response:
-            async for chunk in response.iter_bytes():
+            chunks = response.iter_bytes()
+            while chunk := await _next(chunks):
                 data += chunk
                 if len(data) > MAX_ANSWER_BYTES:
                     raise Garbage(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
@@ -136,6 +137,14 @@ class Wire:
             raise UserError(
                 "no language model is named", "--llm.model", "For example --llm.model gpt-5-mini."
             )
+
+
+async def _next(chunks: AsyncIterator[bytes]) -> bytes:
+    """The next bytes of a body, empty at its end; a connection that breaks here is a passing failure."""
+    try:
+        return await anext(chunks, b"")
+    except Exception as error:  # the transport's own errors: openai wraps them only up to the headers
+        raise Failure("transient", "connection", f"cut in the middle of the answer ({error})") from None
 
 
 def retry_after(headers: Any, now: float | None = None) -> float:

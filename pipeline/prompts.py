@@ -82,7 +82,7 @@ def drop_duplicates(table: pa.Table) -> pa.Table:
 
 
 def drop_near_duplicates(table: pa.Table, threshold: float) -> pa.Table:
-    """Accepted rows that resemble an earlier one by at least `threshold` in (0, 1] are dropped; 0 keeps all."""
+    """Accepted rows that resemble an earlier one by `threshold` or more are dropped; 0 keeps all of them."""
     if not threshold:
         return table
     accepted = pc.indices_nonzero(pc.equal(table["status"], OK)).to_pylist()

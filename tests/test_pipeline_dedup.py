@@ -1,0 +1,96 @@
+"""Near duplicates: found when there, exact when claimed, the same every time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.dedup import jaccard, near_duplicates, shingle_hashes
+
+WORDS = (
+    "lake hill castle river snow dune forest bridge harbour cloud meadow temple gate pine sail moon".split()
+)
+
+
+def shingles(text):
+    folded = " ".join(text.casefold().split()).ljust(5)
+    return {folded[i : i + 5] for i in range(len(folded) - 4)}
+
+
+def similarity(left, right):
+    return len(shingles(left) & shingles(right)) / len(shingles(left) | shingles(right))
+
+
+def random_texts(count, seed):
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, 14)) + f" {number}" for number in range(count)]
+
+
+@given(st.text(min_size=1, max_size=80), st.text(min_size=1, max_size=80))
+@settings(max_examples=200, deadline=None)
+def test_hashed_shingles_give_the_jaccard_similarity_of_sets(left, right):
+    got = jaccard(np.unique(shingle_hashes(left)), np.unique(shingle_hashes(right)))
+    assert got == pytest.approx(similarity(left, right))
+
+
+def test_planted_near_duplicates_are_found_and_nothing_else():
+    texts = random_texts(3000, 0)
+    rng = np.random.default_rng(1)
+    planted = {}
+    for original in rng.choice(3000, 300, replace=False).tolist():
+        words = texts[original].split()
+        words[3] = "tower"
+        planted[len(texts)] = original
+        texts.append(" ".join(words))
+    threshold = 0.7
+    found = near_duplicates(texts, threshold)
+    assert all(similarity(texts[i], texts[j]) >= threshold and j < i for i, j in found.items())
+    due = [i for i, j in planted.items() if similarity(texts[i], texts[j]) >= 0.8]
+    assert len(due) > 100 and sum(i in found for i in due) >= 0.98 * len(due)
+
+
+def test_case_and_spaces_do_not_hide_a_duplicate():
+    assert near_duplicates(["A calm lake at dawn", "a  CALM lake at dawn"], 1.0) == {1: 0}
+
+
+def test_scripts_without_spaces_work_alike():
+    texts = [
+        "雪に覆われた山々の下にある静かな湖と赤い鳥居の風景",
+        "雪に覆われた山々の下にある静かな湖と赤い鳥居の景色",
+    ]
+    assert near_duplicates(texts, 0.7) == {1: 0} and near_duplicates(texts, 0.99) == {}
+
+
+def test_a_chain_is_judged_against_kept_texts_only():
+    base = random_texts(1, 5)[0]
+    words = base.split()
+    chain = [" ".join(words[:-k] + ["tower"] * k) for k in range(1, 8)]
+    found = near_duplicates([base, *chain], 0.75)
+    kept = [text for i, text in enumerate([base, *chain]) if i not in found]
+    assert len(kept) > 1 and all(j not in found for j in found.values())
+
+
+def test_hundreds_of_equal_texts_leave_one():
+    texts = [text for text in random_texts(20, 3) for _ in range(200)]
+    found = near_duplicates(texts, 0.9)
+    assert len(texts) - len(found) == 20
+
+
+def test_empty_and_short_texts_and_empty_lists_are_handled():
+    assert near_duplicates([], 0.8) == {}
+    assert near_duplicates(["", "a", "", "b"], 0.9) == {2: 0}
+
+
+def test_the_result_does_not_depend_on_how_texts_are_chunked():
+    texts = random_texts(9000, 2)
+    texts += [text + " x" for text in texts[:50]]
+    found = near_duplicates(texts, 0.8)
+    assert len(found) >= 50 and found == near_duplicates(texts, 0.8)
+    assert {i for i in found if i >= 9000} == set(range(9000, 9050))
+
+
+def test_a_threshold_outside_its_range_is_refused():
+    with pytest.raises(ValueError, match="threshold"):
+        near_duplicates(["a"], 1.5)
