@@ -1,0 +1,30 @@
+"""Small requests on the golden tiny checkpoints, for tests of the samplers."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from generate.base import Request
+from generate.models import ModelFamily, load_family
+
+
+@lru_cache
+def family(golden: Path, name: str = "tiny-sdxl") -> ModelFamily:
+    """A golden checkpoint, loaded once; tests leave it as they found it."""
+    return load_family(str(golden / "models" / name), device="cpu")
+
+
+def small_request(**changes) -> Request:
+    """A scroll of 16 x 40 latents in two steps."""
+    settings = {"prompt": "a misty river", "height": 128, "width": 320, "steps": 2, "seed": 3} | changes
+    return Request(**settings)
+
+
+SMALL = {"window": 128, "stride": 64}
+"""Four windows of 16 latents on that scroll."""
+
+
+def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Largest difference relative to the reference's largest value."""
+    return float((ours - theirs).abs().max() / theirs.abs().max())
