@@ -11,6 +11,7 @@ from typing import Any
 from drspo import log
 from drspo.config import load, to_dict
 from drspo.errors import UserError
+from drspo.registry import lookup
 from drspo.storage import Storage
 from generate import GENERATORS
 from generate.base import Generated, Request, Step, check_request
@@ -69,7 +70,7 @@ def _make(config: Config) -> int:
             len(jobs) - len(todo),
             len(jobs),
         )
-    return _run(session, todo, store, config)
+    return _run(session, todo, store, config) if todo else 0
 
 
 def _again(config: Config) -> int:
@@ -90,6 +91,7 @@ def _again(config: Config) -> int:
 
 
 def _setup(config: Config) -> Setup:
+    lookup(GENERATORS, config.method, "method")
     settings = {name: to_dict(getattr(config, name)) for name in GENERATORS}
     for name in GENERATORS:
         if name != config.method and settings[name] != to_dict(getattr(Config(), name)):
@@ -142,15 +144,14 @@ def _run(session: Session, jobs: Sequence[Job], store: Storage, config: Config) 
     steps = getattr(session.generator, "count_steps", lambda request: request.steps)
     total = sum(steps(job.request) for job in jobs)
     with (
-        log.progress(total, f"{len(jobs)} scrolls", "steps") as bar,
+        log.progress(total, _count(jobs), "steps") as bar,
         count_evaluations(session.family) as counts,
     ):
         for index, job in enumerate(jobs):
             recorder = Recorder() if config.save_steps else None
             made = _one(session, job.request, recorder, _reporter(bar, index + 1))
             _write(session, job, made, recorder, store, config)
-    if jobs:
-        _summary(session, len(jobs), time.monotonic() - started, counts, store, jobs)
+    _summary(session, len(jobs), time.monotonic() - started, counts, store, jobs)
     return 0
 
 
@@ -179,7 +180,7 @@ def _write(
 ) -> None:
     """The extras first, the scroll last: a finished scroll means that everything of it is there."""
     stem, dot, suffix = job.name.rpartition(".")
-    record = session.record(job.request)
+    record = session.record(job.request, made.facts)
     if config.save_extras:
         for name, image in made.extras.items():
             store.write(f"{stem}.{name}.png", encode(image, record, ".png"))
@@ -194,10 +195,11 @@ def _summary(
     evaluations = ", ".join(f"{n} {name} evaluations" for name, n in counts.items() if n)
     memory = peak_bytes(session.family.device) / 2**30
     where = store.url(jobs[0].name) if count == 1 else store.base
-    print(
-        f"{where}: {count} scroll{'s' * (count > 1)} in {seconds:.1f} s, {evaluations}, "
-        f"peak memory {memory:.2f} GiB"
-    )
+    print(f"{where}: {_count(jobs)} in {seconds:.1f} s, {evaluations}, peak memory {memory:.2f} GiB")
+
+
+def _count(jobs: Sequence[Job]) -> str:
+    return "1 scroll" if len(jobs) == 1 else f"{len(jobs)} scrolls"
 
 
 def _print_plan(plan: Plan, session: Session, requests: Sequence[Request]) -> int:

@@ -12,6 +12,8 @@ from drspo.storage import Storage
 from generate.base import Request
 from generate.metadata import FORMATS, Record, parse
 
+MACHINE = ("versions.", "options.threads", "options.window_batch", "options.device")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -71,6 +73,8 @@ def is_done(folder: Storage, name: str, record: Record, overwrite: bool) -> bool
         return False
     where = folder.url(name)
     difference = parse(folder.read(name), where).difference(record)
+    # What merely moves the last bits is not a setting that somebody chose.
+    difference = [line for line in difference if not line.startswith(MACHINE)]
     if difference:
         raise UserError(
             f"{where} exists and was made with other settings", hint="\n  ".join([
@@ -82,5 +86,10 @@ def is_done(folder: Storage, name: str, record: Record, overwrite: bool) -> bool
 def require_writable(folder: Storage) -> None:
     """UserError now, rather than after an hour's work, when nothing can be written there."""
     probe = ".writable"
-    folder.write(probe, b"")
-    folder.delete(probe)
+    try:
+        folder.write(probe, b"")
+        folder.delete(probe)
+    except OSError as error:
+        raise UserError(
+            f"nothing can be written to {folder.base}: {error.strerror}", where="--out"
+        ) from error

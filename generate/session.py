@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from drspo.config import from_dict, to_dict
 from drspo.errors import UserError
@@ -36,6 +39,10 @@ class Setup:
     other_base: bool = False
     device: str = "auto"
     dtype: str = "auto"
+    threads: int = 0
+    """of the CPU; they decide how sums are split, hence the last bits; 0: as torch chooses"""
+    window_batch: int = 0
+    """windows per forward, without being a setting of its own in the record; 0: the method's setting"""
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,8 @@ class Session:
     generator: Generator
     hashes: dict[str, str]
 
-    def record(self, request: Request) -> Record:
-        """How a scroll of this request is made here."""
+    def record(self, request: Request, facts: Mapping[str, Any] | None = None) -> Record:
+        """How a scroll of this request is made; `facts` of the finished scroll add what was chosen freely."""
         loras = {
             stage: {"path": path, "weight": weight, "sha256": self.hashes[stage]}
             for stage, (path, weight) in self.setup.loras.items()
@@ -58,15 +65,17 @@ class Session:
             model=self.setup.model,
             fingerprint=self.family.fingerprint,
             method=self.setup.method,
-            settings=to_dict(self.generator.config),
+            settings=to_dict(from_dict(type(self.generator.config), self.setup.settings)),
             loras=loras,
-            options=self._options(),
+            options=self._options(facts or {}),
             versions=versions(),
         )
 
-    def _options(self) -> dict[str, Any]:
+    def _options(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         family = self.family
         options = {"device": family.device.type, "dtype": str(family.dtype).removeprefix("torch.")}
+        options |= {"threads": torch.get_num_threads()} if family.device.type == "cpu" else {}
+        options |= {"window_batch": facts["window_batch"]} if "window_batch" in facts else {}
         return options | ({"controlnet": family.controlnet_id} if family.controlnet is not None else {})
 
 
@@ -75,6 +84,8 @@ def open_session(setup: Setup) -> Session:
 
     What can be checked without the model's weights is checked first.
     """
+    if setup.threads:
+        torch.set_num_threads(setup.threads)
     hashes = {stage: lora_hash(path) for stage, (path, _) in setup.loras.items()}
     needed = needs_control(setup.method, setup.settings)
     family = load_family(
@@ -88,7 +99,17 @@ def open_session(setup: Setup) -> Session:
     for stage, (path, weight) in setup.loras.items():
         family.load_lora(path, weight, stage, other_base=setup.other_base)
     family.use_lora("all" if "all" in setup.loras else None)
-    return Session(setup, family, build_generator(setup.method, family, setup.settings), hashes)
+    settings = with_window_batch(setup.settings, setup.window_batch)
+    return Session(setup, family, build_generator(setup.method, family, settings), hashes)
+
+
+def with_window_batch(settings: dict[str, Any], count: int) -> dict[str, Any]:
+    """The settings with so many windows per forward, where the method has windows; 0 changes nothing."""
+    if not count:
+        return settings
+    if "windows" in settings:
+        return {**settings, "windows": {**settings["windows"], "window_batch": count}}
+    return {**settings, "window_batch": count} if "window_batch" in settings else settings
 
 
 def needs_control(method: str, settings: dict[str, Any]) -> bool:
@@ -115,6 +136,8 @@ def setup_like(record: Record, setup: Setup) -> Setup:
         other_base=True,  # the hashes are compared, which says more
         device=record.options["device"] if setup.device == "auto" else setup.device,
         dtype=record.options["dtype"] if setup.dtype == "auto" else setup.dtype,
+        threads=record.options.get("threads", 0),
+        window_batch=record.options.get("window_batch", 0),
     )
 
 
@@ -134,6 +157,8 @@ def check_like(record: Record, now: Record) -> None:
                 hint=f"Give the right one by {LORA_FLAGS.get(stage, '--lora')} PATH.",
             )
     for line in record.difference(now):
+        if line.startswith("options.window_batch"):  # known only when the scroll is made
+            continue
         logger.warning("not as when the scroll was made, bytes may differ: %s", line)
 
 

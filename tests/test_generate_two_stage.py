@@ -1,0 +1,295 @@
+"""DRSPO's two stages on the golden tiny SDXL: what each setting does to the scroll, and what is refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from drspo.errors import UserError
+from generate.base import Request
+from generate.blueprint import Blueprint, blueprint_request
+from generate.control import Control, active_steps, use_controlnet
+from generate.highres import HighRes, paint_windows, remaining_steps, start_latents
+from generate.models import load_family
+from generate.schedulers import make_scheduler
+from generate.scroll import WindowSettings
+from generate.two_stage import DRSPO, Config
+from generate.vae import encode_images, from_pil
+from tests.tiny_models import make_controlnet
+
+WINDOWS = WindowSettings(window=128, stride=64)
+SMALL = Blueprint(height=64, width=128)
+CONFIG = Config(strength=0.67, blueprint=SMALL, windows=WINDOWS, control=Control(scale=1.0))
+
+
+@pytest.fixture(scope="module")
+def family(golden, tmp_path_factory):
+    base = golden / "models" / "tiny-sdxl"
+    family = load_family(str(base), device="cpu", dtype="float32")
+    use_controlnet(family, str(make_controlnet(base, tmp_path_factory.mktemp("controlnet"))))
+    return family
+
+
+def request(**changes) -> Request:
+    values = {"prompt": "a castle", "height": 128, "width": 256, "seed": 1, "steps": 3, "guidance_scale": 3.0}
+    return Request(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def scroll(family):
+    return DRSPO(family, CONFIG).generate([request()])[0]
+
+
+def difference(a, b) -> float:
+    return float((a.latents - b.latents).abs().max() / b.latents.abs().max())
+
+
+def test_a_scroll_has_its_size_its_blueprint_and_its_lines(scroll):
+    assert scroll.image.size == (256, 128)
+    assert scroll.latents.shape == (4, 16, 32)
+    assert scroll.extras["blueprint"].size == (128, 64)
+    assert scroll.extras["lines"].size == (256, 128)
+    assert torch.isfinite(scroll.latents).all()
+
+
+def test_evaluations_are_those_of_the_blueprint_and_of_every_window_twice_for_guidance(scroll):
+    assert scroll.facts["blueprint_evaluations"] == 3 * 2
+    assert scroll.facts["unet_evaluations"] == 3 * 2 + 2 * 3 * 2  # 2 of 3 steps, 3 windows
+    assert scroll.facts["control_evaluations"] == 2 * 3 * 2
+
+
+def test_the_same_request_gives_the_same_bits_and_a_batch_equals_singles(family, scroll):
+    other = request(prompt="a pine", seed=2)
+    both = DRSPO(family, CONFIG).generate([other, request()])
+    assert torch.equal(both[1].latents, scroll.latents)
+    assert both[1].image.tobytes() == scroll.image.tobytes()
+    assert difference(both[0], scroll) > 0.1
+
+
+def test_the_blueprint_equals_direct_sampling_at_its_size(family, scroll):
+    from generate.sdxl import SDXL
+
+    direct = SDXL(family).generate([request(height=64, width=128)])[0]
+    assert direct.image.tobytes() == scroll.extras["blueprint"].tobytes()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(CONFIG, control=Control(enabled=False)),
+        replace(CONFIG, control=Control(scale=0.5)),
+        replace(CONFIG, control=Control(scale=1.0, end=0.5)),
+        replace(CONFIG, control=Control(scale=1.0, start=0.5)),
+        replace(CONFIG, windows=replace(WINDOWS, time_ids="crop")),
+        replace(CONFIG, strength=1.0),
+        replace(CONFIG, windows=replace(WINDOWS, scheduler="euler")),
+        replace(CONFIG, windows=replace(WINDOWS, wrap=True)),
+    ],
+    ids=["no control", "scale", "early control", "late control", "time ids", "strength", "euler", "wrap"],
+)
+def test_every_setting_of_the_windows_changes_the_scroll_but_not_the_blueprint(family, scroll, config):
+    changed = DRSPO(family, config).generate([request()])[0]
+    assert changed.extras["blueprint"].tobytes() == scroll.extras["blueprint"].tobytes()
+    assert torch.isfinite(changed.latents).all()
+    assert difference(changed, scroll) > 1e-3
+
+
+def test_control_of_scale_zero_is_no_control(family):
+    silent = DRSPO(family, replace(CONFIG, control=Control(scale=0.0))).generate([request()])[0]
+    without = DRSPO(family, replace(CONFIG, control=Control(enabled=False))).generate([request()])[0]
+    assert difference(silent, without) < 1e-5
+    assert without.facts["control_evaluations"] == 0
+    assert "lines" not in without.extras
+
+
+def test_windows_at_a_time_do_not_change_the_scroll(family, scroll):
+    one = DRSPO(family, replace(CONFIG, windows=replace(WINDOWS, window_batch=1))).generate([request()])[0]
+    assert difference(one, scroll) < 1e-4
+
+
+def test_lines_reach_only_the_windows_they_lie_in_also_when_windows_are_split(family):
+    large = Image.new("RGB", (256, 128), (90, 140, 200))
+    settings = HighRes(
+        strength=0.3, windows=replace(WINDOWS, window_batch=2), control=Control(), control_scale=1.0
+    )
+
+    def painted(x: int) -> torch.Tensor:
+        lines = Image.new("RGB", (256, 128))
+        lines.paste((255, 255, 255), (x, 20, x + 2, 110))
+        return paint_windows(family, settings, request(), large, lines).latents
+
+    nothing, left, right = painted(-9), painted(30), painted(220)
+    # One step; only the first window covers latent columns 0..7, only the last one covers 24..31.
+    assert torch.equal(right[..., :8], nothing[..., :8])
+    assert torch.equal(left[..., 24:], nothing[..., 24:])
+    assert not torch.equal(left[..., :8], nothing[..., :8])
+    assert not torch.equal(right[..., 24:], nothing[..., 24:])
+
+
+def test_control_windows_equal_a_controlnet_called_by_hand(family):
+    from generate.control import LineControl
+    from generate.fusion import Evaluation
+    from generate.scroll import encode_request
+
+    crops = torch.rand(3, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    embeds = encode_request(family, WINDOWS, request())
+    samples = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    added = {
+        "text_embeds": embeds.pooled.repeat(2, 1),
+        "time_ids": torch.tensor([[128.0, 128, 0, 0, 128, 128]] * 2),
+    }
+    control = LineControl(family.controlnet, crops, Control(), 0.7, steps=4)
+    prompt = embeds.prompt_embeds.repeat(2, 1, 1)
+    got = control(Evaluation(samples, torch.tensor(500), 0, prompt, added, [2]))
+    with torch.no_grad():
+        down, middle = family.controlnet(
+            samples, torch.tensor(500), encoder_hidden_states=prompt, controlnet_cond=crops[[2, 2]],
+            conditioning_scale=0.7, added_cond_kwargs=added, return_dict=False,
+        )  # fmt: skip
+    assert torch.allclose(got["mid_block_additional_residual"], middle)
+    assert all(
+        torch.allclose(a, b) for a, b in zip(got["down_block_additional_residuals"], down, strict=True)
+    )
+
+
+def test_callbacks_see_every_step_of_both_stages_in_order(family):
+    seen = []
+    drspo = DRSPO(family, CONFIG)
+    drspo.generate(
+        [request(), request(seed=2)], lambda s: seen.append((s.request_index, s.stage, s.index, s.count))
+    )
+    one = [
+        ("blueprint", 0, 3),
+        ("blueprint", 1, 3),
+        ("blueprint", 2, 3),
+        ("highres", 0, 2),
+        ("highres", 1, 2),
+    ]
+    assert seen == [(i, *step) for i in (0, 1) for step in one]
+    assert drspo.count_steps(request()) == len(one)
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler", "dpmpp_2m", "unipc", "pndm"])
+def test_the_start_is_the_encoding_at_the_schedules_own_noise_level(family, name):
+    clean = torch.full((1, 4, 16, 64), 0.5)
+    scheduler = make_scheduler(family, name, 20)
+    begin = 8
+    start = start_latents(scheduler, clean, 3, begin)
+    alphas = make_scheduler(family, "ddim", 20).alphas_cumprod
+    level = alphas[scheduler.timesteps[begin].long()]
+    factor = 1.0 if name == "euler" else float(level.sqrt())
+    spread = float(((1 - level) / level).sqrt()) if name == "euler" else float((1 - level).sqrt())
+    assert float(start.mean()) == pytest.approx(0.5 * factor, abs=0.06 * max(1, spread))
+    assert float(start.std()) == pytest.approx(spread, rel=0.05)
+
+
+def test_weak_strength_keeps_the_blueprint_and_full_strength_forgets_it(family):
+    picture = Image.effect_noise((128, 64), 60).convert("RGB")
+    far = []
+    for strength in (0.05, 0.5, 1.0):
+        config = replace(CONFIG, strength=strength, control=Control(enabled=False))
+        made = DRSPO(family, config).paint(request(steps=20), picture)
+        large = encode_images(family.vae, from_pil([picture.resize((256, 128), Image.Resampling.LANCZOS)]))[0]
+        far.append(float((made.latents - large).abs().mean()))
+    assert far[0] < far[1] < far[2]
+
+
+def test_steps_that_remain_round_to_the_nearest_and_are_at_least_one():
+    assert [remaining_steps(50, s) for s in (0.001, 0.5, 0.7, 1.0)] == [1, 25, 35, 50]
+    for bad in (0.0, -0.5, 1.01):
+        with pytest.raises(UserError, match="strength"):
+            remaining_steps(50, bad)
+
+
+def test_control_acts_in_its_share_of_the_steps():
+    assert active_steps(Control(), 10) == range(10)
+    assert active_steps(Control(start=0.2, end=0.8), 10) == range(2, 8)
+    assert active_steps(Control(start=0.95, end=1.0), 10) == range(0)
+    with pytest.raises(UserError, match="start"):
+        active_steps(Control(start=0.8, end=0.2), 10)
+
+
+def test_a_blueprint_keeps_the_scrolls_proportions(family):
+    spec = replace(family.spec, scroll=(128, 512), blueprint=(64, 256))
+    assert blueprint_request(request(height=256, width=1280), Blueprint(), spec).width == 640
+    assert blueprint_request(request(), Blueprint(steps=7, guidance_scale=1.0), spec).steps == 7
+    with pytest.raises(UserError, match="128x256 can") as error:
+        blueprint_request(request(height=136), Blueprint(), spec)
+    assert "multiples of 8" in error.value.what
+    with pytest.raises(UserError, match="aspect"):
+        blueprint_request(request(), Blueprint(height=64, width=64), spec)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (CONFIG, {"height": 100}, "multiple of 8"),
+        (replace(CONFIG, windows=replace(WINDOWS, window=512)), {}, "larger than the canvas"),
+        (replace(CONFIG, windows=replace(WINDOWS, stride=256)), {}, "stride"),
+        (replace(CONFIG, windows=replace(WINDOWS, scheduler="eulr")), {}, "eulr"),
+        (replace(CONFIG, windows=replace(WINDOWS, scheduler="ddpm")), {}, "noise"),
+        (replace(CONFIG, strength=1.5), {}, "strength"),
+        (replace(CONFIG, control=Control(start=1.0, end=0.0)), {}, "start"),
+        (CONFIG, {"prompt": "castle " * 90}, "77 tokens"),
+        (CONFIG, {"steps": 0}, "step"),
+    ],
+)
+def test_bad_settings_are_the_users_error_before_anything_runs(family, config, changes, message, monkeypatch):
+    monkeypatch.setattr(family.unet, "forward", lambda *a, **k: pytest.fail("the UNet ran"))
+    with pytest.raises(UserError, match=message):
+        DRSPO(family, config).generate([request(), request(**changes)])
+
+
+def test_control_without_a_controlnet_is_refused(family):
+    with pytest.raises(UserError, match="without a ControlNet"):
+        DRSPO(replace(family, controlnet=None), CONFIG)
+    assert not DRSPO.needs_control(Config(control=Control(enabled=False)))
+
+
+def test_a_lora_of_other_micro_conditioning_is_refused(family, monkeypatch):
+    monkeypatch.setattr(family, "loras", {"highres": {"time_ids": "scroll"}})
+    with pytest.raises(UserError, match="micro-conditioning"):
+        DRSPO(family, CONFIG).check([request()])
+    DRSPO(family, replace(CONFIG, windows=replace(WINDOWS, time_ids="scroll"))).check([request()])
+
+
+def test_each_stage_wears_its_own_lora_and_none_without_dpo(family, monkeypatch):
+    worn = []
+    monkeypatch.setattr(type(family), "use_lora", lambda self, name: worn.append(name))
+    monkeypatch.setattr(family, "loras", {"blueprint": {}, "highres": {}})
+    DRSPO(family, CONFIG).generate([request()])
+    DRSPO(family, replace(CONFIG, use_loras=False)).generate([request()])
+    assert worn == ["blueprint", "highres", None, None]
+
+
+def test_the_call_is_that_of_a_diffusers_pipeline(family, scroll):
+    drspo = DRSPO(family, CONFIG)
+    seen = []
+    options = {"height": 128, "width": 256, "num_inference_steps": 3, "guidance_scale": 3.0}
+    output = drspo(
+        "a castle", seed=1, num_images_per_prompt=2, **options,
+        callback_on_step_end=lambda pipe, index, t, kwargs: seen.append((pipe, kwargs["latents"].shape)),
+    )  # fmt: skip
+    assert output.images[0].tobytes() == scroll.image.tobytes()
+    assert output.blueprints[0].tobytes() == scroll.extras["blueprint"].tobytes()
+    assert output.seeds == [1, 2]
+    assert len(seen) == 10 and seen[0][0] is drspo
+    latent = drspo("a castle", seed=1, output_type="latent", **options).images
+    assert torch.equal(latent[0], scroll.latents)
+    array = drspo("a castle", seed=1, output_type="np", **options).images
+    assert np.array_equal((array[0] * 255).round().astype(np.uint8), np.asarray(scroll.image))
+
+
+def test_a_torch_generator_decides_the_seeds(family):
+    from generate.call import _seeds
+
+    def seeds() -> list[int]:
+        return _seeds(None, torch.Generator().manual_seed(5), 2, 2)
+
+    assert seeds() == seeds()
+    assert len(set(seeds())) == 4
+    for bad in ({"seed": 1, "generator": torch.Generator()}, {"seed": [1, 2, 3]}, {"output_type": "jpeg"}):
+        with pytest.raises(UserError):
+            DRSPO(family, CONFIG)(["a", "b"], **bad)
