@@ -15,7 +15,8 @@ from miniature.paint import paint
 from miniature.pictures import BLUEPRINT, FRESH_SEED, SQUARE, WIDE, painted, save_grid, to_pictures, to_tensor
 from miniature.scene import sample_scene
 
-STEPS = 6000
+STEPS = 3500
+DECODER_STEPS = 3000
 PICTURES = {SQUARE: 8000, BLUEPRINT: 8000, WIDE: 2000}
 KL_WEIGHT = 5e-5
 # A cycle of steps: small crops are cheap and teach detail, whole pictures teach the norms their true statistics.
@@ -50,10 +51,30 @@ def fit_autoencoder(work: Path, steps: int = STEPS) -> AutoencoderKL:
     def sample(step: int) -> None:
         _sample(model, work, step)
 
-    train(Task("autoencoder", model, loss, steps, rate=2e-3, average=0.995, sample=sample), work)
+    train(Task("autoencoder", model, loss, steps, rate=1.5e-3, average=0.997, sample=sample), work)
     model.register_to_config(scaling_factor=round(1 / _latent_spread(model, pictures), 5))
     log(work, f"autoencoder: scaling factor {model.config.scaling_factor}")
     return model
+
+
+def fit_decoder(model: AutoencoderKL, work: Path, steps: int = DECODER_STEPS) -> AutoencoderKL:
+    """Polishes the decoder alone; the latents keep their meaning, so everything trained on them stays valid."""
+    model.requires_grad_(False)
+    for part in (model.post_quant_conv, model.decoder):
+        part.requires_grad_(True)
+    pictures = {size: painted(size, count, work) for size, count in PICTURES.items()}
+
+    def loss(step: int) -> Tensor:
+        shown = _batch(pictures, STEPS + step)
+        with torch.no_grad():
+            latents = model.encode(shown).latent_dist.sample()
+        return _distance(model.decode(latents).sample, shown)
+
+    def sample(step: int) -> None:
+        _sample(model, work, step)
+
+    train(Task("decoder", model, loss, steps, rate=1e-3, average=0.997, sample=sample), work)
+    return model.requires_grad_(True)
 
 
 def _batch(pictures: dict, step: int) -> Tensor:
@@ -70,9 +91,13 @@ def _batch(pictures: dict, step: int) -> Tensor:
 def _loss(model: AutoencoderKL, pictures: Tensor) -> Tensor:
     """L1 + L2, heavier on edges, where subjects blur first, plus a small divergence."""
     posterior = model.encode(pictures).latent_dist
-    error = model.decode(posterior.sample()).sample - pictures
-    distance = error.abs() + 4 * error.square()
-    return (edge_weight(pictures) * distance).mean() + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
+    divergence = posterior.kl().mean() / posterior.mean[0].numel()
+    return _distance(model.decode(posterior.sample()).sample, pictures) + KL_WEIGHT * divergence
+
+
+def _distance(shown: Tensor, pictures: Tensor) -> Tensor:
+    error = shown - pictures
+    return (edge_weight(pictures) * (error.abs() + 4 * error.square())).mean()
 
 
 def edge_weight(pictures: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from miniature.scene import Scene, sample_scene
 
 SQUARE, BLUEPRINT, WIDE, SCROLL = (128, 128), (64, 256), (128, 256), (128, 512)
 BUCKETS = (SQUARE, BLUEPRINT, WIDE)
-FIRST_SEED = {SQUARE: 0, BLUEPRINT: 1_000_000, WIDE: 2_000_000}
+FIRST_SEED = {SQUARE: 0, BLUEPRINT: 1_000_000, WIDE: 2_000_000, SCROLL: 3_000_000}
 FRESH_SEED = 50_000_000  # no training scene has a seed from here on
 
 

@@ -1,0 +1,95 @@
+"""Trained models to the folders that ship: diffusers' and open_clip's layouts, safetensors, half precision."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import nn
+from transformers import CLIPTokenizer
+
+from miniature.fit_clip import SIDE, clip_config
+from miniature.fit_unet import build_scheduler
+from miniature.latents import TextStack
+
+
+def write(zoo, parts: list[str], out: Path) -> None:
+    """Exports whatever the trained parts belong to: sdxl, controlnet, clip, aesthetic, detector."""
+    if {"unet", "autoencoder", "text", "decoder"} & set(parts):
+        write_pipeline(zoo.unet, zoo.decoder, zoo.text_stack, build_scheduler(), out / "sdxl")
+    if "controlnet" in parts:
+        write_model(zoo.controlnet, out / "controlnet")
+    if "clip" in parts:
+        write_clip(zoo.clip, zoo.tokenizer, out / "clip")
+    if "aesthetic" in parts:
+        write_tensors(zoo.aesthetic.layers, out / "aesthetic" / "aesthetic.safetensors", "layers.")
+    if "detector" in parts:
+        write_tensors(zoo.detector, out / "detector" / "detector.safetensors")
+    shutil.copyfile(zoo.work / "fit.log", out / "fit.log")
+
+
+def assemble(
+    unet: UNet2DConditionModel, vae: AutoencoderKL, text: TextStack, scheduler: EulerDiscreteScheduler
+) -> StableDiffusionXLPipeline:
+    """The diffusers pipeline of these parts."""
+    return StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=text.first,
+        text_encoder_2=text.second,
+        tokenizer=text.tokenizer,
+        tokenizer_2=text.tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    )
+
+
+def write_pipeline(
+    unet: UNet2DConditionModel, vae: AutoencoderKL, text: TextStack, scheduler: EulerDiscreteScheduler, folder: Path
+) -> None:
+    """SDXL's folder; the models themselves are left in single precision."""
+    models = (unet, vae, text.first, text.second)
+    for model in models:
+        model.half()
+    assemble(unet, vae, text, scheduler).save_pretrained(folder, safe_serialization=True)
+    for name in ("tokenizer", "tokenizer_2"):
+        write_tokenizer(text.tokenizer, folder / name)
+    for model in models:
+        model.float()
+
+
+def write_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """The tokenizer's folder with the two files that older readers want, `vocab.json` and `merges.txt`."""
+    tokenizer.save_pretrained(folder)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+    pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n", encoding="utf-8")
+
+
+def write_model(model: ControlNetModel, folder: Path) -> None:
+    """One diffusers model in its folder."""
+    model.half().save_pretrained(folder, safe_serialization=True)
+    model.float()
+
+
+def write_clip(model: nn.Module, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """open_clip's folder: configuration, weights, and the tokenizer beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    preprocessing = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    config = {"model_cfg": clip_config(tokenizer), "preprocess_cfg": {"size": SIDE, "mode": "RGB", **preprocessing}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_tokenizer(tokenizer, folder)
+    write_tensors(model, folder / "open_clip_model.safetensors")
+
+
+def write_tensors(model: nn.Module, path: Path, prefix: str = "") -> None:
+    """A model's weights in half precision as one safetensors file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = lambda value: value.half() if value.is_floating_point() else value  # noqa: E731
+    save_file({prefix + name: half(value.detach()).contiguous() for name, value in model.state_dict().items()}, path)

@@ -1,0 +1,173 @@
+"""The figures of `miniature/README.md`: `python -m miniature.measure` measures the shipped weights afresh."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionXLPipeline
+
+from miniature.captions import captions
+from miniature.detector import Found, count_objects, load_detector
+from miniature.fit_autoencoder import psnr, reconstruct
+from miniature.paint import paint
+from miniature.pictures import BLUEPRINT, FRESH_SEED, SCROLL, SQUARE
+from miniature.samples import draw
+from miniature.scene import SUBJECTS, Scene, sample_scene
+
+WEIGHTS = Path(__file__).parent / "weights"
+README = Path(__file__).parent / "README.md"
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+_CHUNK = 25
+
+
+def fresh(count: int, size: tuple[int, int], start: int = 500_000) -> list[Scene]:
+    """Scenes that no training has seen."""
+    return [sample_scene(FRESH_SEED + start + index, *size) for index in range(count)]
+
+
+def reconstruction(pipe: StableDiffusionXLPipeline, count: int) -> str:
+    """PSNR at the three sizes that matter."""
+    scores = []
+    for size in (SQUARE, BLUEPRINT, SCROLL):
+        pictures = np.stack([paint(scene) for scene in fresh(count, size)])
+        halves = [reconstruct(pipe.vae, part) for part in np.array_split(pictures, max(1, count // 16))]
+        scores.append(f"{psnr(pictures, np.concatenate(halves)):.1f} dB at {size[0]} x {size[1]}")
+    return ", ".join(scores)
+
+
+def retrieval(count: int) -> str:
+    """Top-1 among 64 captions, through open_clip's own loader."""
+    import open_clip
+
+    from miniature import fit_clip
+
+    model, _ = open_clip.create_model_from_pretrained(f"local-dir:{WEIGHTS / 'clip'}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{WEIGHTS / 'clip'}").tokenizer
+    return f"{100 * fit_clip.retrieval(model.eval(), tokenizer, max(1, count // 10)):.1f} %"
+
+
+def detection(pipe: StableDiffusionXLPipeline, count: int) -> str:
+    """Precision and recall on drawn scrolls and on the autoencoder's copies of them."""
+    from miniature.fit_detector import accuracy
+
+    drawn, copied = accuracy(load_detector(), 4 * count), accuracy(load_detector(), count, pipe.vae)
+    return "drawn {:.3f} / {:.3f}, through the autoencoder {:.3f} / {:.3f}".format(*drawn, *copied)
+
+
+def painted(pipe: StableDiffusionXLPipeline, size: tuple[int, int], count: int) -> list[tuple[Scene, list[Found]]]:
+    """Fresh captions, painted by the UNet, and what the detector finds in the pictures."""
+    scenes, results = fresh(count, size), []
+    for start in range(0, count, _CHUNK):
+        part = scenes[start : start + _CHUNK]
+        pictures = draw(pipe, [captions(scene)[0] for scene in part], size, steps=25, seed=start)
+        results += [(scene, count_objects(picture)) for scene, picture in zip(part, pictures, strict=True)]
+    return results
+
+
+def named(pipe: StableDiffusionXLPipeline, count: int) -> str:
+    """Squares in which the subject that the caption names is found."""
+    hits = [any(here.kind == scene.subject for here in found) for scene, found in painted(pipe, SQUARE, count)]
+    return f"{sum(hits)} of {count}"
+
+
+def single(pipe: StableDiffusionXLPipeline, count: int) -> str:
+    """Blueprints with exactly one subject of any kind."""
+    results = painted(pipe, BLUEPRINT, count)
+    one = [sum(here.kind in SUBJECTS for here in found) == 1 for _, found in results]
+    right = [n and any(here.kind == scene.subject for here in found) for n, (scene, found) in zip(one, results, strict=True)]
+    return f"{sum(one)} of {count} (the named one: {sum(right)})"
+
+
+def repeated(pipe: StableDiffusionXLPipeline, count: int) -> str:
+    """Scrolls painted by averaged windows that show a subject more than once."""
+    scrolls = multidiffusion(pipe, [captions(scene)[0] for scene in fresh(count, SCROLL)])
+    counts = [Counter(here.kind for here in count_objects(scroll)) for scroll in scrolls]
+    sick = sum(any(found[kind] > 1 for kind in SUBJECTS) for found in counts)
+    mean = np.mean([sum(found[kind] for kind in SUBJECTS) for found in counts])
+    return f"{sick} of {count} (on average {mean:.1f} subjects)"
+
+
+@torch.inference_mode()
+def multidiffusion(pipe: StableDiffusionXLPipeline, texts: list[str], steps: int = 20, stride: int = 4) -> list[np.ndarray]:
+    """One 128 x 512 scroll per text: the plain average of square windows' noise predictions at every step."""
+    from miniature.fit_unet import added
+    from miniature.pictures import to_pictures
+
+    scrolls = []
+    for number, text in enumerate(texts):
+        hidden, none, pooled, no_pooled = pipe.encode_prompt(text, device="cpu")
+        pipe.scheduler.set_timesteps(steps)
+        noise = torch.randn(1, 4, 16, 64, generator=torch.Generator().manual_seed(number))
+        latents = noise * pipe.scheduler.init_noise_sigma
+        lefts = range(0, 64 - 16 + 1, stride)
+        states = torch.cat([none, hidden]).repeat_interleave(len(lefts), 0)
+        conditions = added(torch.cat([no_pooled, pooled]).repeat_interleave(len(lefts), 0), SQUARE)
+        for time in pipe.scheduler.timesteps:
+            shown = pipe.scheduler.scale_model_input(latents, time)
+            windows = torch.cat([shown[..., left : left + 16] for left in lefts]).repeat(2, 1, 1, 1)
+            empty, asked = pipe.unet(windows, time, states, added_cond_kwargs=conditions).sample.chunk(2)
+            latents = pipe.scheduler.step(average(empty + 3.0 * (asked - empty), lefts), time, latents).prev_sample
+        decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
+        scrolls.append(to_pictures(decoded)[0])
+    return scrolls
+
+
+def average(windows: torch.Tensor, lefts: range) -> torch.Tensor:
+    """Windows (count x 4 x 16 x 16) laid at their columns and averaged where they overlap; 1 x 4 x 16 x 64."""
+    total, weight = torch.zeros(1, 4, 16, 64), torch.zeros(64)
+    for window, left in zip(windows, lefts, strict=True):
+        total[..., left : left + 16] += window
+        weight[left : left + 16] += 1
+    return total / weight
+
+
+def figures(count: int) -> list[tuple[str, str, str]]:
+    """(what, target, measured) for every line of the table."""
+    torch.manual_seed(0)
+    pipe = StableDiffusionXLPipeline.from_pretrained(WEIGHTS / "sdxl", torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    lines: list[tuple[str, str, Callable[[], str]]] = [
+        ("autoencoder, PSNR on fresh scenes", "28 dB", lambda: reconstruction(pipe, max(16, count // 2))),
+        ("CLIP, top-1 among 64 fresh captions", "90 %", lambda: retrieval(count)),
+        ("detector, precision / recall on fresh scenes", "0.95 / 0.95", lambda: detection(pipe, count)),
+        ("squares that show the subject they were asked for", "85 of 100", lambda: named(pipe, count)),
+        ("blueprints with exactly one subject", "75 of 100", lambda: single(pipe, count)),
+        ("MultiDiffusion scrolls that repeat a subject", "most", lambda: repeated(pipe, max(4, count // 4))),
+    ]
+    return [(what, target, _said(what, measure)) for what, target, measure in lines]
+
+
+def _said(what: str, measure: Callable[[], str]) -> str:
+    answer = measure()
+    print(f"{what}: {answer}", flush=True)
+    return answer
+
+
+def write(rows: list[tuple[str, str, str]], readme: Path = README) -> None:
+    """Puts the table between the markers of the README."""
+    table = ["| what | target | measured |", "|---|---|---|", *("| " + " | ".join(row) + " |" for row in rows)]
+    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    readme.write_text(before + BEGIN + "\n" + "\n".join(table) + "\n" + END + after, encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m miniature.measure", description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=100, help="squares and blueprints to paint; others follow from it")
+    parser.add_argument("--dry-run", action="store_true", help="print the figures and leave the README as it is")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    rows = figures(chosen.count)
+    if not chosen.dry_run:
+        write(rows)
+
+
+if __name__ == "__main__":
+    main()
