@@ -37,7 +37,7 @@ class DemoConfig:
     """Denoising steps of a candidate."""
     train_steps: int = 24
     """Optimiser steps of each stage: enough to see curves, far too few to change a taste."""
-    prompt: str = "a red lighthouse on a rocky coast at dusk"
+    prompt: str = "a red and white lighthouse by the sea at dusk, on the right"
     """Prompt of the final scroll."""
     seed: int = 0
     """Seed of the final scroll."""

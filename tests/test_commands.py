@@ -1,0 +1,142 @@
+"""Every command answers --help, and every command that the README shows is one that exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from drspo import cli
+
+MODULES = ("train", "generate", "eval", "dataset_builder", "drspo")
+
+
+def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env={**os.environ, "COLUMNS": "120", **environment},
+    )
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_every_command_answers_help(repository, name):
+    done = run("-m", "drspo", name, "--help", cwd=repository)
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout.lower() and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_package_with_a_program_runs_as_a_module(repository, name):
+    done = run("-m", name, "--help", cwd=repository)
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout.lower()
+
+
+def test_every_command_has_a_summary():
+    assert set(cli.SUMMARIES) == set(cli.COMMANDS)
+    assert all(f"  {name}" in cli.usage() for name in cli.COMMANDS)
+
+
+def test_the_help_of_drspo_answers_in_half_a_second(repository):
+    """Measured as processor time, since a shared machine's clock says nothing about us."""
+    code = (
+        "import sys, time; sys.argv[1:] = ['--help']\n"
+        "from drspo import cli\n"
+        "try: cli.entry()\n"
+        "except SystemExit: print(time.process_time(), file=sys.stderr)\n"
+    )
+    seconds = min(float(run("-c", code, cwd=repository).stderr.split()[-1]) for _ in range(3))
+    assert seconds < 0.5
+
+
+def test_the_version_is_the_packages(repository):
+    from drspo import __version__
+
+    assert run("-m", "drspo", "--version", cwd=repository).stdout == f"drspo {__version__}\n"
+
+
+def shown_commands(text: str) -> list[list[str]]:
+    """The commands of a page's code blocks: lines that begin with drspo, python -m, make or .ci/run."""
+    lines = []
+    for block in re.findall(r"^```[a-z]*\n(.*?)^```|((?:^    .+\n)+)", text, re.MULTILINE | re.DOTALL):
+        joined = "".join(block).replace("\\\n", " ")
+        lines += [line.strip().removeprefix("$ ") for line in joined.splitlines()]
+    return [
+        shlex.split(line, comments=True)
+        for line in lines
+        if re.match(r"(drspo|python -m|make|ray job) ", line)
+    ]
+
+
+def test_the_readme_shows_the_two_first_commands_first(repository):
+    commands = shown_commands((repository / "README.md").read_text())
+    assert commands[:2] == [["make", "demo"], ["make", "test"]]
+
+
+def test_the_readmes_commands_exist(repository):
+    targets = re.findall(r"^([a-z-]+):", (repository / "Makefile").read_text(), re.MULTILINE)
+    for command in shown_commands((repository / "README.md").read_text()):
+        if command[0] == "make":
+            assert command[1] in targets, command
+        elif command[0] == "drspo":
+            assert command[1] in cli.COMMANDS, command
+        elif command[:2] == ["python", "-m"]:
+            assert command[2] in (*MODULES, "miniature.fit", "miniature.measure", "venv", "pip"), command
+
+
+@pytest.mark.parametrize("package", ["train", "generate", "dataset_builder", "eval"])
+def test_the_readmes_options_are_accepted(repository, tmp_path, package):
+    """Each shown command is parsed to the end; `--print-config` prints what it came to and starts nothing."""
+    names = {
+        package,
+        next((n for n, target in cli.COMMANDS.items() if target.startswith(package + ".command")), ""),
+    }
+    shown = [
+        command[3:] if command[0] == "python" else command[2:]
+        for command in shown_commands((repository / "README.md").read_text())
+        if (command[:2] == ["python", "-m"] and command[2] == package)
+        or (command[0] == "drspo" and command[1] in names)
+    ]
+    for arguments in shown:
+        if "--resume" in arguments:  # needs the folder of a run
+            continue
+        done = run("-m", package, *arguments, "--print-config", cwd=repository)
+        assert done.returncode == 0, (arguments, done.stderr)
+        assert ":" in done.stdout
+
+
+def test_doctor_says_what_is_there_and_hides_every_token(repository):
+    secret = "hf_" + "s3cr3t" * 4
+    done = run("-m", "drspo", "doctor", cwd=repository, HF_TOKEN=secret, OPENAI_API_KEY=secret)
+    assert done.returncode == 0, done.stderr
+    assert secret not in done.stdout + done.stderr
+    assert re.search(r"HF_TOKEN +set\n", done.stdout) and re.search(r"torch +\d", done.stdout)
+    assert re.search(r"train +ours", done.stdout) and "float32" in done.stdout
+
+
+def test_doctor_speaks_json(repository):
+    import json
+
+    report = json.loads(run("-m", "drspo", "doctor", "--json", cwd=repository).stdout)
+    assert {"versions", "devices", "tokens", "names", "disk"} <= set(report)
+
+
+def test_an_unknown_command_is_the_users_to_mend(repository):
+    done = run("-m", "drspo", "trian", cwd=repository)
+    assert done.returncode == 2 and done.stderr.startswith("error:") and "'train'" in done.stderr
+
+
+def test_a_reader_that_has_gone_is_no_error(repository):
+    done = subprocess.run(
+        f"{sys.executable} -m drspo --help | true", shell=True, cwd=repository, capture_output=True, text=True
+    )
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
