@@ -111,13 +111,16 @@ def count_evaluations(family: Any) -> Iterator[dict[str, int]]:
 
 @contextmanager
 def _stubbed(networks: dict[str, Any], logs: dict[Any, Calls], device: torch.device) -> Iterator[None]:
+    own = {name: vars(module).get("forward") for name, module in networks.items()}
     for name, module in networks.items():
         module.forward = _stub(name, module.forward, logs, device)
     try:
         yield
     finally:
-        for module in networks.values():
+        for name, module in networks.items():
             del module.forward  # the class's own is visible again
+            if own[name] is not None:  # somebody had wrapped this one
+                module.forward = own[name]
 
 
 def _stub(

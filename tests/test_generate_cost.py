@@ -1,0 +1,108 @@
+"""A plan counts exactly what then runs, by rehearsing the generator itself."""
+
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from generate.base import Request
+from generate.blueprint import Blueprint
+from generate.control import Control, use_controlnet
+from generate.cost import Calls, count_evaluations, rehearse
+from generate.mad import MAD
+from generate.mad import Config as MADConfig
+from generate.models import load_family
+from generate.multidiffusion import Config as MultiDiffusionConfig
+from generate.multidiffusion import MultiDiffusion
+from generate.scroll import WindowSettings
+from generate.sdxl import SDXL
+from generate.two_stage import DRSPO, Config
+from tests.tiny_models import make_controlnet
+
+REQUEST = Request(prompt="a castle", height=128, width=256, steps=6, guidance_scale=3.0)
+WINDOWS = {"window": 128, "stride": 64}
+METHODS = {
+    "sdxl": lambda family: SDXL(family),
+    "multidiffusion": lambda family: MultiDiffusion(family, MultiDiffusionConfig(**WINDOWS)),
+    "multidiffusion in parts": lambda family: MultiDiffusion(
+        family, MultiDiffusionConfig(**WINDOWS, window_batch=2)
+    ),
+    "mad": lambda family: MAD(family, MADConfig(**WINDOWS)),
+    "drspo": lambda family: DRSPO(
+        family,
+        Config(
+            blueprint=Blueprint(height=64, width=128),
+            windows=WindowSettings(**WINDOWS),
+            control=Control(scale=1.0, start=0.2, end=0.7),
+        ),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def family(golden, tmp_path_factory):
+    base = golden / "models" / "tiny-sdxl"
+    family = load_family(str(base), device="cpu", dtype="float32")
+    use_controlnet(family, str(make_controlnet(base, tmp_path_factory.mktemp("controlnet"))))
+    return family
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_plan_counts_exactly_the_evaluations_that_then_run(family, name):
+    generator = METHODS[name](family)
+    plan = rehearse(generator, family, REQUEST)
+    with count_evaluations(family) as counts:
+        made = generator.generate([REQUEST])[0]
+    assert plan.count("unet") == counts["unet"] == made.facts["unet_evaluations"] > 0
+    assert plan.count("controlnet") == counts["controlnet"]
+
+
+def test_a_rehearsal_runs_few_evaluations_and_leaves_the_networks_as_they_were(family):
+    generator = METHODS["multidiffusion in parts"](family)
+    before = family.unet.forward
+    with count_evaluations(family) as counts:  # hooks also see the calls that are not computed
+        real = []
+        handle = family.unet.conv_in.register_forward_hook(lambda *_: real.append(1))
+        rehearse(generator, family, REQUEST)
+        handle.remove()
+    assert counts["unet"] == 6 * 3 * 2
+    assert len(real) < 6 * 2
+    assert family.unet.forward == before
+    assert torch.equal(generator.generate([REQUEST])[0].latents, generator.generate([REQUEST])[0].latents)
+
+
+def test_networks_come_back_after_an_error_in_the_rehearsal(family):
+    def fail(_requests):
+        family.unet(torch.zeros(1, 4, 16, 16), 5, encoder_hidden_states=None)
+
+    with pytest.raises(TypeError):
+        rehearse(SimpleNamespace(generate=fail), family, REQUEST)
+    assert "forward" not in vars(family.unet)
+
+
+def test_seconds_are_interpolated_between_the_calls_that_ran():
+    # Ten calls: the first warms up, the merged half takes 2 s a call, the rest 1 s.
+    calls = Calls(count=10, samples=10, seconds={0: 50.0, 1: 2.0, 2: 2.0, 4: 2.0, 8: 1.0})
+    assert calls.total() == pytest.approx(2.0 * 6 + 1.0 * 4)
+    assert Calls(count=1, samples=1, seconds={0: 3.0}).total() == 3.0
+    assert [i for i in range(40) if calls.is_real(i)] == [0, 1, 2, 4, 8, 16, 32]
+
+
+def test_planned_seconds_are_those_that_are_then_spent(family, monkeypatch):
+    generator = METHODS["multidiffusion"](family)
+    forward = family.unet.forward
+
+    def slow(*args, **kwargs):
+        time.sleep(0.3)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(family.unet, "forward", slow)
+    plan = rehearse(generator, family, replace(REQUEST, steps=12))
+    started = time.perf_counter()
+    generator.generate([replace(REQUEST, steps=12)])
+    spent = time.perf_counter() - started
+    assert plan.rehearsal_seconds < 0.8 * spent
+    assert plan.seconds == pytest.approx(spent, rel=0.25)
+    assert plan.peak_bytes > 0
