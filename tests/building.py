@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,6 @@ def ideas_file(folder: Path, ideas: list[str] = IDEAS) -> Path:
 
 def fake_config(folder: Path, out: Path | str, ideas: list[str] = IDEAS, **changes: Any) -> BuildConfig:
     """A configuration with two painters, two seeds and two scorers, and no model behind them."""
-    log = f"{FAKES}:Painter.log={folder}/made.log"
     config = BuildConfig(
         out=str(out),
         executor="local",
@@ -47,7 +47,6 @@ def fake_config(folder: Path, out: Path | str, ideas: list[str] = IDEAS, **chang
             generators=(f"{FAKES}:Painter", f"{FAKES}:Sketcher"),
             height=32,
             width=64,
-            options=(log, log.replace("Painter", "Sketcher")),
         ),
         scoring=ScoringSettings(scorers=(f"{FAKES}:Brightness", f"{FAKES}:Contrast")),
     )
@@ -61,8 +60,12 @@ def with_candidates(config: BuildConfig, *options: str, **changes: Any) -> Build
 
 
 def build(config: BuildConfig) -> Outcome:
-    """Run the builder in this process."""
-    return Build(config, run_units)()
+    """Run the builder in this process; every image made is a line of made.log beside the run folder."""
+    os.environ["FAKE_LOG"] = str(Path(config.out).parent / "made.log")
+    try:
+        return Build(config, run_units)()
+    finally:
+        del os.environ["FAKE_LOG"]
 
 
 def final_tables(out: Path | str) -> dict[str, str]:

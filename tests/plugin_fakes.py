@@ -16,8 +16,6 @@ from drspo.hashing import seed_from
 
 @dataclass(frozen=True)
 class PainterConfig:
-    seconds: float = 0.0
-    log: str = ""
     poison: str = ""
     how: str = "raise"
 
@@ -37,13 +35,15 @@ class Painter:
     def _one(self, request: object) -> SimpleNamespace:
         if self.config.poison and self.config.poison in request.prompt:
             misbehave(self.config.how)
-        if self.config.log:
-            append(self.config.log, f"{type(self).__name__} {request.prompt} {request.seed}")
-        time.sleep(self.config.seconds)
+        # From the environment, so that they are no part of what identifies an image.
+        log, seconds = os.environ.get("FAKE_LOG"), float(os.environ.get("FAKE_SECONDS", "0"))
+        if log:
+            append(log, f"{type(self).__name__} {request.prompt} {request.seed}")
+        time.sleep(seconds)
         rng = np.random.default_rng(seed_from(type(self).__name__, request.prompt, request.seed))
         pixels = rng.integers(0, 255, (request.height // 8, request.width // 8, 3), dtype=np.uint8)
         image = Image.fromarray(pixels).resize((request.width, request.height))
-        return SimpleNamespace(request=request, image=image, seconds=self.config.seconds, extras={}, facts={})
+        return SimpleNamespace(request=request, image=image, seconds=seconds, extras={}, facts={})
 
 
 class Sketcher(Painter):

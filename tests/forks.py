@@ -1,0 +1,72 @@
+"""Program starts that cost no imports: a process that has imported everything forks one child per start."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+SERVER = """
+import json, os, sys
+import generate.base, polars, pyarrow.parquet, dataset_builder.command, pipeline.local, tests.plugin_fakes
+from dataset_builder import build, export, stats
+from pipeline import pairing, scores
+from drspo import cli
+print("ready", flush=True)
+for line in sys.stdin:
+    argv, log, env = json.loads(line)
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        os.environ.update(env)
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(out, 1), os.dup2(out, 2)
+        code = 1
+        try:
+            code = cli.execute("dataset_builder.command:main", argv)
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class Forks:
+    """Starts of the builder as real processes."""
+
+    def __init__(self, root: Path) -> None:
+        self.server = subprocess.Popen(
+            [sys.executable, "-c", SERVER], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._answer() == "ready"
+
+    def start(self, argv: list[str], log: Path, **env: str) -> int:
+        """Begin a run of the builder; gives its process id."""
+        assert self.server.stdin
+        self.server.stdin.write(json.dumps([argv, str(log), env]) + "\n")
+        self.server.stdin.flush()
+        return int(self._answer())
+
+    def wait(self) -> int:
+        """The exit code of the run begun last; negative for a signal."""
+        return int(self._answer())
+
+    def kill(self, pid: int) -> None:
+        """Kill -9 of a run that this began, unless it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End the server."""
+        assert self.server.stdin
+        self.server.stdin.close()
+        self.server.wait(30)
+
+    def _answer(self) -> str:
+        assert self.server.stdout
+        return self.server.stdout.readline().strip()
