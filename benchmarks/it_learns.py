@@ -1,0 +1,186 @@
+"""Does preference training work? Pairs, a LoRA, held-out accuracy, and scores of fresh scrolls against the
+base.
+
+    python benchmarks/it_learns.py --out DIR                     makes its own pairs with the miniature
+    python benchmarks/it_learns.py --out DIR --data RUN          takes a run of the dataset builder
+
+Prints and writes DIR/it_learns.json: held-out implicit accuracy and winner drift, and the paired score
+difference (trained - base, same prompt, same seed) on prompts that no pair was made of, with its 95 %
+bootstrap interval. Starting it again goes on where it stopped.
+"""
+
+import argparse
+import io
+import json
+import statistics
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+from PIL import Image
+
+from drspo.hashing import seed_from
+from drspo.log import progress, setup
+from eval.base import build_scorer, scorer_preset
+from eval.statistics import bootstrap_ci, mean_by_prompt, paired_difference
+from generate.base import Request, build_generator
+from generate.models import ModelFamily, load_family
+from miniature.captions import sample_prompt
+from train.command import main as train
+from train.metrics import JsonLines
+
+METHOD = {"blueprint": "sdxl", "highres": "multidiffusion"}
+
+
+def main() -> None:
+    """Runs all parts and prints the figures."""
+    options = parse()
+    setup()
+    options.out.mkdir(parents=True, exist_ok=True)
+    source = options.data or str(make_pairs(options))
+    trained = options.out / f"lora-{options.stage}"
+    flags = [
+        f"--config={options.config}",
+        f"--stage={options.stage}",
+        f"--data.source={source}",
+        f"--out={trained}",
+    ]
+    if train([*flags, *options.flags]):
+        raise SystemExit("training failed")
+    figures = held_out_figures(trained) | fresh_figures(options, trained)
+    (options.out / "it_learns.json").write_text(json.dumps(figures, indent=1))
+    print(json.dumps(figures, indent=1))
+
+
+def parse() -> argparse.Namespace:
+    """The command line; arguments it does not know go to the trainer."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", default="", help="a run of the dataset builder; empty: make pairs here")
+    parser.add_argument("--config", default="miniature", help="preset of the trainer")
+    parser.add_argument("--model", default="miniature")
+    parser.add_argument("--stage", choices=sorted(METHOD), default="blueprint")
+    parser.add_argument("--prompts", type=int, default=200, help="prompts to make pairs of")
+    parser.add_argument(
+        "--candidates", type=int, default=6, help="images per prompt; best and worst make the pair"
+    )
+    parser.add_argument("--fresh", type=int, default=60, help="prompts of the final comparison")
+    parser.add_argument("--seeds", type=int, default=2, help="seeds per fresh prompt")
+    parser.add_argument("--denoise", type=int, default=12, help="denoising steps of every image here")
+    parser.add_argument("--view", default="squash", help="how the scorer sees a long image")
+    options, options.flags = parser.parse_known_args()
+    return options
+
+
+def make_pairs(options: argparse.Namespace) -> Path:
+    """A Parquet file of best against worst of each prompt's candidates by the aesthetic score."""
+    path = options.out / "pairs.parquet"
+    if path.exists():
+        return path
+    family, judge = load_family(options.model), judge_of(options)
+    rows = []
+    with progress(options.prompts, "pairs", "prompts") as bar:
+        for number in range(options.prompts):
+            prompt = prompt_of("train", number, canvas_of(family, options))
+            seeds = [seed_from(prompt, index) for index in range(options.candidates)]
+            images = [draw(family, options, prompt, seed) for seed in seeds]
+            scores = judge.score(images, [prompt] * len(images))
+            rows.append(row_of(prompt, images, scores))
+            bar.advance()
+    gaps = [row["margin"] for row in rows]
+    print(f"{len(rows)} pairs, median score gap {statistics.median(gaps):.3f}")
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def prompt_of(kind: str, number: int, canvas: tuple[int, int]) -> str:
+    """A caption of a random scene; training and fresh ones come from different seeds."""
+    return sample_prompt(seed_from("it learns", kind, number), *canvas)
+
+
+def row_of(prompt: str, images: list[Image.Image], scores: list[float]) -> dict:
+    """The pair of one prompt, in our layout."""
+    best, worst = scores.index(max(scores)), scores.index(min(scores))
+    return {
+        "prompt": prompt,
+        "chosen": {"bytes": png(images[best]), "path": None},
+        "rejected": {"bytes": png(images[worst]), "path": None},
+        "margin": scores[best] - scores[worst],
+    }
+
+
+def png(image: Image.Image) -> bytes:
+    """The picture, encoded without loss."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def judge_of(options: argparse.Namespace):
+    """The aesthetic scorer that belongs to the model."""
+    return build_scorer("aesthetic", scorer_preset(options.model) | {"view": options.view})
+
+
+def canvas_of(family: ModelFamily, options: argparse.Namespace) -> tuple[int, int]:
+    """Height and width of the stage's scrolls."""
+    return family.spec.blueprint if options.stage == "blueprint" else family.spec.scroll
+
+
+def draw(family: ModelFamily, options: argparse.Namespace, prompt: str, seed: int) -> Image.Image:
+    """One scroll of the stage."""
+    height, width = canvas_of(family, options)
+    request = Request(
+        prompt=prompt, height=height, width=width, seed=seed, steps=options.denoise,
+        guidance_scale=family.spec.guidance_scale,
+    )  # fmt: skip
+    return build_generator(METHOD[options.stage], family, {}).generate([request])[0].image
+
+
+def held_out_figures(trained: Path) -> dict:
+    """The last measurement on held-out pairs."""
+    last = JsonLines(trained / "validation.jsonl").records()[-1]
+    names = ("step", "pairs", "loss", "accuracy", "margin", "winner_drift", "winner_drift_share")
+    return {"held_out": {name: last[name] for name in names}}
+
+
+def fresh_figures(options: argparse.Namespace, trained: Path) -> dict:
+    """Scores of base and trained model on fresh prompts with the same seeds, and their paired difference."""
+    family, judge = load_family(options.model), judge_of(options)
+    family.load_lora(trained)
+    prompts, scores = [], {"base": [], "trained": []}
+    started = time.process_time()
+    with progress(options.fresh, "fresh prompts", "prompts") as bar:
+        for number in range(options.fresh):
+            prompt = prompt_of("fresh", number, canvas_of(family, options))
+            for index in range(options.seeds):
+                prompts.append(prompt)
+                for name, lora in (("base", None), ("trained", "default")):
+                    family.use_lora(lora)
+                    image = draw(family, options, prompt, seed_from("fresh", prompt, index))
+                    save_first(image, options.out / f"fresh-{number:03d}-{name}.png", number, index)
+                    scores[name] += judge.score([image], [prompt])
+            bar.advance()
+    per_prompt = {name: mean_by_prompt(prompts, values) for name, values in scores.items()}
+    difference = paired_difference(per_prompt["trained"], per_prompt["base"])
+    means = {name: bootstrap_ci(list(values.values())).mean for name, values in per_prompt.items()}
+    interval = {
+        "mean": difference.mean,
+        "low": difference.low,
+        "high": difference.high,
+        "prompts": difference.n,
+    }
+    seconds = round(time.process_time() - started)
+    return {"fresh": {"score": means, "difference": interval, "seeds": options.seeds, "cpu_seconds": seconds}}
+
+
+def save_first(image: Image.Image, path: Path, number: int, index: int) -> None:
+    """Keeps a few pictures to look at."""
+    if number < 4 and index == 0:
+        image.save(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""The training loop on a tiny SDXL: both stages, resuming, several processes, bad steps, early stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from drspo.errors import UserError
+from tests.train_pairs import pair_rows, write
+from tests.train_runs import flags, records, train, weights
+from train import loop
+from train.objective import PairResult
+from train.optimizers import learning_rate
+
+SMALL = (32, 64)
+OFFLINE = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> str:
+    os.environ["DRSPO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield write(tmp_path_factory.mktemp("pairs") / "pairs.parquet", pair_rows(10, SMALL))
+    del os.environ["DRSPO_CACHE"]
+
+
+@pytest.fixture(scope="module")
+def blueprint(golden, source, tmp_path_factory):
+    """A finished blueprint run of 4 steps with everything on."""
+    out = tmp_path_factory.mktemp("runs") / "blueprint"
+    samples = {"samples__every": 4, "samples__steps": 2, "samples__count": 1}
+    settings = samples | {"kohya": True, "ema": 0.5, "tracking__tensorboard": True}
+    return train(golden, source, out, max_steps=4, validation__every=2, **settings)
+
+
+def test_before_training_the_margin_is_exactly_zero_and_the_accuracy_one_half(blueprint):
+    for record in (records(blueprint)[0], records(blueprint, "validation.jsonl")[0]):
+        assert record["margin"] == 0.0 and record["accuracy"] == 0.5 and record["winner_drift"] == 0.0
+        assert record["loss"] == pytest.approx(0.6931471805599453, abs=0)
+
+
+def test_every_step_is_recorded_with_metrics_per_timestep_bin(blueprint):
+    found = records(blueprint)
+    assert [record["step"] for record in found] == [1, 2, 3, 4]
+    expected = {"loss", "z_p50", "reward_w", "reward_l", "winner_drift", "loser_drift", "gradient_factor",
+                "kl_proxy_w", "grad_norm_w", "grad_norm_l", "grad_cosine", "grad_norm", "lr"}  # fmt: skip
+    assert expected <= found[1].keys()
+    assert any(name.startswith("t") and name.endswith("/winner_drift") for name in found[1])
+    assert [record["step"] for record in records(blueprint, "validation.jsonl")] == [0, 2, 4]
+    timings = records(blueprint, "timings.jsonl")
+    assert all(record["peak_mib"] > 0 and record["pairs_per_second"] > 0 for record in timings)
+
+
+def test_a_finished_run_leaves_lora_facts_card_curves_samples_and_kohya(blueprint):
+    facts = json.loads((blueprint / "drspo.json").read_text())
+    assert (facts["stage"], facts["canvas"], facts["rank"], facts["alpha"]) == ("blueprint", [32, 64], 4, 8)
+    card = (blueprint / "README.md").read_text()
+    assert "curves.png" in card and "samples/timeline.png" in card and "rank 4, alpha 8" in card
+    assert "$" not in card.replace("$(", "")
+    assert (blueprint / "kohya.safetensors").is_file()
+    assert list((blueprint / "tensorboard").iterdir())
+    with Image.open(blueprint / "samples" / "timeline.png") as timeline:
+        assert timeline.height == 2 * (256 + 16)  # two rows of pictures 32x64, drawn at a width of 512
+
+
+def test_the_exported_lora_changes_the_pipeline_that_diffusers_opens(blueprint, golden):
+    from diffusers import StableDiffusionXLPipeline
+
+    pipe = StableDiffusionXLPipeline.from_pretrained(golden / "models" / "tiny-sdxl")
+    pipe.load_lora_weights(str(blueprint))
+    loaded = pipe.unet.peft_config["default_0"]
+    assert (loaded.r, loaded.lora_alpha) == (4, 8)
+
+
+def test_highres_runs_through_windows_and_starts_at_the_reference(golden, source, tmp_path):
+    out = train(golden, source, tmp_path / "run", stage="highres", max_steps=2)
+    first, second = records(out)
+    assert first["margin"] == 0.0 and second["margin"] != 0.0
+    facts = json.loads((out / "drspo.json").read_text())
+    assert facts["window"] == [32, 32] and facts["stride"] == 16 and facts["time_ids"] == "window"
+
+
+@pytest.mark.parametrize("stage", ["blueprint", "highres"])
+def test_forty_steps_equal_twenty_and_a_kill_and_twenty_to_the_bit(golden, source, tmp_path, stage):
+    if stage == "highres":
+        steps, every, kill_at = 8, 4, 6
+    else:
+        steps, every, kill_at = 40, 20, 26
+    settings = {"max_steps": steps, "checkpoint_every": every, "stage": stage, "validation__every": every}
+    settings |= {"ema": 0.9, "lora__dropout": 0.1}
+    whole, cut = train(golden, source, tmp_path / "whole", **settings), tmp_path / "cut"
+    argv = [*flags(golden, source, **settings), "--out", str(cut)]
+    process = subprocess.Popen([sys.executable, "-m", "train", *argv], env=OFFLINE, stderr=subprocess.DEVNULL)
+    _wait_for_lines(cut / "metrics.jsonl", kill_at, process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (cut / "pytorch_lora_weights.safetensors").exists()
+    from train.command import main
+
+    assert main(["--resume", str(cut)]) == 0
+    for name in ("metrics.jsonl", "validation.jsonl", "pairs.json"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
+    last = f"checkpoints/step-{steps:06d}"
+    for name in ("lora.safetensors", "ema.safetensors", "optimizer.pt"):
+        assert (cut / last / name).read_bytes() == (whole / last / name).read_bytes(), name
+    assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(cut).items())
+
+
+def _wait_for_lines(path, count: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 280
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.01)
+    pytest.fail("the run did not get that far")
+
+
+def test_two_processes_with_one_pair_each_equal_one_process_with_two(golden, source, tmp_path):
+    one = train(golden, source, tmp_path / "one", max_steps=3, pairs_per_step=2, validation__every=3)
+    argv = [
+        *flags(golden, source, max_steps=3, pairs_per_step=2, validation__every=3),
+        "--out",
+        str(tmp_path / "two"),
+    ]
+    launch = "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no "
+    launch += "--dynamo_backend no --main_process_port 0 -m train"
+    argv = [sys.executable, "-m", *launch.split(), *argv]
+    done = subprocess.run(argv, env=OFFLINE, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    # A sum of two terms has one order only, so even the bits agree.
+    for name in ("metrics.jsonl", "validation.jsonl", "pairs.json"):
+        assert (tmp_path / "two" / name).read_bytes() == (one / name).read_bytes(), name
+    assert all(torch.equal(tensor, weights(one)[name]) for name, tensor in weights(tmp_path / "two").items())
+
+
+def test_the_cache_serves_the_second_run(golden, source, tmp_path, caplog):
+    train(golden, source, tmp_path / "first", max_steps=1)
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        train(golden, source, tmp_path / "second", max_steps=1)
+    assert "latents: 20 from the cache, 0 encoded" in caplog.text
+
+
+def test_a_longer_run_continues_a_shorter_one(golden, source, tmp_path):
+    from train.command import main
+
+    whole = train(golden, source, tmp_path / "whole", max_steps=4)
+    train(golden, source, tmp_path / "grown", max_steps=2)
+    assert main(["--resume", str(tmp_path / "grown"), "--max-steps", "4"]) == 0
+    assert (tmp_path / "grown" / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+@pytest.fixture
+def broken_gradients(monkeypatch):
+    """Makes chosen steps of a run not finite."""
+    original = loop.Trainee.gradients
+    bad: set[int] = set()
+
+    def gradients(self, pair, step) -> PairResult:
+        result = original(self, pair, step)
+        if step in bad:
+            result.loss = result.metrics["loss"] = float("nan")
+        return result
+
+    monkeypatch.setattr(loop.Trainee, "gradients", gradients)
+    return bad
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(golden, source, tmp_path, broken_gradients):
+    broken_gradients.update({1, 2})
+    out = train(golden, source, tmp_path / "run", max_steps=4)
+    found = records(out)
+    assert [record["skipped_steps"] for record in found] == [0, 1, 2, 2]
+    assert [record["bad"] for record in found] == [0, 1, 1, 0] and "lr" not in found[1]
+    assert all(torch.isfinite(tensor).all() for tensor in weights(out).values())
+
+
+def test_too_many_bad_steps_in_a_row_end_the_run_with_the_checkpoint_kept(
+    golden, source, tmp_path, broken_gradients
+):
+    broken_gradients.update(range(2, 100))
+    with pytest.raises(UserError, match="3 steps in a row were not finite"):
+        train(golden, source, tmp_path / "run", max_steps=50, max_bad_steps=3)
+    assert (tmp_path / "run" / "checkpoints" / "step-000002").is_dir()
+
+
+def test_training_stops_when_the_winners_held_out_error_keeps_rising(golden, source, tmp_path, monkeypatch):
+    shares = iter([0.0, 0.05, 0.06, 0.07])
+    measure = loop.Validator.measure
+    monkeypatch.setattr(
+        loop.Validator, "measure", lambda self: measure(self) | {"winner_drift_share": next(shares)}
+    )
+    out = train(
+        golden, source, tmp_path / "run", max_steps=9, validation__every=1,
+        validation__max_winner_drift=0.02, validation__patience=2,
+    )  # fmt: skip
+    assert len(records(out)) == 2
+    assert "Stopped early" in (out / "README.md").read_text()
+
+
+def test_running_out_of_memory_names_the_setting_to_change(golden, source, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(loop.Trainee, "gradients", full)
+    with pytest.raises(UserError, match="out of memory") as caught:
+        train(golden, source, tmp_path / "run", max_steps=2)
+    assert "--memory.gradient-checkpointing True" in caught.value.hint
+
+
+def test_export_best_writes_the_weights_of_the_best_measurement(golden, source, tmp_path, monkeypatch):
+    losses = iter([0.7, 0.6, 0.5, 0.9])
+    measure = loop.Validator.measure
+    monkeypatch.setattr(loop.Validator, "measure", lambda self: measure(self) | {"loss": next(losses)})
+    out = train(
+        golden, source, tmp_path / "run", max_steps=3, validation__every=1, export="best", keep_last=1
+    )
+    assert json.loads((out / "drspo.json").read_text())["step"] == 2
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-000002", "step-000003"]
+
+
+def test_warm_up_is_linear_and_then_constant(blueprint):
+    rates = [record["lr"] for record in records(blueprint)]
+    assert rates == pytest.approx([0.25e-4, 0.5e-4, 0.75e-4, 1e-4])
+    from train.optimizers import OptimizerSettings
+
+    assert learning_rate(99, OptimizerSettings(lr=1e-4, warmup_steps=4)) == 1e-4
