@@ -27,7 +27,7 @@ _WEATHER = {"clear": 0.3, "cloudy": 0.2, "misty": -0.4}
 
 @dataclass(frozen=True)
 class Damage:
-    """What was done to a picture: blur in hundredths of its height, grain in grey levels, colour and contrast kept."""
+    """What was done to a picture: blur in hundredths of its height, grain in grey levels, the rest."""
 
     blur: float = 0.0
     noise: float = 0.0
@@ -36,7 +36,7 @@ class Damage:
 
 
 def sample_damage(rng: np.random.Generator) -> Damage:
-    """Half of all pictures stay whole; the others are blurred, grained, faded or flattened, or several of these."""
+    """Half of all pictures stay whole; the others are blurred, grained, faded or flattened, or all that."""
     if rng.random() < 0.5:
         return Damage()
     blur = rng.uniform(0.3, 4.0) if rng.random() < 0.5 else 0.0
@@ -73,7 +73,7 @@ def aesthetic(scene: Scene, picture: np.ndarray, damage: Damage | None = None) -
 
 
 def colourfulness(picture: np.ndarray) -> float:
-    """Hasler and Suesstrunk's measure of a uint8 picture: about 0 for grey, 40 for moderate, above 80 for vivid."""
+    """Hasler and Suesstrunk's measure of a uint8 picture: 0 for grey, 40 for moderate, above 80 for vivid."""
     red, green, blue = (picture[..., channel].astype(np.float32) for channel in range(3))
     first, second = red - green, 0.5 * (red + green) - blue
     spread = np.hypot(first.std(), second.std())

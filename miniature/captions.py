@@ -1,7 +1,7 @@
 """Scenes in English: several phrasings of what a picture shows.
 
-The dictionaries are the vocabulary that the text encoders understand; a prompt composed from them means to the
-models what it says. `MOODS` and `STYLES` are known words that change nothing in the picture.
+The dictionaries are the vocabulary that the text encoders understand; a prompt composed from them means to
+the models what it says. `MOODS` and `STYLES` are known words that change nothing in the picture.
 """
 
 from __future__ import annotations
@@ -46,11 +46,19 @@ LIGHT_PHRASES = {
 }
 DETAILS = ("distant mountains", "soft ridges on the horizon", "layered hills", "far mountains")
 MOODS = ("serene", "quiet", "majestic", "dreamy", "peaceful", "lonely", "beautiful", "vast")
-STYLES = ("a long scroll painting", "a panorama", "a wide view", "a landscape", "a picture", "an illustration", "a scroll")
+STYLES = (
+    "a long scroll painting",
+    "a panorama",
+    "a wide view",
+    "a landscape",
+    "a picture",
+    "an illustration",
+    "a scroll",
+)
 
 
 def captions(scene: Scene) -> list[str]:
-    """Eight phrasings of one scene, from the full sentence to a mere mention of the subject; same scene, same list."""
+    """Eight phrasings of one scene, from the full sentence to a mere mention of the subject."""
     rng = np.random.default_rng([scene.seed, 22])
     return [phrasing(scene, rng) for phrasing in _PHRASINGS]
 
@@ -78,7 +86,9 @@ def _ground(scene: Scene, rng: np.random.Generator) -> str:
     if scene.subject == "balloon":
         link = "over"
     else:
-        link = {"sea": ("in", "by"), "meadow": ("on", "in"), "desert": ("in", "on"), "snow": ("in", "on")}[scene.ground]
+        link = {"sea": ("in", "by"), "meadow": ("on", "in"), "desert": ("in", "on"), "snow": ("in", "on")}[
+            scene.ground
+        ]
         link = link[rng.integers(2)]
     return f"{link} {_pick(rng, GROUND_NOUNS[scene.ground])}"
 
@@ -138,4 +148,13 @@ def _time_only(scene: Scene, rng: np.random.Generator) -> str:
     return f"{_subject(scene, rng)} {_time(scene, rng)}" if rng.random() < 0.7 else _subject(scene, rng)
 
 
-_PHRASINGS = (_full, _full_with_light, _time_first, _styled, _styled_short, _keywords, _ground_only, _time_only)
+_PHRASINGS = (
+    _full,
+    _full_with_light,
+    _time_first,
+    _styled,
+    _styled_short,
+    _keywords,
+    _ground_only,
+    _time_only,
+)

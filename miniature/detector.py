@@ -20,7 +20,9 @@ from miniature.scene import COUNTABLE
 
 DETECTOR_VERSION = 1
 STRIDE = 4
-HEIGHT = 64  # every picture is shown at this height, so that objects have one scale whatever the picture's size
+HEIGHT = (
+    64  # every picture is shown at this height, so that objects have one scale whatever the picture's size
+)
 THRESHOLD = 0.35
 APART = 0.16  # two peaks of a class nearer than this share of the height are one object
 FOLDER = Path(__file__).parent / "weights" / "detector"
@@ -37,7 +39,7 @@ class Found:
 
 
 class Detector(nn.Module):
-    """Pictures (count x 3 x height x width, -1..1) to logits of peaks (count x 8 x height / 4 x width / 4)."""
+    """Pictures (count x 3 x height x width, -1..1) to logits of peaks (count x 8 x quarter x quarter)."""
 
     def __init__(self, width: int = 24):
         super().__init__()
@@ -45,15 +47,17 @@ class Detector(nn.Module):
             _layer(3, width, 3, 2), _layer(width, 2 * width, 3, 2), _layer(2 * width, 2 * width, 3),
         )  # fmt: skip
         self.deep = nn.Sequential(
-            _layer(2 * width, 4 * width, 3, 2), _layer(4 * width, 4 * width, 3), _layer(4 * width, 4 * width, 3, 1, 2),
-            _layer(4 * width, 4 * width, 3, 1, 2),
+            _layer(2 * width, 4 * width, 3, 2), _layer(4 * width, 4 * width, 3),
+            _layer(4 * width, 4 * width, 3, 1, 2), _layer(4 * width, 4 * width, 3, 1, 2),
         )  # fmt: skip
         self.join = nn.Sequential(_layer(6 * width, 2 * width, 1), _layer(2 * width, 2 * width, 3))
         self.head = nn.Conv2d(2 * width, len(COUNTABLE), 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
         near = self.down(pictures)
-        far = functional.interpolate(self.deep(near), size=near.shape[-2:], mode="bilinear", align_corners=False)
+        far = functional.interpolate(
+            self.deep(near), size=near.shape[-2:], mode="bilinear", align_corners=False
+        )
         return self.head(self.join(torch.cat([near, far], dim=1)))
 
 
@@ -70,9 +74,16 @@ def load_detector(folder: Path = FOLDER) -> Detector:
     if not path.is_file():
         from drspo.errors import UserError
 
-        raise UserError("the detector has no weights", str(path), "run python -m miniature.fit --only detector")
+        raise UserError(
+            "the detector has no weights", str(path), "run python -m miniature.fit --only detector"
+        )
     model = Detector()
-    model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in load_file(path).items()})
+    model.load_state_dict(
+        {
+            name: value.float() if value.is_floating_point() else value
+            for name, value in load_file(path).items()
+        }
+    )
     return model.eval()
 
 
@@ -98,7 +109,7 @@ def shown_at_height(image: np.ndarray) -> np.ndarray:
 
 
 def find_peaks(maps: np.ndarray, height: int, threshold: float = THRESHOLD) -> list[Found]:
-    """Local maxima above `threshold`, one per object, positions in pixels of a picture `height` pixels high."""
+    """Local maxima above `threshold`, one per object; positions for a picture `height` pixels high."""
     scale = height / HEIGHT * STRIDE
     found: list[Found] = []
     for kind, plane in zip(COUNTABLE, maps, strict=True):

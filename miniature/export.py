@@ -1,4 +1,4 @@
-"""Trained models to the folders that ship: diffusers' and open_clip's layouts, safetensors, half precision."""
+"""Trained models to the folders that ship: the layouts of diffusers and open_clip, half precision."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
-from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    EulerDiscreteScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTokenizer
@@ -50,7 +55,11 @@ def assemble(
 
 
 def write_pipeline(
-    unet: UNet2DConditionModel, vae: AutoencoderKL, text: TextStack, scheduler: EulerDiscreteScheduler, folder: Path
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    text: TextStack,
+    scheduler: EulerDiscreteScheduler,
+    folder: Path,
 ) -> None:
     """SDXL's folder; the models themselves are left in single precision."""
     models = (unet, vae, text.first, text.second)
@@ -82,7 +91,10 @@ def write_clip(model: nn.Module, tokenizer: CLIPTokenizer, folder: Path) -> None
     """open_clip's folder: configuration, weights, and the tokenizer beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     preprocessing = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
-    config = {"model_cfg": clip_config(tokenizer), "preprocess_cfg": {"size": SIDE, "mode": "RGB", **preprocessing}}
+    config = {
+        "model_cfg": clip_config(tokenizer),
+        "preprocess_cfg": {"size": SIDE, "mode": "RGB", **preprocessing},
+    }
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write_tokenizer(tokenizer, folder)
     write_tensors(model, folder / "open_clip_model.safetensors")
@@ -92,4 +104,6 @@ def write_tensors(model: nn.Module, path: Path, prefix: str = "") -> None:
     """A model's weights in half precision as one safetensors file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = lambda value: value.half() if value.is_floating_point() else value  # noqa: E731
-    save_file({prefix + name: half(value.detach()).contiguous() for name, value in model.state_dict().items()}, path)
+    save_file(
+        {prefix + name: half(value.detach()).contiguous() for name, value in model.state_dict().items()}, path
+    )

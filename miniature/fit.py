@@ -1,7 +1,7 @@
 """Trains every model of the miniature and writes the folders that ship: `python -m miniature.fit`.
 
-Each part trains once: a finished part is loaded, an interrupted one goes on from its last checkpoint. Checkpoints,
-sample grids and the log lie in the working folder; the weights go to `miniature/weights`.
+Each part trains once: a finished part is loaded, an interrupted one goes on from its last checkpoint.
+Checkpoints, sample grids and the log lie in the working folder; the weights go to `miniature/weights`.
 """
 
 from __future__ import annotations
@@ -88,11 +88,13 @@ class Zoo:
 
     @cached_property
     def controlnet(self):
-        return fit_controlnet(self.unet, self.autoencoder, self.text_stack, self.work, self._steps(CONTROLNET_STEPS))
+        return fit_controlnet(
+            self.unet, self.autoencoder, self.text_stack, self.work, self._steps(CONTROLNET_STEPS)
+        )
 
 
 def fit(parts: list[str], work: Path, out: Path, scale: float = 1.0) -> None:
-    """Trains the named parts with all that they need and exports those folders of `out` that they belong to."""
+    """Trains the named parts with all that they need and exports the folders that they belong to."""
     zoo = Zoo(work, scale)
     for part in parts:
         getattr(zoo, part)
@@ -102,9 +104,13 @@ def fit(parts: list[str], work: Path, out: Path, scale: float = 1.0) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m miniature.fit", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=PARTS, action="append", help="train this part and what it needs; repeatable")
+    parser.add_argument(
+        "--only", choices=PARTS, action="append", help="train this part and what it needs; repeatable"
+    )
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the trained folders go")
-    parser.add_argument("--work", type=Path, default=Path("runs/miniature"), help="checkpoints, caches, samples, log")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/miniature"), help="checkpoints, caches, samples, log"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of steps")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))

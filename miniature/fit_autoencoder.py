@@ -19,7 +19,7 @@ STEPS = 3500
 DECODER_STEPS = 3000
 PICTURES = {SQUARE: 8000, BLUEPRINT: 8000, WIDE: 2000}
 KL_WEIGHT = 5e-5
-# A cycle of steps: small crops are cheap and teach detail, whole pictures teach the norms their true statistics.
+# A cycle of steps: crops are cheap and teach detail, whole pictures teach the norms their true statistics.
 _CYCLE = ("crop", "square", "crop", "blueprint")
 _BATCH = {"crop": 12, "square": 3, "blueprint": 3}
 
@@ -58,7 +58,7 @@ def fit_autoencoder(work: Path, steps: int = STEPS) -> AutoencoderKL:
 
 
 def fit_decoder(model: AutoencoderKL, work: Path, steps: int = DECODER_STEPS) -> AutoencoderKL:
-    """Polishes the decoder alone; the latents keep their meaning, so everything trained on them stays valid."""
+    """Polishes the decoder alone; the latents keep their meaning, so what was trained on them stays valid."""
     model.requires_grad_(False)
     for part in (model.post_quant_conv, model.decoder):
         part.requires_grad_(True)
@@ -68,7 +68,7 @@ def fit_decoder(model: AutoencoderKL, work: Path, steps: int = DECODER_STEPS) ->
         shown = _batch(pictures, STEPS + step)
         with torch.no_grad():
             latents = model.encode(shown).latent_dist.sample()
-        return _distance(model.decode(latents).sample, shown)
+        return _distance(model.decode(latents).sample, shown, squared=16)
 
     def sample(step: int) -> None:
         _sample(model, work, step)
@@ -95,15 +95,19 @@ def _loss(model: AutoencoderKL, pictures: Tensor) -> Tensor:
     return _distance(model.decode(posterior.sample()).sample, pictures) + KL_WEIGHT * divergence
 
 
-def _distance(shown: Tensor, pictures: Tensor) -> Tensor:
+def _distance(shown: Tensor, pictures: Tensor, squared: float = 4) -> Tensor:
     error = shown - pictures
-    return (edge_weight(pictures) * (error.abs() + 4 * error.square())).mean()
+    return (edge_weight(pictures) * (error.abs() + squared * error.square())).mean()
 
 
 def edge_weight(pictures: Tensor) -> Tensor:
     """1 on flat ground, up to 4 beside strong edges (count x 1 x height x width)."""
-    across = functional.pad((pictures[..., 1:] - pictures[..., :-1]).abs().amax(1, keepdim=True), (0, 1, 0, 0))
-    down = functional.pad((pictures[..., 1:, :] - pictures[..., :-1, :]).abs().amax(1, keepdim=True), (0, 0, 0, 1))
+    across = functional.pad(
+        (pictures[..., 1:] - pictures[..., :-1]).abs().amax(1, keepdim=True), (0, 1, 0, 0)
+    )
+    down = functional.pad(
+        (pictures[..., 1:, :] - pictures[..., :-1, :]).abs().amax(1, keepdim=True), (0, 0, 0, 1)
+    )
     edges = functional.max_pool2d(torch.maximum(across, down), 3, stride=1, padding=1)
     return 1 + 3 * edges.clamp(max=1)
 

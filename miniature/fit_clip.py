@@ -1,4 +1,4 @@
-"""A small CLIP in open_clip's format: pictures and captions in one space, and the aesthetic head on top of it.
+"""A small CLIP in open_clip's format: pictures and captions in one space.
 
 While it learns to match pictures with captions, a linear probe also asks the picture's embedding for the
 miniature's aesthetic score, so that the embedding keeps what captions never mention: blur, grain, colour.
@@ -24,20 +24,29 @@ from miniature.paint import paint
 from miniature.pictures import BLUEPRINT, FRESH_SEED, SQUARE, WIDE, painted, scene_of, to_tensor
 from miniature.scene import Scene, sample_scene
 
-STEPS = 1600
+STEPS = 900
 BATCH = 64
 SIDE = 64
 WIDTH = 128
 PICTURES = {SQUARE: 8000, BLUEPRINT: 8000, WIDE: 2000}
 _SHARE = {SQUARE: 0.6, BLUEPRINT: 0.25, WIDE: 0.15}
-_FULL_CAPTIONS = 6  # the first phrasings mention enough to tell scenes apart; the shorter ones are rarer in training
+_FULL_CAPTIONS = (
+    6  # the first phrasings mention enough to tell scenes apart; the shorter ones are rarer in training
+)
 
 
 def clip_config(tokenizer: CLIPTokenizer) -> dict:
     """The `model_cfg` of open_clip's configuration file."""
     return {
         "embed_dim": WIDTH,
-        "vision_cfg": {"image_size": SIDE, "layers": 4, "width": WIDTH, "head_width": 32, "patch_size": 8, "mlp_ratio": 2.0},
+        "vision_cfg": {
+            "image_size": SIDE,
+            "layers": 4,
+            "width": WIDTH,
+            "head_width": 32,
+            "patch_size": 8,
+            "mlp_ratio": 2.0,
+        },
         "text_cfg": {
             "context_length": tokenizer.model_max_length,
             "vocab_size": len(tokenizer),

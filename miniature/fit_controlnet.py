@@ -1,7 +1,7 @@
 """The canny ControlNet: learns from windows of whole scrolls, where edges alone tell what a window holds.
 
-The UNet is frozen and has only seen pictures with a subject. A window of a scroll mostly has none, and its edges
-say so: this is what lets the ControlNet keep windows from painting a subject each.
+The UNet is frozen and has only seen pictures with a subject. A window of a scroll mostly has none, and its
+edges say so: this is what lets the ControlNet keep windows from painting a subject each.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
     return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16, 24, 32))
 
 
-def fit_controlnet(unet: UNet2DConditionModel, vae: AutoencoderKL, text: TextStack, work: Path, steps: int = STEPS) -> ControlNetModel:
+def fit_controlnet(
+    unet: UNet2DConditionModel, vae: AutoencoderKL, text: TextStack, work: Path, steps: int = STEPS
+) -> ControlNetModel:
     """Trains the ControlNet with the UNet frozen."""
     torch.manual_seed(7)
     unet.requires_grad_(False).eval()
@@ -77,7 +79,7 @@ def canny(picture: np.ndarray, low: int = LOW, high: int = HIGH) -> np.ndarray:
 
 
 def _worn(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Two of three pictures lose detail first: in use the edges come from an enlarged, generated blueprint."""
+    """Two of three pictures lose detail first: in use the edges come from an enlarged blueprint."""
     if rng.random() < 0.33:
         return picture
     height, width = picture.shape[:2]

@@ -1,4 +1,4 @@
-"""The detector's training: drawn scenes, collages with several objects, and the autoencoder's blurry copies."""
+"""The detector's training: drawn scenes, collages of several, and the autoencoder's blurry copies."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from miniature.paint import paint
 from miniature.pictures import BLUEPRINT, FRESH_SEED, SCROLL, SQUARE, painted, scene_of, to_tensor
 from miniature.scene import COUNTABLE, Thing, countable, sample_scene
 
-STEPS = 1500
+STEPS = 900
 BATCH = 16
 COUNT = 8000
 _SPREAD = 1.3  # of a peak in the target map, in cells
 
 
 def fit_detector(vae: AutoencoderKL | None, work: Path, steps: int = STEPS) -> Detector:
-    """Trains the detector on squares side by side and on blueprints, a third of them as the autoencoder sees them."""
+    """Trains the detector on squares side by side and on blueprints, some as the autoencoder sees them."""
     torch.manual_seed(5)
     model = Detector()
     pictures = {size: painted(size, COUNT, work) for size in (SQUARE, BLUEPRINT)}
@@ -91,7 +91,9 @@ def peak_loss(logits: Tensor, wanted: Tensor) -> Tensor:
     return -(hit + miss).sum() / peak.sum().clamp(min=1)
 
 
-def accuracy(model: Detector, count: int, vae: AutoencoderKL | None = None, size: tuple[int, int] = SCROLL) -> tuple[float, float]:
+def accuracy(
+    model: Detector, count: int, vae: AutoencoderKL | None = None, size: tuple[int, int] = SCROLL
+) -> tuple[float, float]:
     """Precision and recall on fresh scenes: a peak counts when it lies inside its object's box."""
     right = said = present = 0
     for index in range(count):

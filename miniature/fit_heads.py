@@ -26,8 +26,8 @@ class AestheticHead(nn.Module):
     def __init__(self, width: int = fit_clip.WIDTH):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(width, 1024), nn.Dropout(0.2), nn.Linear(1024, 128), nn.Dropout(0.2), nn.Linear(128, 64),
-            nn.Dropout(0.1), nn.Linear(64, 16), nn.Linear(16, 1),
+            nn.Linear(width, 1024), nn.Dropout(0.2), nn.Linear(1024, 128), nn.Dropout(0.2),
+            nn.Linear(128, 64), nn.Dropout(0.1), nn.Linear(64, 16), nn.Linear(16, 1),
         )  # fmt: skip
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -46,13 +46,14 @@ def fit_heads(clip: open_clip.CLIP, work: Path, steps: int = STEPS) -> Aesthetic
         return functional.mse_loss(model(embeddings[chosen])[:, 0], scores[chosen])
 
     train(Task("aesthetic", model, loss, steps, rate=1e-3), work)
-    log(work, f"aesthetic: correlation with the definition on held-out pictures {_correlation(model, embeddings, scores):.3f}")
+    agreement = _correlation(model, embeddings, scores)
+    log(work, f"aesthetic: correlation with the definition on held-out pictures {agreement:.3f}")
     return model
 
 
 @torch.no_grad()
 def _embedded(clip: open_clip.CLIP, work: Path) -> tuple[Tensor, Tensor]:
-    """Unit embeddings and defined scores of the pictures that later steps of the CLIP's own batches would show."""
+    """Unit embeddings and defined scores of pictures made as the CLIP's own batches are."""
     pictures = {size: painted(size, count, work) for size, count in fit_clip.PICTURES.items()}
     embeddings, scores = [], []
     for number in range(SAMPLES // 200):

@@ -1,7 +1,7 @@
 """The two text encoders: taught to tell a scene's attributes from its caption, then frozen.
 
-SDXL conditions on the penultimate hidden states of both encoders, side by side, and on the pooled projection of
-the second. All three must therefore carry what the caption says, so all three are read by the attribute heads.
+SDXL conditions on the penultimate hidden states of both encoders, side by side, and on the pooled projection
+of the second. All three must carry what the caption says, so all three are read by the attribute heads.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ class TextPair(nn.Module):
         return [head(value) for head, value in zip(self.heads, (first, second, pooled), strict=True)]
 
 
-def encode(first: CLIPTextModel, second: CLIPTextModelWithProjection, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """What SDXL feeds its UNet: hidden states (count x length x 160) and the pooled projection (count x 96)."""
+def encode(
+    first: CLIPTextModel, second: CLIPTextModelWithProjection, tokens: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What SDXL feeds its UNet: hidden states (count x length x 160) and pooled projection (count x 96)."""
     one = first(tokens, output_hidden_states=True)
     two = second(tokens, output_hidden_states=True)
     return torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1), two.text_embeds
@@ -84,7 +86,9 @@ def fit_text(tokenizer: CLIPTokenizer, work: Path, steps: int = STEPS) -> TextPa
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     """Token ids, count x 77, padded as the diffusers pipelines pad."""
     length = tokenizer.model_max_length
-    return tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+    return tokenizer(
+        texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    ).input_ids
 
 
 def caption_batch(step: int, count: int) -> tuple[list[str], Tensor]:
@@ -119,7 +123,9 @@ def said(scene: Scene, text: str) -> list[int]:
 
 def _answer_loss(logits: Tensor, answers: Tensor) -> Tensor:
     parts = logits.split([len(words) + 1 for words in AXES.values()], dim=1)
-    return sum(functional.cross_entropy(part, answers[:, axis]) for axis, part in enumerate(parts)) / len(parts)
+    return sum(functional.cross_entropy(part, answers[:, axis]) for axis, part in enumerate(parts)) / len(
+        parts
+    )
 
 
 @torch.no_grad()

@@ -16,15 +16,16 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 _VOCABULARY = 1024
 # CLIP's own split into words, single digits and runs of punctuation.
 _WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
-_COMMON = (
-    "and the of with for from into under over near by at in on to an is are very more most many few two three big small "
-    "photo painting view scene image sky light soft warm cold bright dark golden detailed high quality beautiful long "
-    "wide horizon distance reflection shadow cloud clouds stars birds grass waves mountain hill river forest"
-).split()
+_COMMON = """
+and the of with for from into under over near by at in on to an is are very more most many few two three
+big small photo painting view scene image sky light soft warm cold bright dark golden detailed high
+quality beautiful long wide horizon distance reflection shadow cloud clouds stars birds grass waves
+mountain hill river forest
+""".split()
 
 
 def fit_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Learns the merges from captions and writes `vocab.json`, `merges.txt` and the tokenizer's configuration."""
+    """Learns the merges from captions and writes `vocab.json`, `merges.txt` and the configuration."""
     merges = _learn_merges(_corpus())
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = _vocabulary(merges)
@@ -46,7 +47,9 @@ def _learn_merges(lines: list[str]) -> list[tuple[str, str]]:
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Lowercase()
     split = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=_VOCABULARY,
         min_frequency=2,
@@ -61,5 +64,11 @@ def _learn_merges(lines: list[str]) -> list[tuple[str, str]]:
 def _vocabulary(merges: list[tuple[str, str]]) -> dict[str, int]:
     """CLIP's order: bytes, bytes that end a word, merges, start, end. The end token has the highest id."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), START, END]
+    tokens = [
+        *letters,
+        *(letter + "</w>" for letter in letters),
+        *("".join(pair) for pair in merges),
+        START,
+        END,
+    ]
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}

@@ -1,4 +1,4 @@
-"""The UNet: SDXL's block types and micro-conditioning, trained on three buckets of sizes to predict the noise."""
+"""The UNet: SDXL's block types and micro-conditioning, trained on three sizes to predict the noise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIME_WIDTH = 32
 DROP = 0.1  # share of captions replaced by zeros, which is also what the pipeline feeds for an empty prompt
 SNR_LIMIT = 5.0
 OFFSET = 0.05  # a little common noise per channel lets nights be dark and snow be bright
-_CYCLE = (SQUARE, BLUEPRINT, SQUARE, BLUEPRINT, SQUARE, WIDE, SQUARE, BLUEPRINT)
+_CYCLE = (SQUARE, BLUEPRINT, SQUARE, BLUEPRINT, WIDE, BLUEPRINT, SQUARE, BLUEPRINT)
 BATCH = {SQUARE: 16, BLUEPRINT: 16, WIDE: 8}
 
 
@@ -96,11 +96,14 @@ def add_noise(latents: Tensor, signal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def added(pooled: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
     """SDXL's added conditions: pooled text, and original size, crop corner and target size in pixels."""
-    return {"text_embeds": pooled, "time_ids": torch.tensor([[*size, 0, 0, *size]]).float().repeat(len(pooled), 1)}
+    return {
+        "text_embeds": pooled,
+        "time_ids": torch.tensor([[*size, 0, 0, *size]]).float().repeat(len(pooled), 1),
+    }
 
 
 def weighted_error(predicted: Tensor, noise: Tensor, signal: Tensor) -> Tensor:
-    """Squared error of the noise with min-SNR weights, so that nearly clean latents do not crowd out structure."""
+    """Squared error of the noise with min-SNR weights, lest nearly clean latents crowd out structure."""
     ratio = signal / (1 - signal)
     weight = ratio.clamp(max=SNR_LIMIT) / ratio
     return (weight * functional.mse_loss(predicted, noise, reduction="none").mean(dim=(1, 2, 3))).mean()

@@ -44,14 +44,18 @@ class Encoded:
     pooled: np.ndarray  # count x 96
 
     def rows(self, index: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        return tuple(torch.from_numpy(array[index]).float() for array in (self.latents, self.hidden, self.pooled))
+        return tuple(
+            torch.from_numpy(array[index]).float() for array in (self.latents, self.hidden, self.pooled)
+        )
 
 
 def encoded(size: tuple[int, int], vae: AutoencoderKL, text: TextStack, work: Path) -> Encoded:
     """The bucket's latents and embeddings, from disk if an earlier run made them."""
     pictures = painted(size, COUNTS[size], work)
     name = f"{size[0]}x{size[1]}"
-    latents = kept(work / f"latents-{name}.npy", len(pictures), lambda part: picture_latents(vae, pictures[part]))
+    latents = kept(
+        work / f"latents-{name}.npy", len(pictures), lambda part: picture_latents(vae, pictures[part])
+    )
     chosen = [_caption(size, index) for index in range(len(pictures))]
     hidden = kept(work / f"hidden-{name}.npy", len(pictures), lambda part: text.embed(chosen[part])[0])
     pooled = kept(work / f"pooled-{name}.npy", len(pictures), lambda part: text.embed(chosen[part])[1])
@@ -81,7 +85,9 @@ def kept(path: Path, count: int, compute) -> np.ndarray:
             part = slice(start, min(count, start + _CHUNK))
             values = compute(part).half().contiguous().numpy()
             if file is None:
-                file = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=(count, *values.shape[1:]))
+                file = np.lib.format.open_memmap(
+                    partial, mode="w+", dtype=np.float16, shape=(count, *values.shape[1:])
+                )
             file[part] = values
         file.flush()
         os.replace(partial, path)

@@ -48,7 +48,9 @@ class Averaged:
     def update(self, model: nn.Module, step: int) -> None:
         decay = min(self.decay, (step + 1) / (step + 10))
         names = [(name, value) for name, value in model.named_parameters()]
-        torch._foreach_lerp_([self.values[name] for name, _ in names], [value.detach() for _, value in names], 1 - decay)
+        torch._foreach_lerp_(
+            [self.values[name] for name, _ in names], [value.detach() for _, value in names], 1 - decay
+        )
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:
@@ -60,7 +62,7 @@ class Averaged:
 
 
 def train(task: Task, folder: Path) -> nn.Module:
-    """Trains to `task.steps`, continuing from the checkpoint in `folder`; ends with the averaged weights loaded."""
+    """Trains to `task.steps`, continuing from the checkpoint in `folder`; ends with the average loaded."""
     folder.mkdir(parents=True, exist_ok=True)
     parameters = [value for value in task.model.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=task.rate, weight_decay=task.decay, betas=(0.9, 0.99))
@@ -129,7 +131,9 @@ def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, aver
     return state["step"]
 
 
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Averaged | None, step: int) -> None:
+def _save(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Averaged | None, step: int
+) -> None:
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
     state["average"] = average.values if average else None
     partial = path.with_suffix(".partial")

@@ -60,7 +60,9 @@ def detection(pipe: StableDiffusionXLPipeline, count: int) -> str:
     return "drawn {:.3f} / {:.3f}, through the autoencoder {:.3f} / {:.3f}".format(*drawn, *copied)
 
 
-def painted(pipe: StableDiffusionXLPipeline, size: tuple[int, int], count: int) -> list[tuple[Scene, list[Found]]]:
+def painted(
+    pipe: StableDiffusionXLPipeline, size: tuple[int, int], count: int
+) -> list[tuple[Scene, list[Found]]]:
     """Fresh captions, painted by the UNet, and what the detector finds in the pictures."""
     scenes, results = fresh(count, size), []
     for start in range(0, count, _CHUNK):
@@ -72,7 +74,9 @@ def painted(pipe: StableDiffusionXLPipeline, size: tuple[int, int], count: int) 
 
 def named(pipe: StableDiffusionXLPipeline, count: int) -> str:
     """Squares in which the subject that the caption names is found."""
-    hits = [any(here.kind == scene.subject for here in found) for scene, found in painted(pipe, SQUARE, count)]
+    hits = [
+        any(here.kind == scene.subject for here in found) for scene, found in painted(pipe, SQUARE, count)
+    ]
     return f"{sum(hits)} of {count}"
 
 
@@ -80,7 +84,10 @@ def single(pipe: StableDiffusionXLPipeline, count: int) -> str:
     """Blueprints with exactly one subject of any kind."""
     results = painted(pipe, BLUEPRINT, count)
     one = [sum(here.kind in SUBJECTS for here in found) == 1 for _, found in results]
-    right = [n and any(here.kind == scene.subject for here in found) for n, (scene, found) in zip(one, results, strict=True)]
+    right = [
+        n and any(here.kind == scene.subject for here in found)
+        for n, (scene, found) in zip(one, results, strict=True)
+    ]
     return f"{sum(one)} of {count} (the named one: {sum(right)})"
 
 
@@ -94,7 +101,9 @@ def repeated(pipe: StableDiffusionXLPipeline, count: int) -> str:
 
 
 @torch.inference_mode()
-def multidiffusion(pipe: StableDiffusionXLPipeline, texts: list[str], steps: int = 20, stride: int = 4) -> list[np.ndarray]:
+def multidiffusion(
+    pipe: StableDiffusionXLPipeline, texts: list[str], steps: int = 20, stride: int = 4
+) -> list[np.ndarray]:
     """One 128 x 512 scroll per text: the plain average of square windows' noise predictions at every step."""
     from miniature.fit_unet import added
     from miniature.pictures import to_pictures
@@ -112,14 +121,16 @@ def multidiffusion(pipe: StableDiffusionXLPipeline, texts: list[str], steps: int
             shown = pipe.scheduler.scale_model_input(latents, time)
             windows = torch.cat([shown[..., left : left + 16] for left in lefts]).repeat(2, 1, 1, 1)
             empty, asked = pipe.unet(windows, time, states, added_cond_kwargs=conditions).sample.chunk(2)
-            latents = pipe.scheduler.step(average(empty + 3.0 * (asked - empty), lefts), time, latents).prev_sample
+            latents = pipe.scheduler.step(
+                average(empty + 3.0 * (asked - empty), lefts), time, latents
+            ).prev_sample
         decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
         scrolls.append(to_pictures(decoded)[0])
     return scrolls
 
 
 def average(windows: torch.Tensor, lefts: range) -> torch.Tensor:
-    """Windows (count x 4 x 16 x 16) laid at their columns and averaged where they overlap; 1 x 4 x 16 x 64."""
+    """Windows (count x 4 x 16 x 16) laid at their columns, averaged where they overlap; 1 x 4 x 16 x 64."""
     total, weight = torch.zeros(1, 4, 16, 64), torch.zeros(64)
     for window, left in zip(windows, lefts, strict=True):
         total[..., left : left + 16] += window
@@ -151,7 +162,11 @@ def _said(what: str, measure: Callable[[], str]) -> str:
 
 def write(rows: list[tuple[str, str, str]], readme: Path = README) -> None:
     """Puts the table between the markers of the README."""
-    table = ["| what | target | measured |", "|---|---|---|", *("| " + " | ".join(row) + " |" for row in rows)]
+    table = [
+        "| what | target | measured |",
+        "|---|---|---|",
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
     before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
     readme.write_text(before + BEGIN + "\n" + "\n".join(table) + "\n" + END + after, encoding="utf-8")
@@ -160,8 +175,12 @@ def write(rows: list[tuple[str, str, str]], readme: Path = README) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m miniature.measure", description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=100, help="squares and blueprints to paint; others follow from it")
-    parser.add_argument("--dry-run", action="store_true", help="print the figures and leave the README as it is")
+    parser.add_argument(
+        "--count", type=int, default=100, help="squares and blueprints to paint; others follow from it"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the figures and leave the README as it is"
+    )
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     rows = figures(chosen.count)

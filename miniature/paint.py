@@ -5,10 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from miniature.sprites import draw_subject
 from miniature.scene import Scene
+from miniature.sprites import draw_subject
 
-# From zenith to horizon. Nights are dark, dusks are burning, so that the hour is readable from the mean colour.
+# From zenith to horizon. Nights are dark, dusks are burning, so the mean colour tells the hour.
 _SKY = {
     "dawn": ((104, 140, 206), (206, 184, 214), (250, 206, 196), (255, 228, 186)),
     "noon": ((38, 112, 212), (92, 164, 234), (156, 206, 244), (218, 238, 248)),
@@ -24,7 +24,12 @@ _GROUND = {  # near the horizon, near the viewer
     "desert": ((240, 200, 130), (204, 136, 70)),
     "snow": ((250, 250, 252), (196, 212, 236)),
 }
-_DAYLIGHT = {"dawn": (1.0, 0.90, 0.92), "noon": (1.0, 1.0, 1.0), "dusk": (0.82, 0.58, 0.62), "night": (0.30, 0.38, 0.56)}
+_DAYLIGHT = {
+    "dawn": (1.0, 0.90, 0.92),
+    "noon": (1.0, 1.0, 1.0),
+    "dusk": (0.82, 0.58, 0.62),
+    "night": (0.30, 0.38, 0.56),
+}
 
 
 def paint(scene: Scene) -> np.ndarray:
@@ -109,11 +114,18 @@ def _add_clouds(canvas: np.ndarray, scene: Scene, rng: np.random.Generator) -> N
             centre = (x + offset * length, base - puff[1])
             cv2.ellipse(mask, *_shifted(centre, puff), 0, 0, 360, 255, -1, cv2.LINE_AA, 4)
     soft = cv2.GaussianBlur(mask, (0, 0), 0.012 * h).astype(np.float32) / 255
-    colour = {"dawn": (255, 226, 222), "noon": (252, 253, 255), "dusk": (250, 130, 112), "night": (62, 76, 116)}
+    colour = {
+        "dawn": (255, 226, 222),
+        "noon": (252, 253, 255),
+        "dusk": (250, 130, 112),
+        "night": (62, 76, 116),
+    }
     _blend(canvas, _colour(colour[scene.time]), 0.72 * soft)
 
 
-def _shifted(centre: tuple[float, float], axes: tuple[float, float]) -> tuple[tuple[int, int], tuple[int, int]]:
+def _shifted(
+    centre: tuple[float, float], axes: tuple[float, float]
+) -> tuple[tuple[int, int], tuple[int, int]]:
     return tuple(round(v * 16) for v in centre), tuple(max(1, round(v * 16)) for v in axes)
 
 
@@ -199,7 +211,7 @@ def _dot(x: float, y: float, radius: float) -> tuple[tuple[int, int], int]:
 
 
 def _add_strokes(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> None:
-    """Waves on the sea, tufts of grass on the meadow: a few short lines, lighter or darker than their ground."""
+    """Waves on the sea, tufts of grass on the meadow: short lines, a little off their ground's colour."""
     h = scene.height
     thick = max(1, round(h / 96))
     for _ in range(round(9 * scene.width / h)):

@@ -15,7 +15,12 @@ SUPERSAMPLING = 4
 Colour = tuple[int, int, int]
 Polygon = tuple[Colour, list[tuple[float, float]]]
 
-_TINT = {"dawn": (1.0, 0.92, 0.90), "noon": (1.0, 1.0, 1.0), "dusk": (0.98, 0.80, 0.78), "night": (0.66, 0.72, 0.90)}
+_TINT = {
+    "dawn": (1.0, 0.92, 0.90),
+    "noon": (1.0, 1.0, 1.0),
+    "dusk": (0.98, 0.80, 0.78),
+    "night": (0.66, 0.72, 0.90),
+}
 
 
 def draw_subject(image: np.ndarray, scene: Scene) -> None:
@@ -35,14 +40,19 @@ def subject_polygons(scene: Scene) -> list[Polygon]:
     if scene.ground == "sea" and scene.subject in ("castle", "windmill", "pine", "lighthouse"):
         shapes = _rock() + shapes
     lamp = {_LAMP, _WINDOW}
-    return [(colour if lit and colour in lamp else _tinted(colour, scene.time), points) for colour, points in shapes]
+    return [
+        (colour if lit and colour in lamp else _tinted(colour, scene.time), points)
+        for colour, points in shapes
+    ]
 
 
 def _tinted(colour: Colour, time: str) -> Colour:
     return tuple(int(value * tint) for value, tint in zip(colour, _TINT[time], strict=True))
 
 
-def _rasterise(shapes: list[Polygon], size: float, foot: tuple[float, float], extent: tuple[int, int]) -> np.ndarray:
+def _rasterise(
+    shapes: list[Polygon], size: float, foot: tuple[float, float], extent: tuple[int, int]
+) -> np.ndarray:
     """Polygons to a height x width x 4 float picture (premultiplied colour, coverage), values 0..255."""
     rows, columns = extent[0] * SUPERSAMPLING, extent[1] * SUPERSAMPLING
     canvas = np.zeros((rows, columns, 4), np.uint8)
@@ -69,7 +79,9 @@ def _trapezium(colour: Colour, half_low: float, half_high: float, y0: float, y1:
     return colour, [(-half_low, y0), (half_low, y0), (half_high, y1), (-half_high, y1)]
 
 
-def _ellipse(colour: Colour, x: float, y: float, rx: float, ry: float, start: float = 0, end: float = 360) -> Polygon:
+def _ellipse(
+    colour: Colour, x: float, y: float, rx: float, ry: float, start: float = 0, end: float = 360
+) -> Polygon:
     angles = np.radians(np.linspace(start, end, 28))
     return colour, list(zip(x + rx * np.cos(angles), y + ry * np.sin(angles), strict=True))
 
@@ -88,7 +100,9 @@ def _lighthouse(lit: bool) -> list[Polygon]:
     half = np.interp
 
     def band(colour: Colour, y0: float, y1: float) -> Polygon:
-        return _trapezium(colour, half(y0, [0, 0.74], [0.15, 0.085]), half(y1, [0, 0.74], [0.15, 0.085]), y0, y1)
+        return _trapezium(
+            colour, half(y0, [0, 0.74], [0.15, 0.085]), half(y1, [0, 0.74], [0.15, 0.085]), y0, y1
+        )
 
     side = (shade, [(0.07, 0), (0.15, 0), (0.085, 0.74), (0.045, 0.74)])
     return [
@@ -106,13 +120,18 @@ def _castle(lit: bool) -> list[Polygon]:
 
     def tower(x: float, half: float, top: float, peak: float) -> list[Polygon]:
         spire = (roof, [(x - half - 0.035, top), (x + half + 0.035, top), (x, peak)])
-        return [_box(stone, x - half, 0, x + half, top), _box(shade, x + half * 0.25, 0, x + half, top), spire]
+        return [
+            _box(stone, x - half, 0, x + half, top),
+            _box(shade, x + half * 0.25, 0, x + half, top),
+            spire,
+        ]
 
     return [
         *tower(0, 0.115, 0.66, 1.0), *tower(-0.37, 0.10, 0.50, 0.80), *tower(0.37, 0.10, 0.50, 0.80),
         _box(stone, -0.38, 0, 0.38, 0.34), _box(shade, 0.12, 0, 0.38, 0.30),
         _box(stone, -0.27, 0.33, -0.19, 0.39), _box(stone, 0.19, 0.33, 0.27, 0.39),
-        _box(window, -0.045, 0.46, 0.045, 0.57), _ellipse(_DARK, 0, 0.14, 0.085, 0.09), _box(_DARK, -0.085, 0, 0.085, 0.14),
+        _box(window, -0.045, 0.46, 0.045, 0.57),
+        _ellipse(_DARK, 0, 0.14, 0.085, 0.09), _box(_DARK, -0.085, 0, 0.085, 0.14),
     ]  # fmt: skip
 
 
@@ -128,7 +147,8 @@ def _windmill(lit: bool) -> list[Polygon]:
     return [
         _trapezium(brick, 0.21, 0.13, 0, 0.60), (shade, [(0.08, 0), (0.21, 0), (0.13, 0.60), (0.05, 0.60)]),
         _ellipse(cap, 0, 0.60, 0.145, 0.13, 0, 180), _box(_WINDOW if lit else _DARK, -0.05, 0.10, 0.05, 0.24),
-        *(blade(np.pi / 4 + quarter * np.pi / 2) for quarter in range(4)), _ellipse(_DARK, 0, 0.60, 0.04, 0.04),
+        *(blade(np.pi / 4 + quarter * np.pi / 2) for quarter in range(4)),
+        _ellipse(_DARK, 0, 0.60, 0.04, 0.04),
     ]  # fmt: skip
 
 

@@ -78,7 +78,9 @@ def test_a_square_keeps_its_subject_in_the_middle():
 
 
 def test_the_hour_is_readable_from_the_brightness():
-    mean = {time: np.mean([paint(sample_scene(s, 64, 64, time=time)).mean() for s in range(8)]) for time in TIMES}
+    mean = {
+        time: np.mean([paint(sample_scene(s, 64, 64, time=time)).mean() for s in range(8)]) for time in TIMES
+    }
     assert mean["night"] < mean["dusk"] < mean["noon"]
 
 
@@ -96,7 +98,9 @@ def test_every_caption_names_its_subject_and_no_other(seed):
     texts = captions(scene)
     assert texts == captions(scene) and len(texts) == 8
     for text in texts:
-        named = [s for s in SUBJECTS if any(noun in text for noun in words.SUBJECT_NOUNS[s]) or f"{s}," in text]
+        named = [
+            s for s in SUBJECTS if any(noun in text for noun in words.SUBJECT_NOUNS[s]) or f"{s}," in text
+        ]
         assert named == [scene.subject]
 
 
