@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from drspo import log, registry
 from drspo.config import config_hash, load, to_dict
@@ -203,7 +204,7 @@ def follower(program: Program, base: int, bar: log.Progress, label: str) -> Call
 def run_program(program: Program, listener: Callable[[log.Progress], None]) -> None:
     """Runs one command in this process; UserError when it gives up."""
     command: Callable[[list[str]], int] = registry.resolve(program.target)
-    with log.listening(listener):
+    with log.listening(listener), own_log_files():
         code = command(list(program.argv))
     if code:
         raise UserError(
@@ -212,15 +213,28 @@ def run_program(program: Program, listener: Callable[[log.Progress], None]) -> N
 
 
 @contextlib.contextmanager
+def own_log_files() -> Iterator[None]:
+    """Closes the log files that a program opened, so that the next program does not write to them too."""
+    root = logging.getLogger()
+    before = list(root.handlers)
+    try:
+        yield
+    finally:
+        for handler in [handler for handler in root.handlers if handler not in before]:
+            root.removeHandler(handler)
+            handler.close()
+
+
+@contextlib.contextmanager
 def quiet(run: RunDir) -> Iterator[None]:
-    """Sends what the programs print and log to the run's log.txt; warnings still reach the screen."""
+    """Sends what the programs print and log to the run's log.txt, so that the bar stands alone."""
     path = run.local_path("log.txt")
     assert path is not None, "checked: the folder is local"
     consoles = [h for h in logging.getLogger().handlers if not isinstance(h, logging.FileHandler)]
     levels = [handler.level for handler in consoles]
     log.setup(file=path)
     logging.captureWarnings(True)
-    with _appended(path) as file, contextlib.redirect_stdout(file):
+    with _appended(path) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         for handler in consoles:
             handler.setLevel(logging.ERROR)
         try:
@@ -232,7 +246,7 @@ def quiet(run: RunDir) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _appended(path: Path) -> Iterator[object]:
+def _appended(path: Path) -> Iterator[TextIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8", buffering=1) as file:
         yield file

@@ -69,7 +69,7 @@ _SHARED: dict[str, Any] = {}
 def _console() -> Any:
     from rich.console import Console
 
-    return _SHARED.setdefault("console", Console(stderr=True))
+    return _SHARED.setdefault("console", Console(file=sys.stderr))
 
 
 class Progress:
@@ -123,6 +123,11 @@ class PlainProgress(Progress):
     spoken = 0.0
     said = ""
 
+    def __init__(self, total: int, description: str, unit: str) -> None:
+        super().__init__(total, description, unit)
+        # Bound now: a program may redirect stderr while its bar is up.
+        self.stream = sys.stderr
+
     def show(self) -> None:
         now = time.monotonic()
         if now - max(self.spoken, self.started) >= PLAIN_INTERVAL:
@@ -136,7 +141,7 @@ class PlainProgress(Progress):
         line = self.line()
         if line != self.said:
             self.said = line
-            print(line, file=sys.stderr, flush=True)
+            print(line, file=self.stream, flush=True)
 
 
 class BarProgress(Progress):
