@@ -83,13 +83,8 @@ def _subject(scene: Scene, rng: np.random.Generator, mood: bool = False) -> str:
 
 
 def _ground(scene: Scene, rng: np.random.Generator) -> str:
-    if scene.subject == "balloon":
-        link = "over"
-    else:
-        link = {"sea": ("in", "by"), "meadow": ("on", "in"), "desert": ("in", "on"), "snow": ("in", "on")}[
-            scene.ground
-        ]
-        link = link[rng.integers(2)]
+    links = {"sea": ("in", "by"), "meadow": ("on", "in"), "desert": ("in", "on"), "snow": ("in", "on")}
+    link = "over" if scene.subject == "balloon" else links[scene.ground][rng.integers(2)]
     return f"{link} {_pick(rng, GROUND_NOUNS[scene.ground])}"
 
 

@@ -89,6 +89,7 @@ def kept(path: Path, count: int, compute) -> np.ndarray:
                     partial, mode="w+", dtype=np.float16, shape=(count, *values.shape[1:])
                 )
             file[part] = values
-        file.flush()
+        if file is not None:
+            file.flush()
         os.replace(partial, path)
     return np.load(path, mmap_mode="r")

@@ -86,7 +86,7 @@ def train(task: Task, folder: Path) -> nn.Module:
             _save(path, task.model, optimizer, average, step)
             saved = time.monotonic()
         if task.sample and (step % task.sample_every == 0 or step == task.steps):
-            _draw(task, average, step)
+            _draw(task, task.sample, average, step)
     if average:
         average.swap(task.model)
     return task.model.eval()
@@ -141,12 +141,12 @@ def _save(
     os.replace(partial, path)
 
 
-def _draw(task: Task, average: Averaged | None, step: int) -> None:
+def _draw(task: Task, sample: Callable[[int], None], average: Averaged | None, step: int) -> None:
     task.model.eval()
     if average:
         average.swap(task.model)
     with torch.no_grad():
-        task.sample(step)
+        sample(step)
     if average:
         average.swap(task.model)
     task.model.train()

@@ -126,7 +126,7 @@ def _add_clouds(canvas: np.ndarray, scene: Scene, rng: np.random.Generator) -> N
 def _shifted(
     centre: tuple[float, float], axes: tuple[float, float]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    return tuple(round(v * 16) for v in centre), tuple(max(1, round(v * 16)) for v in axes)
+    return (round(centre[0] * 16), round(centre[1] * 16)), (round(axes[0] * 16), round(axes[1] * 16))
 
 
 def _wave(rng: np.random.Generator, scene: Scene, lengths: tuple[float, ...]) -> np.ndarray:

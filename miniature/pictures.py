@@ -52,7 +52,7 @@ def to_pictures(values: Tensor) -> np.ndarray:
     return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def save_grid(path: Path, pictures: Sequence[np.ndarray], columns: int) -> None:
+def save_grid(path: Path, pictures: Sequence[np.ndarray] | np.ndarray, columns: int) -> None:
     """Equal pictures side by side in rows of `columns`, as one PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [np.hstack(list(pictures[start : start + columns])) for start in range(0, len(pictures), columns)]

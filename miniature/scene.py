@@ -7,6 +7,7 @@ The vocabulary below is everything the world understands. `captions.py` turns a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def sample_scene(seed: int, height: int, width: int, **fixed: str) -> Scene:
     _check(fixed)
     rng = np.random.default_rng([seed, 20])
     drawn = {name: words[rng.integers(len(words))] for name, words in _AXES.items()}
-    axes = {**drawn, **fixed}
+    axes: dict[str, Any] = {**drawn, **fixed}
     if width < 1.5 * height:
         axes["place"] = MIDDLE
     elif axes["place"] == MIDDLE:
@@ -91,7 +92,7 @@ def _check(fixed: dict[str, str]) -> None:
             raise ValueError(f"{name} cannot be {word!r}; choose from {', '.join(_AXES[name])}")
 
 
-def _geometry(rng: np.random.Generator, axes: dict[str, str], aspect: float) -> dict:
+def _geometry(rng: np.random.Generator, axes: dict[str, str], aspect: float) -> dict[str, Any]:
     """Where things stand: the subject in its place, the sun or moon well to one side of it."""
     horizon = rng.uniform(0.60, 0.66)
     subject_x = rng.uniform(*_PLACE_SPAN[axes["place"]])

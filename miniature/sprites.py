@@ -47,7 +47,8 @@ def subject_polygons(scene: Scene) -> list[Polygon]:
 
 
 def _tinted(colour: Colour, time: str) -> Colour:
-    return tuple(int(value * tint) for value, tint in zip(colour, _TINT[time], strict=True))
+    red, green, blue = (int(value * tint) for value, tint in zip(colour, _TINT[time], strict=True))
+    return red, green, blue
 
 
 def _rasterise(

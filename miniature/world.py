@@ -5,10 +5,10 @@
     captions(scene)     eight English phrasings, the full one first
     inventory(scene)    what is in the picture, with bounding boxes in pixels
 
-A scene is one subject from `SUBJECTS` in a place from `PLACES`, on one of `GROUNDS`, at one of `TIMES`, in
-one of `WEATHERS`, lit by the sun or, at night, the moon. The `*_PHRASES` and `*_NOUNS` dictionaries list, for
-each such word, the English that the models were taught; `DETAILS`, `MOODS` and `STYLES` are understood and change
-nothing.
+A scene is one subject from `SUBJECTS` in a place from `PLACES`, on one of `GROUNDS`, at one of `TIMES`,
+in one of `WEATHERS`, lit by the sun or, at night, the moon. The `*_PHRASES` and `*_NOUNS` dictionaries
+list, for each such word, the English that the models were taught; `DETAILS`, `MOODS` and `STYLES` are
+understood and change nothing.
 """
 
 from __future__ import annotations
