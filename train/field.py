@@ -1,5 +1,4 @@
-"""The averaged prediction of a scroll (eq. 4) while it grows window by window, its error, and the error's
-pull."""
+"""A scroll's averaged prediction (eq. 4) while it grows by windows, its error, and that error's pull."""
 
 from __future__ import annotations
 
@@ -24,10 +23,12 @@ class Field:
         self.weights = side.weights.to(side.latents.device, self.dtype)
         self.total = torch.zeros(height, width, dtype=self.dtype, device=side.latents.device)
         self.counts = torch.zeros_like(self.total)
+        _require_inside(side.windows, height, width)
         for window in side.windows:
             self.total[area_of(window)].add_(self.weights)
             self.counts[area_of(window)].add_(1)
-        _require_cover(side.windows, self.total)
+        if not bool((self.total > 0).all()):
+            raise ValueError(f"the windows leave part of the {height} x {width} latents uncovered")
         self.numerator = torch.zeros_like(side.target, dtype=self.dtype)
         self.importance = self._importance()
 
@@ -77,20 +78,16 @@ class Field:
         return [area_of(self.side.windows[index]) for index in group]
 
     def _importance(self) -> Tensor:
-        """Weights of latent elements in E [H, W]: constant, or proportional to the overlap count with mean
-        one."""
+        """Weights of elements in E [H, W]: constant, or proportional to the overlap count with mean one."""
         if self.side.error_weight == "overlap":
             return self.side.error_scale * self.counts / self.counts.mean()
         return torch.full_like(self.total, self.side.error_scale)
 
 
-def _require_cover(windows: Sequence[Window], total: Tensor) -> None:
-    """ValueError unless the windows lie on the canvas and leave no latent out: E is a mean over all."""
-    height, width = total.shape
+def _require_inside(windows: Sequence[Window], height: int, width: int) -> None:
+    """ValueError where a window leaves the canvas: sampling may wrap around it, training does not."""
     if any(w.y0 < 0 or w.x0 < 0 or w.y1 > height or w.x1 > width for w in windows):
         raise ValueError(f"a window leaves the canvas of {height} x {width} latents; training does not wrap")
-    if not bool((total > 0).all()):
-        raise ValueError(f"the windows leave part of the {height} x {width} latents uncovered")
 
 
 def area_of(window: Window) -> tuple:

@@ -1,5 +1,4 @@
-"""One preference pair to one LoRA gradient: reference pass, two scrolls, the loss's scalars, the
-combination."""
+"""One preference pair to one LoRA gradient: reference pass, both scrolls, the loss, the combination."""
 
 from __future__ import annotations
 

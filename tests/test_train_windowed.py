@@ -1,0 +1,341 @@
+"""The windowed gradient engine against plain autograd, closed forms, and its own promise of flat memory."""
+
+import math
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from generate.blend import blend, window_weights
+from generate.windows import Window, overlap_counts, plan_windows
+from train.order import plan_stream
+from train.problem import Side
+from train.windowed import errors, gradients
+
+SCHEDULES = ["stream", "two_pass", "autograd"]
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+
+
+class Net(nn.Module):
+    """A small network with two layers to train, dropout, and knowledge of where its window lies."""
+
+    def __init__(self, dtype=torch.float64, dropout=0.0, seed=0):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.first = nn.Conv2d(4, 6, 3, padding=1)
+            self.second = nn.Conv2d(6, 4, 3, padding=1)
+        self.dropout = dropout
+        self.to(dtype)
+
+    def forward(self, crops, windows):
+        place = torch.tensor([math.sin(w.x0 + 2.0 * w.y0) for w in windows], dtype=crops.dtype)
+        hidden = torch.tanh(self.first(crops) + place[:, None, None, None])
+        return self.second(nn.functional.dropout(hidden, self.dropout, training=True))
+
+
+def make_side(net, grid, *, window, stride, kind="uniform", dtype=torch.float64, seed=0, **more):
+    height, width = grid
+    generator = torch.Generator().manual_seed(seed)
+    latents, target = (torch.randn(1, 4, height, width, generator=generator, dtype=dtype) for _ in range(2))
+    return Side(
+        latents=latents,
+        target=target,
+        windows=plan_windows(height, width, window, stride),
+        weights=window_weights(kind, window, window),
+        predict=net,
+        **more,
+    )
+
+
+def plain_gradient(side, parameters):
+    """Plain autograd of E as eqs 4 and 19 write it: pad every crop, weight, sum, divide."""
+    groups = plan_stream(side.windows, side.micro_batch).groups
+    found = {}
+    for group in groups:
+        chosen = [side.windows[i] for i in group]
+        crops = torch.cat([side.latents[..., w.y0 : w.y1, w.x0 : w.x1] for w in chosen])
+        found.update(zip(group, side.predict(crops, chosen), strict=True))
+    height, width = side.latents.shape[-2:]
+    weights = side.weights.to(side.latents.dtype)
+
+    def paste(crop, w):
+        return nn.functional.pad(crop, (w.x0, width - w.x1, w.y0, height - w.y1))
+
+    numerator = sum(paste(weights * found[i], w) for i, w in enumerate(side.windows))
+    average = (numerator / sum(paste(weights, w) for w in side.windows))[None]
+    squares = (average - side.target).square()
+    if side.error_weight == "overlap":
+        counts = torch.from_numpy(overlap_counts(side.windows, height, width)).to(squares)
+        squares = squares * counts / counts.mean()
+    error = side.error_scale * squares.mean()
+    return error, average, torch.autograd.grad(error, parameters)
+
+
+def distance(a, b):
+    flat_a, flat_b = (torch.cat([x.reshape(-1) for x in xs]) for xs in (a, b))
+    return float((flat_a - flat_b).norm() / flat_b.norm())
+
+
+def assert_every_schedule_agrees(side, net):
+    parameters, tolerance = list(net.parameters()), TOLERANCE[side.latents.dtype]
+    torch.manual_seed(7)
+    error, average, expected = plain_gradient(side, parameters)
+    for schedule in SCHEDULES:
+        torch.manual_seed(7)
+        result = gradients(side, parameters, schedule)
+        assert result.error == pytest.approx(float(error.detach()), rel=tolerance), schedule
+        assert distance([result.aggregate], [average.detach()]) < tolerance, schedule
+        assert distance(result.grads, expected) < tolerance, schedule
+
+
+@st.composite
+def grids(draw):
+    """A canvas with 1 to 29 windows, in one or two dimensions, with or without a remainder at the edge."""
+    window = draw(st.sampled_from([4, 6, 8]))
+    stride = draw(st.integers(1, window))
+    flat = draw(st.booleans())
+    height = window if flat else window + draw(st.integers(0, 2 * stride))
+    width = window + draw(st.integers(0, (28 if flat else 6) * stride))
+    return (height, width), window, stride
+
+
+@settings(max_examples=12)
+@given(
+    shape=grids(),
+    kind=st.sampled_from(["uniform", "feathered", "gaussian"]),
+    micro_batch=st.integers(1, 4),
+    error_weight=st.sampled_from(["uniform", "overlap"]),
+    dropout=st.sampled_from([0.0, 0.3]),
+    transpose=st.booleans(),
+)
+def test_every_schedule_equals_plain_autograd(shape, kind, micro_batch, error_weight, dropout, transpose):
+    (height, width), window, stride = shape
+    grid = (width, height) if transpose else (height, width)
+    net = Net(dropout=dropout)
+    side = make_side(
+        net,
+        grid,
+        window=window,
+        stride=stride,
+        kind=kind,
+        micro_batch=micro_batch,
+        error_weight=error_weight,
+        error_scale=0.7,
+    )
+    assert_every_schedule_agrees(side, net)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "feathered"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("windows", [4, 8, 13, 29])
+def test_every_schedule_equals_plain_autograd_in_float32(kind, dropout, windows):
+    net = Net(torch.float32, dropout)
+    side = make_side(net, (8, 8 + 2 * (windows - 1)), window=8, stride=2, kind=kind, dtype=torch.float32)
+    assert len(side.windows) == windows
+    assert_every_schedule_agrees(side, net)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "feathered", "gaussian"])
+def test_training_averages_windows_as_the_sampler_does(kind):
+    net = Net(torch.float32)
+    side = make_side(net, (20, 44), window=8, stride=3, kind=kind, dtype=torch.float32)
+    crops = torch.cat([side.latents[..., w.y0 : w.y1, w.x0 : w.x1] for w in side.windows])
+    sampled = blend(net(crops, side.windows)[:, None], side.windows, side.weights, 20, 44)
+    assert distance([errors(side)[1]], [sampled.detach()]) < 1e-6
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_random_numbers_after_a_step_do_not_depend_on_the_schedule(schedule):
+    net = Net(dropout=0.5)
+    side = make_side(net, (8, 32), window=8, stride=2)
+    torch.manual_seed(3)
+    gradients(side, list(net.parameters()), schedule)
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    plain_gradient(side, list(net.parameters()))
+    assert torch.equal(after, torch.rand(1))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_perfect_predictor_has_no_error_and_no_gradient(schedule):
+    scale = nn.Parameter(torch.ones((), dtype=torch.float64))
+    side = make_side(None, (16, 40), window=8, stride=3, kind="gaussian")
+
+    def perfect(_, windows):
+        return scale * torch.cat([side.target[..., w.y0 : w.y1, w.x0 : w.x1] for w in windows])
+
+    result = gradients(replace(side, predict=perfect), [scale], schedule)
+    assert result.error < 1e-30
+    assert abs(float(result.grads[0])) < 1e-15
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_a_linear_predictor_has_the_error_and_slope_of_the_formula(schedule, value):
+    # p = a x everywhere averages to A = a J: E = mean (a J - T)^2 and dE/da = 2 mean J (a J - T).
+    a = nn.Parameter(torch.tensor(value, dtype=torch.float64))
+    side = make_side(lambda crops, _: a * crops, (8, 52), window=8, stride=4, kind="feathered")
+    result = gradients(side, [a], schedule)
+    gap = value * side.latents - side.target
+    assert result.error == pytest.approx(float(gap.square().mean()), rel=1e-12)
+    assert float(result.grads[0]) == pytest.approx(float(2 * (side.latents * gap).mean()), rel=1e-12)
+
+
+def test_a_constant_disagreement_averages_over_the_windows_that_meet():
+    # Two windows of 8 overlap on 4 columns and say 1 and 3; W = 1. A is 1, 2, 3 on 4 columns each.
+    side = make_side(None, (8, 12), window=8, stride=4)
+    said = nn.Parameter(torch.tensor([1.0, 3.0], dtype=torch.float64))
+
+    def constant(crops, windows):
+        return torch.stack([said[w.x0 // 4].expand(crops.shape[1:]) for w in windows])
+
+    side = replace(side, predict=constant, target=torch.zeros_like(side.target))
+    result = gradients(side, [said])
+    assert result.error == pytest.approx((1 + 4 + 9) / 3)
+    # dE/dp_1 = (2/3) (1 + 2/2), dE/dp_2 = (2/3) (3 + 2/2)
+    assert result.grads[0].tolist() == pytest.approx([2 / 3 * 2, 2 / 3 * 4])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_one_window_is_the_plain_mean_squared_error(schedule):
+    net = Net(torch.float32)
+    side = make_side(net, (8, 8), window=8, stride=2, dtype=torch.float32)
+    error = nn.functional.mse_loss(net(side.latents, list(side.windows)), side.target)
+    expected = torch.autograd.grad(error, list(net.parameters()))
+    result = gradients(side, list(net.parameters()), schedule)
+    assert result.error == float(error.detach())
+    assert distance(result.grads, expected) < 1e-6
+    assert result.alive_peak == 1
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_anchor_is_the_gradient_of_the_squared_distance_to_the_reference(schedule):
+    net, other = Net(), Net(seed=1)
+    side = make_side(
+        net, (12, 30), window=8, stride=3, kind="feathered", error_weight="overlap", error_scale=2.0
+    )
+    _, anchor = errors(replace(side, predict=other))
+    result = gradients(side, list(net.parameters()), schedule, anchor)
+    towards = replace(side, target=anchor, error_weight="uniform", error_scale=1.0)
+    drift, _, expected = plain_gradient(towards, list(net.parameters()))
+    assert result.drift == pytest.approx(float(drift.detach()), rel=1e-12)
+    assert distance(result.anchor_grads, expected) < 1e-12
+    assert distance(result.grads, gradients(side, list(net.parameters())).grads) < 1e-12
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_the_errors_without_gradient_are_the_same_bits(schedule, micro_batch):
+    net = Net(torch.float32)
+    side = make_side(
+        net, (8, 40), window=8, stride=2, kind="gaussian", dtype=torch.float32, micro_batch=micro_batch
+    )
+    error, aggregate = errors(side)
+    result = gradients(side, list(net.parameters()), schedule)
+    assert result.error == error
+    assert torch.equal(result.aggregate, aggregate)
+
+
+def test_gradients_that_the_parameters_already_hold_stay_as_they_are():
+    net = Net()
+    side = make_side(net, (8, 20), window=8, stride=4)
+    for parameter in net.parameters():
+        parameter.grad = torch.full_like(parameter, 3.0)
+    clean = gradients(side, list(net.parameters())).grads
+    assert all(bool((p.grad == 3.0).all()) for p in net.parameters())
+    assert distance(clean, plain_gradient(side, list(net.parameters()))[2]) < 1e-12
+
+
+def test_a_parameter_that_the_network_does_not_use_gets_a_zero_gradient():
+    net, idle = Net(), nn.Parameter(torch.ones(3, dtype=torch.float64))
+    side = make_side(net, (8, 20), window=8, stride=4)
+    result = gradients(side, [*net.parameters(), idle])
+    assert torch.equal(result.grads[-1], torch.zeros(3, dtype=torch.float64))
+
+
+class Alive:
+    """Counts windows whose graphs still hold saved tensors, independently of the engine's own count."""
+
+    def __init__(self, net):
+        self.net, self.tokens, self.peak, self.calls = net, weakref.WeakSet(), 0, 0
+
+    def __call__(self, crops, windows):
+        token = Token(tuple(windows))
+
+        def pack(tensor):
+            self.tokens.add(token)
+            return tensor, token
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed[0]):
+            predictions = self.net(crops, windows)
+        self.calls += torch.is_grad_enabled()
+        self.peak = max(self.peak, sum(len(t.windows) for t in self.tokens))
+        return predictions
+
+
+class Token:
+    def __init__(self, windows):
+        self.windows = windows
+
+
+@pytest.mark.parametrize("windows", [4, 8, 13, 29])
+@pytest.mark.parametrize(
+    ("schedule", "most", "forwards"), [("stream", 4, 1), ("two_pass", 1, 1), ("autograd", 99, 1)]
+)
+def test_the_windows_alive_do_not_grow_with_the_scroll(windows, schedule, most, forwards):
+    watched = Alive(Net())
+    side = make_side(watched, (8, 8 + 2 * (windows - 1)), window=8, stride=2)
+    result = gradients(side, list(watched.net.parameters()), schedule)
+    assert watched.peak == min(most, windows) == result.alive_peak
+    assert watched.calls == forwards * windows
+    assert len(watched.tokens) == 0
+
+
+@given(shape=grids(), micro_batch=st.integers(1, 4))
+def test_streaming_keeps_one_strip_of_windows_alive_and_forgets_none(shape, micro_batch):
+    (height, width), window, stride = shape
+    windows = plan_windows(height, width, window, stride)
+    plan = plan_stream(windows, micro_batch)
+    assert sorted(i for group in plan.groups for i in group) == list(range(len(windows)))
+    assert sorted(k for done in plan.release for k in done) == list(range(len(plan.groups)))
+    rows = len({w.y0 for w in windows})
+    reach = -(-window // stride)
+    extra = 1 if (width - window) % stride or (height - window) % stride else 0
+    strip = min(rows, len(windows) // rows)
+    assert plan.peak <= (reach + extra) * strip + 2 * micro_batch - 1
+    if rows == 1 and micro_batch == 1 and not extra:
+        assert plan.peak == min(reach, len(windows))
+
+
+def test_a_tall_grid_streams_along_its_longer_side():
+    tall = plan_stream(plan_windows(64, 16, 8, 4))
+    wide = plan_stream(plan_windows(16, 64, 8, 4))
+    assert tall.peak == wide.peak <= 2 * 3 + 1
+
+
+def test_windows_that_leave_a_gap_are_refused():
+    side = make_side(Net(), (8, 20), window=8, stride=4)
+    with pytest.raises(ValueError, match="uncovered"):
+        gradients(replace(side, windows=side.windows[:-1]), [])
+    with pytest.raises(ValueError, match="leaves the canvas"):
+        gradients(replace(side, windows=(*side.windows, Window(0, 8, 16, 24))), [])
+
+
+def test_float16_gradients_survive_a_scroll_of_many_elements():
+    # (2/D)(A - target) is 2.4e-7 here, below float16's normal range; scaled by D it keeps its digits.
+    a = nn.Parameter(torch.ones(4, 1, 1))
+    side = make_side(None, (128, 512), window=128, stride=32, dtype=torch.float32)
+    target = side.latents + 0.03 * side.target
+
+    def half(crops, _):
+        return a.half() * crops.half()
+
+    result = gradients(replace(side, predict=half, target=target), [a])
+    gap = side.latents - target
+    expected = 2 * (gap * side.latents).sum(dim=(0, 2, 3)) / gap.numel()
+    assert distance(result.grads, [expected[:, None, None]]) < 2e-2
