@@ -1,0 +1,126 @@
+"""The data set's card: what it must say, and that it says the truth."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+import yaml
+from PIL import Image
+
+from dataset_builder.card import LICENCES, card_files, check_licence
+from dataset_builder.charts import distributions, short, win_matrix
+from drspo.config import load
+from drspo.errors import UserError
+from drspo.run import RunDir
+from pipeline.settings import PairSettings
+from pipeline.shards import count_pairs
+from tests.building import IDEAS, build, fake_config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("card")
+    build(fake_config(folder, folder / "out", IDEAS[:4], pairs=PairSettings(method="all")))
+    return RunDir(folder / "out")
+
+
+@pytest.fixture(scope="module")
+def files(run):
+    return card_files(run, "me/tiny-scrolls", "cc-by-4.0")
+
+
+def head(files):
+    return yaml.safe_load(files["README.md"].decode().split("---\n")[1])
+
+
+def test_the_head_names_licence_configs_splits_and_the_true_row_counts(run, files):
+    found = head(files)
+    assert found["license"] == "cc-by-4.0" and found["task_categories"] == ["text-to-image"]
+    assert [config["config_name"] for config in found["configs"]] == ["default", "pickapic"]
+    assert found["configs"][0]["default"] is True
+    for info in found["dataset_info"]:
+        rows = {split["name"]: split["num_examples"] for split in info["splits"]}
+        assert rows == {split: count_pairs(run.base, split) for split in rows}
+    kinds = {f["name"]: f.get("dtype") for f in found["dataset_info"][0]["features"]}
+    assert kinds["chosen"] == "image" and kinds["margin"] == "float64"
+
+
+def test_everything_the_card_shows_is_published_with_it(files):
+    import re
+
+    card = files["README.md"].decode()
+    shown = re.findall(r"\]\((assets/[^)]+)\)", card)
+    assert len(shown) >= 6 and set(shown) <= set(files)
+    for name in ("pair-1", "pair-2", "pair-3"):
+        image = Image.open(io.BytesIO(files[f"assets/{name}.webp"]))
+        assert image.size == (64, 2 * 32 + 8)
+
+
+def test_the_card_states_how_it_was_made_and_what_is_wrong_with_it(run, files):
+    card = files["README.md"].decode()
+    stats = json.loads(run.read("stats.json"))
+    for word in (
+        "Known biases",
+        "Licence",
+        "bibtex",
+        "load_dataset(",
+        "pl.scan_parquet",
+        "--config config.yaml",
+    ):
+        assert word in card
+    assert f"{stats['counts']['pairs']} preference pairs" in card
+    assert "`none@0 view=whole`" in card, "the scorers' versions"
+    rate = stats["win_rates"]
+    first, second = sorted(rate)
+    assert f"{100 * rate[first][second]:.0f} %" in card
+
+
+def test_the_same_run_gives_the_same_bytes(run, files):
+    assert card_files(run, "me/tiny-scrolls", "cc-by-4.0") == files
+
+
+def test_the_published_configuration_is_one_the_program_reads(files, tmp_path):
+    from dataset_builder.config import BuildConfig
+
+    (tmp_path / "config.yaml").write_bytes(files["config.yaml"])
+    argv = ["--config", str(tmp_path / "config.yaml"), "--out", "x"]
+    config = load(BuildConfig, argv, package="dataset_builder", prog="p")
+    assert config.candidates.height == 32 and config.pairs.method == "all"
+    assert config.prompts.source == "ideas.txt", "no path of the machine that made it"
+
+
+def test_a_prompt_cannot_break_out_of_the_card(tmp_path):
+    evil = "a lake | <script>alert(1)</script> ![x](y) `z`\u2028# hills and mountains"
+    build(fake_config(tmp_path, tmp_path / "out", [evil]))
+    card = card_files(RunDir(tmp_path / "out"), "me/x", "mit")["README.md"].decode()
+    assert "<script>" not in card and "![x](y)" not in card and "\\<script\\>" in card
+
+
+def test_language_model_instructions_are_printed_in_full(run):
+    from dataset_builder.card import _render, read_sources
+    from pipeline.questions import load_template
+
+    sources = read_sources(run)
+    sources.manifest["config"]["expand"] |= {"expander": "llm"}
+    text = _render(sources, "me/x", "mit", [])
+    template = load_template("expand")
+    assert template.system in text and template.hash[:12] in text
+
+
+def test_licences_are_required_and_known():
+    assert check_licence("openrail++") == "openrail++" and len(LICENCES) > 20
+    for bad in ("", "CC-BY", "free"):
+        with pytest.raises(UserError, match="licence"):
+            check_licence(bad)
+
+
+def test_charts_are_svg_also_without_values():
+    histogram = {"edges": [0.0, 1.0, 2.0], "counts": [3, 1]}
+    chart = distributions("<score>", {"a": histogram, "m:B": histogram})
+    assert chart.startswith("<svg") and "&lt;score&gt;" in chart and " B</text>" in chart
+    assert "no values" in distributions("empty", {"a": {}})
+    matrix = win_matrix({"a": {"b": 0.75}, "b": {"a": 0.25}})
+    assert "75%" in matrix and "25%" in matrix
+    assert short("tests.fakes:Painter") == "Painter"

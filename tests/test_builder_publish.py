@@ -1,0 +1,298 @@
+"""Publishing to a stand-in of the Hub: cut, continued, grown, refused; read back by the usual libraries."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from dataset_builder.publish import check_repo_id, main, without_secrets
+from drspo.errors import UserError
+from pipeline.settings import PairSettings
+from pipeline.shards import read_pairs
+from tests.building import IDEAS, build, fake_config
+from tests.hub_stand_in import READ_ONLY, TOKEN, HubStandIn
+
+REPO = "me/tiny-scrolls"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run over six ideas; tests grow it by choosing other pairs, which makes no new image."""
+    folder = tmp_path_factory.mktemp("publish")
+    config = fake_config(folder, folder / "out", IDEAS, pairs=PairSettings(validation_fraction=0.5))
+    build(config)
+    return folder
+
+
+@pytest.fixture
+def run(folder):
+    repair(folder, "best_worst")
+    return folder / "out"
+
+
+def repair(folder, method):
+    config = fake_config(folder, folder / "out", IDEAS, pairs=PairSettings(validation_fraction=0.5))
+    return build(replace(config, pairs=replace(config.pairs, method=method)))
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    import huggingface_hub.constants as constants
+    from huggingface_hub.utils import _http
+
+    with HubStandIn() as hub:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        waits = SimpleNamespace(sleep=lambda seconds: None, time=_http.time.time)
+        monkeypatch.setattr(_http, "time", waits)
+        yield hub
+
+
+def publish(run, *flags, repo=REPO, licence="cc-by-4.0"):
+    return main([str(run), repo, *(["--license", licence] if licence else []), *flags])
+
+
+def rows(files, config="data"):
+    import io
+
+    import pyarrow.parquet as pq
+
+    shards = [
+        data for path, data in files.items() if path.startswith(f"{config}/") and path.endswith(".parquet")
+    ]
+    return sum(pq.ParquetFile(io.BytesIO(data)).metadata.num_rows for data in shards)
+
+
+def test_what_is_uploaded_is_exactly_the_dry_run(run, hub, tmp_path, capsys):
+    assert publish(run, "--dry-run", str(tmp_path / "tree")) == 0
+    assert not hub.requests
+    assert publish(run) == 0
+    tree = {
+        p.relative_to(tmp_path / "tree").as_posix(): p.read_bytes()
+        for p in (tmp_path / "tree").rglob("*")
+        if p.is_file()
+    }
+    uploaded = dict(hub.files(REPO))
+    uploaded.pop(".gitattributes")
+    assert uploaded == tree
+    assert hub.repos["datasets", REPO]["private"] is True and "private" in capsys.readouterr().out
+    commit = json.loads((run / "run.json").read_text())["phases"]["publish"]["commit"]
+    assert commit == hub.commits(REPO)[-1]
+
+
+def test_publishing_again_sends_no_object_and_makes_no_commit(run, hub):
+    publish(run)
+    commits, before = hub.commits(REPO), len([r for r in hub.requests if r.startswith("PUT")])
+    publish(run)
+    assert hub.commits(REPO) == commits
+    assert len([r for r in hub.requests if r.startswith("PUT")]) == before
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_publication_cut_three_times_ends_identical_to_an_uncut_one(run, hub, seed):
+    publish(run, repo="me/uncut")
+    hub.objects.clear()  # so that the objects have to be sent again
+    # Even an attempt that finds all objects there needs so many requests, so each of the three is cut.
+    least = sum(not request.startswith("PUT") and "lfs-verify" not in request for request in hub.requests)
+    draw = random.Random(seed)
+    for _ in range(3):
+        hub.cut_after(draw.randrange(least))
+        with pytest.raises(UserError, match="connection to the Hub failed") as caught:
+            publish(run, repo="me/cut")
+        assert "same command continues" in str(caught.value)
+    hub.cut_after(None)
+    assert publish(run, repo="me/cut") == 0
+    names = {"me/uncut": "ID", "me/cut": "ID"}
+    first, second = ({p: _renamed(d, names) for p, d in hub.files(repo).items()} for repo in names)
+    assert first == second
+
+
+def _renamed(data, names):
+    for name in names:
+        for form in (name, re.sub(r"\W+", "_", name), name.partition("/")[2]):
+            data = data.replace(form.encode(), b"ID")
+    return data
+
+
+def test_growth_replaces_and_never_doubles_rows_and_shrinking_deletes(run, hub):
+    publish(run)
+    small = rows(hub.files(REPO))
+    assert repair(run.parent, "all").pairs["train"] > small
+    publish(run)
+    grown = hub.files(REPO)
+    pairs = len(list(read_pairs(str(run)))) + len(list(read_pairs(str(run), "validation")))
+    assert rows(grown) == rows(grown, "pickapic") == pairs > small
+    hub.repos["datasets", REPO]["commits"][-1]["files"]["data/train-00007-of-00009.parquet"] = b"stale"
+    hub.repos["datasets", REPO]["commits"][-1]["files"]["notes.md"] = b"written by hand"
+    repair(run.parent, "best_worst")
+    publish(run)
+    after = hub.files(REPO)
+    assert rows(after) == small and "data/train-00007-of-00009.parquet" not in after
+    assert after["notes.md"] == b"written by hand", "files of others stay"
+
+
+READER = """
+import json, sys
+from datasets import load_dataset
+found = {}
+for config in ("default", "pickapic"):
+    for split in ("train", "validation"):
+        whole = load_dataset(sys.argv[1], config, split=split)
+        stream = list(load_dataset(sys.argv[1], config, split=split, streaming=True))
+        picture = next(v for v in whole[0].values() if hasattr(v, "size"))
+        found[f"{config}/{split}"] = [len(whole), len(stream), list(picture.size), sorted(whole.column_names)]
+        assert stream[0].keys() == whole[0].keys()
+        text = "prompt" if config == "default" else "caption"
+        assert [row[text] for row in stream] == whole[text][:]
+print(json.dumps(found))
+"""
+
+
+def test_load_dataset_reads_both_configs_streaming_and_not(run, hub, tmp_path):
+    repair(run.parent, "all")
+    publish(run)
+    env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "hf")}
+    env |= {
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "0",
+        "HF_DATASETS_OFFLINE": "0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", READER, REPO], env=env, capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    expected = {split: len(list(read_pairs(str(run), split))) for split in ("train", "validation")}
+    for name, (whole, stream, size, columns) in found.items():
+        assert whole == stream == expected[name.partition("/")[2]], name
+        assert size == [64, 32]
+        assert {"chosen", "rejected", "prompt"} <= set(columns) or {"jpg_0", "jpg_1", "label_0"} <= set(
+            columns
+        )
+
+
+def test_the_pickapic_config_feeds_the_diffusion_dpo_script(run):
+    """The steps of diffusers' train_diffusion_dpo preprocessing, on the columns it names."""
+    import io
+
+    from PIL import Image
+
+    assert list(read_pairs(str(run / "export/pickapic")))
+    winners = {pair["chosen_id"] for pair in read_pairs(str(run))}
+    for row in read_pairs(str(run / "export/pickapic")):
+        pixels = []
+        for column in ("jpg_0", "jpg_1"):
+            image = Image.open(io.BytesIO(row[column]["bytes"])).convert("RGB")
+            pixels.append(image)
+        assert row["label_0"] in (0.0, 1.0) and row["label_0"] + row["label_1"] == 1.0
+        swap = row["label_0"] == 0  # the script: `if not label_0: im_tup = im_tup[::-1]`
+        winner = row["image_1_uid"] if swap else row["image_0_uid"]
+        assert winner == row["best_image_uid"] and winner in winners
+        assert pixels[0].size == pixels[1].size and isinstance(row["caption"], str)
+
+
+def test_a_lora_is_published_with_its_licence_and_without_checkpoints(hub, tmp_path):
+    lora = tmp_path / "lora"
+    for name in (
+        "pytorch_lora_weights.safetensors",
+        "drspo.json",
+        "checkpoints/5/state.safetensors",
+        "log.txt",
+        "samples/timeline.png",
+    ):
+        (lora / name).parent.mkdir(parents=True, exist_ok=True)
+        (lora / name).write_bytes(b"{}")
+    (lora / "README.md").write_text(
+        '---\nlibrary_name: diffusers\n---\n\npipe.load_lora_weights("THIS_FOLDER")\n'
+    )
+    with pytest.raises(UserError, match="needs a licence"):
+        publish(lora, repo="me/lora", licence="")
+    assert publish(lora, repo="me/lora", licence="openrail++") == 0
+    files = hub.files("me/lora", "models")
+    assert set(files) - {".gitattributes"} == {
+        "pytorch_lora_weights.safetensors",
+        "drspo.json",
+        "README.md",
+        "samples/timeline.png",
+    }
+    card = files["README.md"].decode()
+    assert yaml.safe_load(card.split("---")[1]) == {"library_name": "diffusers", "license": "openrail++"}
+    assert 'load_lora_weights("me/lora")' in card
+
+
+def test_a_lora_keeps_the_licence_of_its_base_model(tmp_path):
+    (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(b"")
+    (tmp_path / "README.md").write_text("---\nlicense: openrail++\n---\ntext\n")
+    assert publish(tmp_path, "--dry-run", str(tmp_path / "tree"), repo="me/lora", licence="") == 0
+    with pytest.raises(UserError, match="as the base model requires"):
+        publish(tmp_path, "--dry-run", str(tmp_path / "tree"), repo="me/lora", licence="mit")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"licence": ""}, "needs a licence"),
+        ({"licence": "cc-by-4"}, "Did you mean 'cc-by-4.0'"),
+        ({"repo": "scrolls"}, "Write owner/name"),
+        ({"repo": "me/bad..name"}, "does not allow this name"),
+        ({"repo": "me/-bad"}, "does not allow this name"),
+        ({"repo": "stranger/scrolls"}, "may not write here"),
+    ],
+)
+def test_bad_input_is_one_clear_message(run, hub, changes, message):
+    with pytest.raises(UserError, match=message):
+        publish(run, **changes)
+
+
+@pytest.mark.parametrize(
+    ("token", "message"), [("hf_wrongToken123", "rejects the token"), (READ_ONLY, "may not write")]
+)
+def test_a_bad_token_is_named_and_not_shown(run, hub, monkeypatch, token, message):
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(UserError, match=message) as caught:
+        publish(run)
+    assert token not in str(caught.value)
+
+
+def test_without_a_token_nothing_is_sent(run, hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(UserError, match="no token"):
+        publish(run)
+    assert not hub.requests
+
+
+def test_a_run_without_an_export_and_a_foreign_folder_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no run here"):
+        publish(tmp_path)
+    from drspo.run import RunDir
+
+    RunDir(tmp_path).start("train", PairSettings(), "0")
+    with pytest.raises(UserError, match="a run of 'train'"):
+        publish(tmp_path)
+
+
+def test_no_secret_is_in_any_published_file_and_one_in_the_settings_is_refused(run, hub, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-key")
+    publish(run)
+    assert not any(TOKEN.encode() in d or b"sk-very-secret-key" in d for d in hub.files(REPO).values())
+    assert TOKEN not in (run / "run.json").read_text()
+    monkeypatch.setenv("OPENAI_API_KEY", "a lighthouse at dusk")  # a value that does occur in the card
+    with pytest.raises(UserError, match="would publish the value of OPENAI_API_KEY"):
+        publish(run)
+    assert without_secrets("token hf_abcdefghijk here") == "token *** here"
+
+
+def test_names_the_hub_allows_are_allowed():
+    check_repo_id("me/scrolls-001_v1.0")
