@@ -94,6 +94,8 @@ def _start_own(settings: ResourceSettings, quiet: dict[str, object]) -> None:
     store = settings.object_store_mb * 1_000_000 or default_object_store()
     # Shares of CPUs are bookkeeping; a small machine still needs room for the pools and their feeders.
     cpus = max(4, os.cpu_count() or 1)
+    # On a busy machine Ray's agents take longer than the 30 s that it allows them.
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
     try:
         ray.init(num_cpus=cpus, object_store_memory=store, include_dashboard=False, **quiet)
     except Exception as error:
