@@ -46,11 +46,11 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class Program:
-    """One command of a phase, the progress display of its that is followed, and its work."""
+    """One command of a phase, the unit in which it counts its main work, and how much work that is."""
 
     target: str
     argv: tuple[str, ...]
-    follow: str
+    unit: str
     work: int
 
 
@@ -116,14 +116,14 @@ def plan(config: DemoConfig) -> tuple[Phase, ...]:
         Phase(
             stage,
             f"training the {title}",
-            (Program("train.command:main", _train(config, stage), f"training {stage}", work),),
+            (Program("train.command:main", _train(config, stage), "steps", work),),
         )
         for stage, title, work in (
             ("blueprint", "blueprint's LoRA", config.train_steps * pair),
             ("highres", "windows' LoRA", config.train_steps * pair * windows),
         )
     ]
-    build = Program("dataset_builder.command:main", _build(config, data), "images", candidates)
+    build = Program("dataset_builder.command:main", _build(config, data), "units", candidates)
     return (
         Phase("data", "making and scoring candidates", (build,)),
         *training,
@@ -131,8 +131,8 @@ def plan(config: DemoConfig) -> tuple[Phase, ...]:
             "scroll",
             "making the scroll",
             (
-                Program("generate.command:main", _generate(config, UNTRAINED, {}), "1 scrolls", scroll),
-                Program("generate.command:main", _generate(config, SCROLL, loras), "1 scrolls", scroll),
+                Program("generate.command:main", _generate(config, UNTRAINED, {}), "steps", scroll),
+                Program("generate.command:main", _generate(config, SCROLL, loras), "steps", scroll),
             ),
         ),
     )
@@ -195,7 +195,7 @@ def follower(program: Program, base: int, bar: log.Progress, label: str) -> Call
     """A listener that moves the bar as far as the program's own display says."""
 
     def hear(inner: log.Progress) -> None:
-        if inner.description == program.follow and inner.total:
+        if inner.unit == program.unit and inner.total:
             bar.set(base + program.work * min(inner.done, inner.total) // inner.total, phase=label)
 
     return hear
