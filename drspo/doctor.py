@@ -13,7 +13,7 @@ from typing import Any
 
 from drspo import run, shadow
 
-TOKENS = ("HF_TOKEN", "OPENAI_API_KEY", "OPENAI_BASE_URL", "WANDB_API_KEY", "AWS_ACCESS_KEY_ID")
+TOKENS = ("HF_TOKEN", "OPENAI_API_KEY", "WANDB_API_KEY", "AWS_ACCESS_KEY_ID")
 DTYPES = ("float32", "bfloat16", "float16")
 
 

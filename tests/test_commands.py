@@ -114,6 +114,35 @@ def test_the_readmes_options_are_accepted(repository, tmp_path, package):
         assert ":" in done.stdout
 
 
+def test_the_example_runs_are_accepted(repository):
+    """configs/: every file parses on top of the preset that its README names."""
+    from dataset_builder.config import BuildConfig
+    from drspo.config import load
+    from train.config import TrainConfig
+
+    files = sorted((repository / "configs").rglob("*.yaml"))
+    assert files
+    for file in files:
+        cls, package = (BuildConfig, "dataset_builder") if file.stem == "build" else (TrainConfig, "train")
+        config = load(cls, ["--config", "sdxl", "--config", str(file)], package=package, prog=package)
+        assert config.out.startswith("runs/")
+
+
+def test_the_pages_link_to_pages_that_exist(repository):
+    pages = [
+        *repository.glob("*.md"),
+        *(repository / "docs").glob("*.md"),
+        *(repository / "configs").rglob("*.md"),
+    ]
+    broken = [
+        f"{page.relative_to(repository)}: {link}"
+        for page in pages
+        for link in re.findall(r"\]\(([^)#:]+)[^):]*\)", page.read_text())
+        if not (page.parent / link).exists()
+    ]
+    assert broken == []
+
+
 def test_doctor_says_what_is_there_and_hides_every_token(repository):
     secret = "hf_" + "s3cr3t" * 4
     done = run("-m", "drspo", "doctor", cwd=repository, HF_TOKEN=secret, OPENAI_API_KEY=secret)
