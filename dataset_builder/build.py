@@ -179,8 +179,9 @@ class Build:
                 if not scan.damaged:
                     return self._export(prompts, scan, made)
                 damaged = scan.damaged
-            except DamagedFile as error:
-                damaged = [error]
+            except DamagedFile:
+                # An image rotted under intact scores; where one did, others may have.
+                damaged = self._check_images(plan)
             for file in damaged:
                 self.store.move_aside(file.name, file.why)
             made += self._candidates(plan)
@@ -190,6 +191,15 @@ class Build:
 
     def _scan(self, plan: pa.Table) -> Scan:
         return scan_units(self.store, plan["unit_id"].to_pylist())
+
+    def _check_images(self, plan: pa.Table) -> list[DamagedFile]:
+        damaged = []
+        for unit in plan["unit_id"].to_pylist():
+            try:
+                self.store.read(unit)
+            except DamagedFile as error:
+                damaged.append(error)
+        return damaged
 
     def _export(self, prompts: pa.Table, scan: Scan, made: int) -> Outcome:
         config, alive = self.config, scan.alive()

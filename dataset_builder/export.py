@@ -19,6 +19,7 @@ from pipeline.units import DamagedFile, UnitStore, unit_name
 
 DEFAULT, PICKAPIC = "export/data", "export/pickapic"
 FORMAT = 1
+MEGABYTE = 1_000_000
 
 GetImage = Callable[[str, str], dict[str, Any]]
 
@@ -65,7 +66,7 @@ def plan_shards(pairs: pl.DataFrame, candidates: pl.DataFrame, settings: ExportS
     found = []
     for split in SPLITS:
         rows = sized.filter(pl.col("split") == split)
-        shards = cut(rows, settings.shard_mb * 1_000_000)
+        shards = cut(rows, settings.shard_mb * MEGABYTE)
         for folder in folders:
             names = (shard_name(folder, split, index, len(shards)) for index in range(len(shards)))
             found += [_shard(name, shard, settings) for name, shard in zip(names, shards)]
@@ -76,7 +77,7 @@ def _shard(name: str, rows: pl.DataFrame, settings: ExportSettings) -> Shard:
     ids = rows["pair_id"].to_list()
     scores = [repr(value) for value in rows["chosen_score"].to_list() + rows["rejected_score"].to_list()]
     identity = content_hash(FORMAT, name, pa.__version__, config_hash(asdict(settings)), *ids, *scores)
-    return Shard(name, tuple(cut(rows, settings.row_group_mb * 1_000_000)), identity)
+    return Shard(name, tuple(cut(rows, settings.row_group_mb * MEGABYTE)), identity)
 
 
 def with_bytes(pairs: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:

@@ -238,11 +238,11 @@ class Commit:
         """{unit_id, rows, dead, images, seconds, won, error}; `won` is False when another copy was first."""
         rows = unit_rows(pq.read_table(io.BytesIO(row["data"])))
         dead = [group for group in rows if group.status == DEAD]
-        # The reason first: a dead row without one could not be retried. Of two copies, the first decides.
-        names = [self._record_death(group) for group in dead]
+        # The reason first: a dead row without one could not be retried.
+        for group in dead:
+            self._record_death(group)
         won = self.store.storage.create(unit_name(row["unit_id"]), row["data"])
-        if names and not won:
-            self._forget_deaths(row["unit_id"], names)
+        self._forget_the_living(row["unit_id"], rows if won else None)
         return {
             "unit_id": row["unit_id"],
             "rows": len(rows),
@@ -253,20 +253,21 @@ class Commit:
             "error": dead[0].error if dead else "",
         }
 
-    def _forget_deaths(self, unit: str, names: list[str]) -> None:
-        """Take back reasons of rows that are alive in the unit that another worker committed."""
-        statuses = self.store.read(unit, ["prompt_id", "status"]).to_pylist()
-        dead = {_death_name(unit, row["prompt_id"]) for row in statuses if row["status"] == DEAD}
-        for name in set(names) - dead:
-            self.store.storage.delete(name)
+    def _forget_the_living(self, unit: str, rows: list[UnitRow] | None) -> None:
+        """Take back reasons that another worker, or an earlier life, left of rows that are alive."""
+        reasons = self.store.storage.list(f"dead/{unit}-")
+        if reasons:
+            rows = rows or self.store.read_rows(unit)
+            dead = {_death_name(unit, row.prompt_id) for row in rows if row.status == DEAD}
+            for name in set(reasons) - dead:
+                self.store.storage.delete(name)
 
-    def _record_death(self, group: UnitRow) -> str:
+    def _record_death(self, group: UnitRow) -> None:
         """Leave the reason where `drspo status` finds it without opening any unit."""
         facts = {key: getattr(group, key) for key in ("unit_id", "prompt_id", "prompt", "error")}
         errors = sorted({f"{c.generator}: {c.error}" for c in group.candidates if c.error})
         name = _death_name(group.unit_id, group.prompt_id)
         self.store.storage.write(name, json.dumps({**facts, "candidates": errors}, indent=1).encode())
-        return name
 
 
 def _death_name(unit: str, prompt: str) -> str:

@@ -33,7 +33,8 @@ class Painter:
         return [self._one(request) for request in requests]
 
     def _one(self, request: object) -> SimpleNamespace:
-        if self.config.poison and self.config.poison in request.prompt:
+        poison = self.config.poison or os.environ.get("FAKE_POISON")
+        if poison and poison in request.prompt:
             misbehave(self.config.how)
         # From the environment, so that they are no part of what identifies an image.
         log, seconds = os.environ.get("FAKE_LOG"), float(os.environ.get("FAKE_SECONDS", "0"))

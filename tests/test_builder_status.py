@@ -1,0 +1,97 @@
+"""Status reads files alone, at any moment of a run; retry-dead puts dead prompts back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dataset_builder import retry, status
+from dataset_builder.build import Build
+from drspo.errors import UserError
+from pipeline.local import run_units
+from pipeline.shards import read_pairs
+from tests.building import IDEAS, build, fake_config, final_tables, with_candidates
+
+
+def test_status_follows_a_run_from_its_first_file_to_its_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = fake_config(tmp_path, tmp_path / "out")
+    builder = Build(config, run_units)
+    builder._begin()
+    assert "not yet" in status.describe(status.read_status(config.out))
+    plan = builder._plan(builder._prompts())
+    assert "0 of 6 units, 6 remaining" in status.describe(status.read_status(config.out))
+    units = run_units(plan, builder.spec)
+    next(units), next(units)
+    said = status.describe(status.read_status(config.out))
+    assert "2 of 6 units, 4 remaining" in said and "The command that began the run continues it" in said
+    build(config)
+    assert status.main([config.out]) == 0
+    said = capsys.readouterr().out
+    assert "6 accepted of 6" in said and "6 of 6 units, 0 remaining" in said and "6 pairs in 2 shards" in said
+    assert status.main([config.out, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["units"] == {"planned": 6, "done": 6, "dead_prompts": 0}
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    for command in (status.main, retry.main):
+        with pytest.raises(UserError, match="no run here"):
+            command([str(tmp_path)])
+
+
+@pytest.fixture
+def with_a_dead_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run in which one prompt found no working painter."""
+    monkeypatch.setenv("FAKE_POISON", "castle")
+    assert build(fake_config(tmp_path, tmp_path / "out")).dead == 1
+    monkeypatch.delenv("FAKE_POISON")
+    return tmp_path / "out"
+
+
+def test_status_names_dead_prompts_and_their_reason(with_a_dead_prompt: Path) -> None:
+    said = status.describe(status.read_status(str(with_a_dead_prompt)))
+    assert "1 dead: only 0 of 4 candidates succeeded: RuntimeError: poisoned prompt" in said
+    assert f"drspo retry-dead {with_a_dead_prompt}" in said
+
+
+def test_retried_prompts_end_as_if_nothing_had_happened(
+    with_a_dead_prompt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = fake_config(tmp_path, with_a_dead_prompt)
+    assert build(config).made_now == 0, "without a retry, dead prompts stay dead"
+    assert retry.main([config.out, "--match", "another error"]) == 0
+    assert "no dead prompts" in capsys.readouterr().out
+    assert retry.main([config.out]) == 0
+    assert "1 dead prompts are back" in capsys.readouterr().out
+    outcome = build(config)
+    assert (outcome.made_now, outcome.dead) == (1, 0)
+    assert len(list(read_pairs(config.out))) == len(IDEAS)
+    (tmp_path / "calm").mkdir()
+    build(fake_config(tmp_path / "calm", tmp_path / "calm/out"))
+    assert final_tables(config.out) == final_tables(tmp_path / "calm/out")
+    assert status.read_status(config.out).dead == []
+
+
+def test_a_retry_that_is_killed_half_way_loses_no_row(with_a_dead_prompt: Path, tmp_path: Path) -> None:
+    config = fake_config(tmp_path, with_a_dead_prompt)
+    # The unit is gone, its reason still stands: what a kill between the two leaves.
+    (reason,) = (with_a_dead_prompt / "dead").iterdir()
+    unit = json.loads(reason.read_text())["unit_id"]
+    (with_a_dead_prompt / f"units/{unit[:2]}/{unit}.parquet").unlink()
+    outcome = build(config)
+    assert (outcome.made_now, outcome.dead) == (1, 0)
+    assert status.read_status(config.out).dead == []
+
+
+def test_retry_refuses_an_unknown_option(with_a_dead_prompt: Path) -> None:
+    with pytest.raises(UserError, match="unknown option --all"):
+        retry.main([str(with_a_dead_prompt), "--all"])
+
+
+def test_units_made_meanwhile_are_not_counted_twice(tmp_path: Path) -> None:
+    config = with_candidates(fake_config(tmp_path, tmp_path / "out"), prompts_per_unit=2)
+    build(config)
+    assert status.as_dict(status.read_status(config.out))["units"]["done"] == 3
