@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
@@ -74,7 +75,7 @@ class LocalFolder:
         return cast(BinaryIO, self.path(name).open(mode))
 
     @contextlib.contextmanager
-    def _written(self, target: Path, data: bytes):
+    def _written(self, target: Path, data: bytes) -> Iterator[Path]:
         """A complete temporary file beside the target, gone again when the block ends."""
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(temporary_name(target.name))

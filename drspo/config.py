@@ -142,7 +142,8 @@ def _tyro(
     # Given only where there is one, since None would be taken for a default as well.
     extra: dict[str, Any] = {} if default is None else {"default": default}
     with contextlib.redirect_stderr(io.StringIO()) if quiet else contextlib.nullcontext():
-        return tyro.cli(cls, args=list(args), prog=prog, description=description, **extra)
+        parsed: T = tyro.cli(cls, args=list(args), prog=prog, description=description, **extra)
+    return parsed
 
 
 def _check_entries(cls: type, entries: Sequence[Entry], prog: str) -> None:
@@ -231,7 +232,8 @@ def _typed(kind: Any, value: Any) -> Any:
 
 def dump(config: Any) -> str:
     """A configuration as YAML that `--config` reads back to an equal configuration."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=100)
+    text: str = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=100)
+    return text
 
 
 def config_hash(obj: Any, length: int = 12) -> str:

@@ -9,7 +9,7 @@ import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import pyarrow as pa
 
@@ -17,7 +17,9 @@ from drspo.hashing import content_hash, seed_from
 
 SCHEMA_VERSION = 1
 
-OK, DROPPED, DEAD = "ok", "dropped", "dead"
+OK: Final = "ok"
+DROPPED: Final = "dropped"
+DEAD: Final = "dead"
 Status = Literal["ok", "dropped", "dead"]
 
 # What `datasets` stores for an Image() column; with the `huggingface` metadata it is shown as one.
