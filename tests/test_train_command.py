@@ -174,11 +174,3 @@ def test_out_of_memory_advice_goes_down_one_setting_at_a_time():
     assert said[4].startswith("--canvas.height 64 --canvas.width 256")
     error = explain_out_of_memory(config, canvas, torch.OutOfMemoryError("CUDA out of memory."))
     assert "highres at 128x512 in 13 windows" in error.what and "--memory.window-batch 2" in error.hint
-
-
-def test_training_needs_no_ray():
-    import subprocess
-    import sys
-
-    code = "import train.loop, train.command, sys; sys.exit('ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
