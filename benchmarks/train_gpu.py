@@ -273,10 +273,16 @@ def _try(unet: Any, case: Case, options: argparse.Namespace, peak: float) -> Row
 
 
 def _line(row: Row) -> str:
-    return (
-        f"| {row.case} | {row.seconds:.3f} | {row.peak_gib:.1f} | {row.tflop:.3g} | {row.tflop_per_second:.3g} "
-        f"| {row.share_of_peak:.1%} | {row.alive_windows} of {row.windows} |"
-    )
+    cells = [
+        row.case,
+        f"{row.seconds:.3f}",
+        f"{row.peak_gib:.1f}",
+        f"{row.tflop:.3g}",
+        f"{row.tflop_per_second:.3g}",
+        f"{row.share_of_peak:.1%}",
+        f"{row.alive_windows} of {row.windows}",
+    ]
+    return "| " + " | ".join(cells) + " |"
 
 
 def _append(path: str, row: Row) -> None:

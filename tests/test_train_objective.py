@@ -61,22 +61,25 @@ def make_problem(net, windows=None, grid=(8, 26)):
     )
 
 
-def average(net, problem, latents):
+def average(problem, latents):
     height, width = latents.shape[-2:]
 
     def paste(crop, w):
         return nn.functional.pad(crop, (w.x0, width - w.x1, w.y0, height - w.y1))
 
     weights = problem.weights.double()
-    top = sum(paste(weights * net(latents[..., w.y0 : w.y1, w.x0 : w.x1], [w]), w) for w in problem.windows)
+    top = sum(
+        paste(weights * problem.predict(latents[..., w.y0 : w.y1, w.x0 : w.x1], [w]), w)
+        for w in problem.windows
+    )
     return top / sum(paste(weights, w) for w in problem.windows)
 
 
 def plain_dpo(net, problem, beta, anchor=0.0, sft=0.0):
     """Eq. 19 (and the two anchors) written down in torch and left to autograd."""
-    a_w, a_l = (average(net, problem, x) for x in (problem.latents_w, problem.latents_l))
+    a_w, a_l = (average(problem, x) for x in (problem.latents_w, problem.latents_l))
     with net.off():
-        ref_w, ref_l = (average(net, problem, x) for x in (problem.latents_w, problem.latents_l))
+        ref_w, ref_l = (average(problem, x) for x in (problem.latents_w, problem.latents_l))
     d_w = (a_w - problem.noise_w).square().mean() - (ref_w - problem.noise_w).square().mean()
     d_l = (a_l - problem.noise_l).square().mean() - (ref_l - problem.noise_l).square().mean()
     loss = -nn.functional.logsigmoid(-(beta / 2) * (d_w - d_l))

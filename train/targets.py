@@ -79,6 +79,8 @@ def noise_process(scheduler_config: Mapping[str, Any], target: Target = "epsilon
     if target == "flow":
         return _flow(scheduler_config)
     abar = torch.cumprod(1.0 - _betas(scheduler_config), dim=0)
+    if scheduler_config.get("rescale_betas_zero_snr"):
+        abar = _to_zero_snr(abar)
     return NoiseProcess(target, tuple(abar.sqrt().tolist()), tuple((1 - abar).sqrt().tolist()))
 
 
@@ -108,6 +110,12 @@ def _betas(config: Mapping[str, Any]) -> Tensor:
     raise UserError(
         f"beta_schedule {kind!r} is not known to the trainer", "scheduler", "scaled_linear or linear"
     )
+
+
+def _to_zero_snr(abar: Tensor) -> Tensor:
+    """sqrt(abar) shifted and scaled to start as before and end at 0 (Lin et al. 2023, 2305.08891, alg. 1)."""
+    root = abar.sqrt()
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
 
 
 def _flow(config: Mapping[str, Any]) -> NoiseProcess:
