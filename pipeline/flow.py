@@ -8,8 +8,9 @@ in the driver.
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from drspo.errors import UserError
+from drspo.storage import Storage
 from pipeline.actors import Commit, Generate, Score, StageSpec
 from pipeline.cluster import Capacity, connect, quiet_data
 from pipeline.plan import todo, unit_payload
@@ -24,31 +26,47 @@ from pipeline.settings import ResourceSettings
 
 log = logging.getLogger(__name__)
 
+Stage = Callable[[dict[str, Any]], dict[str, Any]]
+
 
 def candidates_graph(units: pa.Table, spec: StageSpec, capacity: Capacity) -> Dataset:
     """The plan's rows to summaries of committed units, lazily."""
     rows = ray.data.from_arrow(units).repartition(target_num_rows_per_block=1).map(unit_payload, num_cpus=0.1)
     shares = {"num_cpus": capacity.actor_cpus}
     generated = rows.map(
-        Generate,
-        fn_constructor_args=(spec,),
+        Actor,
+        fn_constructor_args=(Generate, spec),
         compute=pool(capacity.generators, capacity.in_flight),
         num_gpus=capacity.generator_gpus or None,
         **shares,
     )
     scored = generated.map(
-        Score,
-        fn_constructor_args=(spec,),
+        Actor,
+        fn_constructor_args=(Score, spec),
         compute=pool(capacity.scorers, capacity.in_flight),
         num_gpus=capacity.scorer_gpus or None,
         **shares,
     )
-    return scored.map(Commit, fn_constructor_args=(spec,), compute=pool(1, 4), num_cpus=0.1)
+    return scored.map(Actor, fn_constructor_args=(Commit, spec), compute=pool(1, 4), num_cpus=0.1)
 
 
 def pool(most: int, in_flight: int) -> ActorPoolStrategy:
     """One to `most` actors; rows are large, so few are queued at each."""
     return ActorPoolStrategy(min_size=1, max_size=most, max_tasks_in_flight_per_actor=in_flight)
+
+
+class Actor:
+    """A stage on an actor. What keeps it from starting is written down: Ray would pass on only its text."""
+
+    def __init__(self, stage: Callable[[StageSpec], Stage], spec: StageSpec) -> None:
+        try:
+            self.stage = stage(spec)
+        except Exception as error:
+            Storage(spec.url).write(_failure_name(spec), json.dumps(_as_facts(error)).encode())
+            raise
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return self.stage(row)
 
 
 class RayExecutor:
@@ -66,7 +84,7 @@ class RayExecutor:
                 yield from self._once(units, spec)
                 return
             except Exception as error:
-                _raise_ours(error)
+                _raise_ours(error, spec)
                 if attempt == self.resources.restarts:
                     raise
                 log.warning("the graph failed (%s); starting it again for what is left", _first_line(error))
@@ -81,8 +99,13 @@ class RayExecutor:
         yield from candidates_graph(units, spec, capacity).iter_rows()
 
 
-def _raise_ours(error: BaseException) -> None:
-    """Raise the UserError behind a failure, and any fault that a second start would only repeat."""
+def _raise_ours(error: BaseException, spec: StageSpec) -> None:
+    """Raise the UserError behind a failure, and whatever a second start would only repeat."""
+    storage = Storage(spec.url)
+    if storage.exists(_failure_name(spec)):
+        facts = json.loads(storage.read(_failure_name(spec)))
+        storage.delete(_failure_name(spec))
+        raise UserError(**facts) from error
     seen: BaseException | None = error
     while seen is not None:
         cause = getattr(seen, "cause", None)
@@ -90,6 +113,16 @@ def _raise_ours(error: BaseException) -> None:
             if isinstance(found, UserError):
                 raise UserError(found.what, found.where, found.hint) from error
         seen = seen.__cause__ or (cause if isinstance(cause, BaseException) else None)
+
+
+def _failure_name(spec: StageSpec) -> str:
+    return f"attempts/start-{spec.session}.error"
+
+
+def _as_facts(error: Exception) -> dict[str, str]:
+    if isinstance(error, UserError):
+        return {"what": error.what, "where": error.where, "hint": error.hint}
+    return {"what": f"a stage cannot start: {type(error).__name__}: {error}"}
 
 
 def _first_line(error: BaseException) -> str:

@@ -140,7 +140,8 @@ def read_attempts(storage: Storage, prefix: str = "attempts/") -> list[Attempt]:
 
 def units_with_attempts(storage: Storage) -> set[str]:
     """The units that were in flight when a worker ended: they are tried last."""
-    return {name.removeprefix("attempts/").partition(".")[0] for name in storage.list("attempts/")}
+    names = [name for name in storage.list("attempts/") if name.endswith(".json")]
+    return {name.removeprefix("attempts/").partition(".")[0] for name in names}
 
 
 def process_start(pid: int) -> str:
