@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dataset_builder.rates import Rates
 from drspo.config import config_hash, to_dict
 from pipeline.expanders import ExpandSettings
 from pipeline.filters import FilterSettings
@@ -44,6 +45,7 @@ class BuildConfig:
     resources: ResourceSettings = field(default_factory=ResourceSettings)
     pairs: PairSettings = field(default_factory=PairSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
+    rates: Rates = field(default_factory=Rates)
 
 
 def uses_llm(config: BuildConfig) -> bool:

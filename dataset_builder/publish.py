@@ -90,15 +90,23 @@ def _explained(repo_id: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except HfHubHTTPError as error:
-        raise _refusal(error, repo_id) from None
-    except ValueError as error:
-        raise UserError(f"the Hub does not accept this: {without_secrets(str(error))}", repo_id) from None
     except Exception as error:
-        if not _is_network(error):
+        causes = list(_causes(error))
+        if refusal := next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None):
+            raise _refusal(refusal, repo_id) from None
+        if failure := next((cause for cause in causes if _is_network(cause)), None):
+            said = without_secrets(str(failure) or type(failure).__name__)
+            raise UserError(f"the connection to the Hub failed: {said}", repo_id, _AGAIN) from None
+        if not isinstance(error, ValueError):
             raise
-        what = f"the connection to the Hub failed: {without_secrets(str(error) or type(error).__name__)}"
-        raise UserError(what, repo_id, _AGAIN) from None
+        raise UserError(f"the Hub does not accept this: {without_secrets(str(error))}", repo_id) from None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it came from: the Hub's client wraps some failures of uploads in a RuntimeError."""
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def _refusal(error: Any, repo_id: str) -> UserError:
@@ -120,7 +128,7 @@ def without_secrets(text: str) -> str:
     return re.sub(r"hf_\w{8,}", "***", text)
 
 
-def _is_network(error: Exception) -> bool:
+def _is_network(error: BaseException) -> bool:
     """Whether the transport failed. The Hub's client changes its HTTP library between versions."""
     library = type(error).__module__.partition(".")[0]
     return isinstance(error, OSError) or library.startswith(("httpx", "httpcore", "requests", "urllib3"))

@@ -134,7 +134,7 @@ def _checked(tree: Tree) -> Tree:
 
 def secrets() -> dict[str, str]:
     """Values of the environment that look like credentials, by variable."""
-    names = [name for name in os.environ if re.search(r"(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)", name)]
+    names = [name for name in os.environ if re.search(r"(TOKEN|SECRET|PASSWORD|KEY|KEY_ID)$", name)]
     return {name: os.environ[name] for name in names if len(os.environ[name]) >= 8}
 
 

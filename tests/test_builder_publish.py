@@ -159,6 +159,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_load_dataset_reads_both_configs_streaming_and_not(run, hub, tmp_path):
     repair(run.parent, "all")
     publish(run)
@@ -288,7 +289,7 @@ def test_no_secret_is_in_any_published_file_and_one_in_the_settings_is_refused(r
     publish(run)
     assert not any(TOKEN.encode() in d or b"sk-very-secret-key" in d for d in hub.files(REPO).values())
     assert TOKEN not in (run / "run.json").read_text()
-    monkeypatch.setenv("OPENAI_API_KEY", "a lighthouse at dusk")  # a value that does occur in the card
+    monkeypatch.setenv("OPENAI_API_KEY", "preference pairs of long scroll")  # words of the card
     with pytest.raises(UserError, match="would publish the value of OPENAI_API_KEY"):
         publish(run)
     assert without_secrets("token hf_abcdefghijk here") == "token *** here"

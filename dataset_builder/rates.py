@@ -1,0 +1,23 @@
+"""What a plan may assume about speed, sizes and prices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Assumptions of --plan; 0 means not known, and what depends on it is then not claimed."""
+
+    calibrate: bool = False
+    """Make the images of two prompts here, throw them away, and use their seconds and bytes."""
+    seconds_per_image: float = 0.0
+    """Generating and scoring, on one device."""
+    bytes_per_image: float = 0.0
+    """Of an encoded image; 0 takes the measured average of the encoding per pixel."""
+    gpus: int = 1
+    """Devices that work at once."""
+    gpu_hour: float = 0.0
+    """Price of one device for an hour."""
+    storage_gb_month: float = 0.0
+    """Price of a gigabyte for a month."""

@@ -1,0 +1,104 @@
+"""The plan: counted where it can be, honest where it cannot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dataset_builder.command import main
+from dataset_builder.config import BuildConfig, run_hash
+from dataset_builder.estimate import describe, estimate, size
+from dataset_builder.rates import Rates
+from drspo.errors import UserError
+from pipeline.expanders import ExpandSettings
+from pipeline.filters import FilterSettings
+from pipeline.llm import LLMSettings
+from pipeline.settings import PairSettings
+from tests.building import IDEAS, build, fake_config
+
+
+def test_the_plan_counts_what_the_run_then_makes(tmp_path):
+    ideas = [*IDEAS, "", IDEAS[0], "a cosy kitchen"]
+    config = fake_config(tmp_path, tmp_path / "out", ideas)
+    before = estimate(config)
+    assert not (tmp_path / "out").exists(), "a plan writes nothing"
+    outcome = build(config)
+    after = estimate(config)
+    assert (before.ideas, before.accepted) == (outcome.prompts, outcome.accepted) == (9, 6)
+    assert before.losses == {"duplicate": 1, "empty": 1, "rules indoor": 1} == after.losses
+    assert before.images == after.images == after.images_done == 24 and before.images_done == 0
+    assert before.pairs == sum(outcome.pairs.values())
+
+
+def test_without_a_measurement_no_time_is_claimed_and_with_a_run_its_own_is_used(tmp_path):
+    config = fake_config(tmp_path, tmp_path / "out", IDEAS[:2])
+    found = estimate(config)
+    assert found.seconds_per_image is None and "not known" in describe(found, config)
+    build(config)
+    found = estimate(config)
+    assert found.seconds_per_image is not None and "8 images of this run" in found.basis
+    assert "0.00 device hours" in describe(found, config), "all is made"
+
+
+def test_calibration_times_the_real_stages_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_SECONDS", "0.05")
+    config = fake_config(tmp_path, tmp_path / "out", rates=Rates(calibrate=True, gpus=4, gpu_hour=3600.0))
+    found = estimate(config)
+    assert found.seconds_per_image >= 0.05 and found.bytes_per_image > 50
+    assert not (tmp_path / "out").exists()
+    text = describe(found, config)
+    assert "two samples made here" in text and "price" in text and "hours on 4" in text
+
+
+def test_a_failing_sample_stops_the_plan_with_its_error(tmp_path):
+    names = [f"tests.plugin_fakes:{name}" for name in ("Painter", "Sketcher")]
+    config = fake_config(tmp_path, tmp_path / "out", rates=Rates(calibrate=True))
+    poisoned = replace(config.candidates, options=tuple(f"{name}.poison=a" for name in names))
+    with pytest.raises(UserError, match="a sample failed"):
+        estimate(replace(config, candidates=poisoned))
+
+
+def test_a_language_model_is_estimated_in_tokens_and_never_asked(tmp_path):
+    config = replace(
+        fake_config(tmp_path, tmp_path / "out"),
+        expand=ExpandSettings(expander="llm", per_idea=4),
+        filter=FilterSettings(filters=("llm",)),
+        llm=LLMSettings(model="m", base_url="http://127.0.0.1:9/v1", price_input=1.0, price_output=4.0),
+    )
+    found = estimate(config)
+    assert not found.counted and found.accepted == 24 and found.questions == 6 + 24
+    assert 6 * 200 < found.tokens_in < 30 * 1000 and found.tokens_out == 24 * 60 + 24 * 20
+    text = describe(found, config)
+    assert "at most 24 accepted" in text and "price" in text
+
+
+@pytest.mark.parametrize(
+    ("method", "pairs"), [("best_worst", 1), ("adjacent", 3), ("all", 6), ("top_k_bottom_k", 4)]
+)
+def test_the_most_pairs_of_a_group(tmp_path, method, pairs):
+    config = fake_config(tmp_path, tmp_path / "out", pairs=PairSettings(method=method, k=2))
+    assert estimate(config).pairs == pairs * len(IDEAS)
+
+
+def test_assumptions_do_not_make_another_run():
+    assert run_hash(BuildConfig()) == run_hash(BuildConfig(rates=Rates(gpu_hour=2.0, calibrate=True)))
+
+
+def test_the_program_prints_the_plan_and_ends(tmp_path, capsys):
+    (tmp_path / "ideas.txt").write_text("\n".join(IDEAS))
+    argv = ["--config", "miniature", "--plan", "--prompts.source", str(tmp_path / "ideas.txt")]
+    assert main([*argv, "--rates.seconds-per-image", "36", "--prompts.limit", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "prompts    6 accepted" in out and "images     36 (3 generators x 2 seeds, 128 x 512)" in out
+    assert "0.36 device hours" in out
+
+
+def test_sizes_are_short():
+    assert [size(n) for n in (0, 999, 1500, 2.5e9, 3e15)] == [
+        "0 B",
+        "999 B",
+        "1.5 kB",
+        "2.5 GB",
+        "3,000.0 TB",
+    ]
