@@ -63,7 +63,7 @@ def _density(histogram: Histogram) -> list[float]:
 def _curve(name: str, histogram: Histogram, span: tuple[float, float, float], index: int) -> list[str]:
     low, high, peak = span
     edges, density = histogram["edges"], _density(histogram)
-    floor = _HEIGHT - _BOTTOM
+    floor: float = _HEIGHT - _BOTTOM
     points = [(_x(edges[0], low, high), floor)]
     for i, value in enumerate(density):
         y = floor - (floor - _TOP - 14) * value / peak

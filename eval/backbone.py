@@ -9,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -98,7 +99,7 @@ class Backbone:
         self.device = torch.device(device)
         self.model, self.size, self.mean, self.std = _load(self.spec, self.device)
         self.hash = _weights_hash(self.model)
-        self._tokenizer = None
+        self._tokenizer: Any = None
         self._seen: OrderedDict[str, np.ndarray] = OrderedDict()
         self._remember = remember
 

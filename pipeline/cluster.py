@@ -75,7 +75,7 @@ def connect(settings: ResourceSettings) -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS", "")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not address:
         _start_own(settings, quiet)
         return

@@ -11,7 +11,7 @@ from pipeline.grammar import load_words
 from pipeline.llm import LLM
 from pipeline.llm_cache import Answer
 from pipeline.questions import Expansion, load_template
-from pipeline.records import DEAD, DROPPED, normalise_text
+from pipeline.records import DEAD, DROPPED, OK, normalise_text
 
 Row = dict[str, Any]
 
@@ -103,7 +103,7 @@ class LLMExpander:
 
 def failed(answer: Answer) -> tuple[Literal["dropped", "dead"], str]:
     """What an answer without content means: garbage and an empty budget drop the row, errors kill it."""
-    status = DROPPED if answer.kind in ("invalid", "budget") else DEAD
+    status: Literal["dropped", "dead"] = DROPPED if answer.kind in ("invalid", "budget") else DEAD
     return status, f"llm {answer.kind}: {answer.reason}"
 
 
@@ -114,7 +114,7 @@ def _checked(answer: Expansion, settings: ExpandSettings, traced: dict[str, str]
     problems = {text: not_a_prompt(text, settings.max_words) for text in texts}
     good = [text for text, problem in problems.items() if not problem][: settings.per_idea]
     if good:
-        return Expanded(prompts=tuple(good), **traced)
+        return Expanded(prompts=tuple(good), status=OK, **traced)
     why = next(iter(problems.values()), "the list of prompts is empty")
     return Expanded(status=DROPPED, reason=f"llm invalid: {why}", **traced)
 

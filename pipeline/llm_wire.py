@@ -189,12 +189,12 @@ def _reply(data: bytes) -> Reply:
         choice, message = body["choices"][0], body["choices"][0]["message"]
         usage = body.get("usage") or {}
         content, refusal = message.get("content"), message.get("refusal")
-        tokens = [_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens")]
+        asked, answered = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
         problem = _problem(content, refusal, choice.get("finish_reason"))
         model = ascii(str(body.get("model") or ""))[1:-1][:200]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Reply(problem="the answer is not a chat completion")
-    return Reply("" if problem else content, model, *tokens, problem=problem)
+    return Reply("" if problem else content, model, asked, answered, problem=problem)
 
 
 def _problem(content: object, refusal: object, finish_reason: object) -> str:

@@ -109,8 +109,8 @@ class FilterStage(Stage):
 
     def __init__(self, settings: FilterSettings, llm: LLMSettings, storage: Storage | str) -> None:
         super().__init__(llm, storage)
-        self.filters = [lookup(FILTERS, name, "filter") for name in settings.filters]
-        self.filters = [f(settings, self._llm) if inspect.isclass(f) else f for f in self.filters]
+        found: list[Any] = [lookup(FILTERS, name, "filter") for name in settings.filters]
+        self.filters = [f(settings, self._llm) if inspect.isclass(f) else f for f in found]
 
     async def _one(self, row: Row) -> list[Row]:
         for judge in self.filters:

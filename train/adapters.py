@@ -42,7 +42,7 @@ def add_lora(
     unet.requires_grad_(False)
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha or rank,
+        lora_alpha=alpha or rank,  # type: ignore[arg-type]  # declared int, used as a factor
         target_modules=list(targets),
         lora_dropout=dropout,
         init_lora_weights=False,

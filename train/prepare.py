@@ -96,7 +96,7 @@ class Preparer:
             self.truncated += 1
         keys = [image_key(data, *size, self.config.resize) for data in (row.chosen, row.rejected)]
         for key, data in zip(keys, (row.chosen, row.rejected), strict=True):
-            self.latents.get(key, lambda data=data: {"latents": self._latents(data)})
+            self.latents.get(key, lambda data=data: {"latents": self._latents(data)})  # type: ignore[misc]
         text = text_key(row.prompt)
         self.texts.get(text, lambda: self._embeddings(row.prompt))
         return PreparedPair(
