@@ -42,6 +42,7 @@ def page(run: RunDir, config: DemoConfig, commands: list[str]) -> dict[str, Any]
         "groups": groups,
         "shown": groups[0],
         "scores": score_range(groups),
+        "number": f"%.{decimals(score_range(groups))}f",
         "winners": winners(groups),
         "trainings": [_training(run, stage) for stage in ("blueprint", "highres")],
         "pictures": {name: story.picture_source(run.read(file)) for name, file in scroll_files(run).items()},
@@ -68,6 +69,12 @@ def score_range(groups: list[story.Group]) -> tuple[float, float]:
     """The smallest and the largest score of all candidates, for the bars."""
     scores = [picture.score for group in groups for picture in group.pictures]
     return min(scores), max(scores)
+
+
+def decimals(scores: tuple[float, float]) -> int:
+    """How many decimals tell the scores of the page apart."""
+    low, high = scores
+    return 2 if high - low >= 0.2 else 4
 
 
 def winners(groups: list[story.Group]) -> list[tuple[str, float, int, int]]:
