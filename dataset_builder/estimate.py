@@ -51,6 +51,9 @@ class Estimate:
     bytes_per_image: float = 0.0
     seconds_per_image: float | None = None
     basis: str = ""
+    """Where the seconds come from."""
+    bytes_basis: str = ""
+    """Where the bytes of an image come from."""
 
 
 def main_plan(config: BuildConfig) -> int:
@@ -75,7 +78,11 @@ def estimate(config: BuildConfig) -> Estimate:
     else:
         _from_run(config, found)
     pixels = candidates.height * candidates.width
-    found.bytes_per_image = found.bytes_per_image or BYTES_PER_PIXEL[candidates.encoding] * pixels
+    if not found.bytes_per_image:
+        found.bytes_per_image = BYTES_PER_PIXEL[candidates.encoding] * pixels
+        found.bytes_basis = (
+            f"{BYTES_PER_PIXEL[candidates.encoding]} bytes a pixel, measured on noisy pictures"
+        )
     found.images_done = _images_done(config, per_prompt)
     return found
 
@@ -147,7 +154,7 @@ def _from_run(config: BuildConfig, found: Estimate) -> None:
     if made.height:
         found.seconds_per_image = float(made["seconds"].to_numpy().mean())
         found.bytes_per_image = found.bytes_per_image or float(made["image_bytes"].to_numpy().mean())
-        found.basis = f"mean of the {made.height} images of this run"
+        found.basis = found.bytes_basis = f"mean of the {made.height} images of this run"
 
 
 def _calibrate(config: BuildConfig, accepted: pa.Table, found: Estimate) -> None:
@@ -170,7 +177,7 @@ def _calibrate(config: BuildConfig, accepted: pa.Table, found: Estimate) -> None
     found.seconds_per_image = (moments[1] - moments[0]) / per_prompt
     sizes = scan.candidates["image_bytes"].to_numpy()
     found.bytes_per_image = found.bytes_per_image or float(sizes.mean())
-    found.basis = "two samples made here, the second one timed"
+    found.basis = found.bytes_basis = "two samples made here, the second one timed"
 
 
 def _images_done(config: BuildConfig, per_prompt: int) -> int:
@@ -212,10 +219,7 @@ def _bytes(found: Estimate, config: BuildConfig) -> list[str]:
     units = found.images * found.bytes_per_image
     copies = 2 if config.export.pickapic else 1
     shards = 2 * found.pairs * found.bytes_per_image * copies
-    basis = (
-        found.basis
-        or f"{BYTES_PER_PIXEL[config.candidates.encoding]} bytes a pixel, as measured on noisy pictures"
-    )
+    basis = found.bytes_basis or "as given"
     lines = [f"storage    {size(units)} of candidates and at most {size(shards)} of shards ({basis})"]
     if config.rates.storage_gb_month:
         price = (units + shards) / 1e9 * config.rates.storage_gb_month
