@@ -2,7 +2,7 @@
 
     python benchmarks/generate.py                                     the miniature, on this machine
     python benchmarks/generate.py --model PATH_OR_HUB_ID
-    python benchmarks/generate.py --random-sdxl full --device cuda    SDXL's real size, random weights, no download
+    python benchmarks/generate.py --random-sdxl full --device cuda    SDXL's real size, random weights
 
 (a) MultiDiffusion against a window-by-window loop as the original runs it, and against bare UNet forwards
 (b) the share of time outside UNet, ControlNet, autoencoder and text encoders
@@ -37,7 +37,7 @@ from generate.base import Request, initial_noise  # noqa: E402
 from generate.mad import MAD  # noqa: E402
 from generate.mad import Config as MADConfig  # noqa: E402
 from generate.memory import auto_window_batch  # noqa: E402
-from generate.models import ModelFamily, load_family  # noqa: E402
+from generate.models import MODELS, ModelFamily, load_family  # noqa: E402
 from generate.multidiffusion import Config, MultiDiffusion  # noqa: E402
 from generate.prompts import PromptEmbeddings  # noqa: E402
 from generate.schedulers import make_scheduler  # noqa: E402
@@ -114,7 +114,7 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.family = open_family(args, control=not args.random_sdxl and args.model in ("miniature", "sdxl"))
+        self.family = open_family(args, control=not args.random_sdxl and args.model in MODELS)
         self.request = request_of(args, self.family)
         self.text = embeddings_of(self.family, self.request)
         self.multidiffusion = MultiDiffusion(self.family, Config(window_batch=args.window_batch))
@@ -166,9 +166,7 @@ class Bench:
     def bare_forwards(self) -> None:
         """As many UNet evaluations as MultiDiffusion makes, batched alike, with nothing around them."""
         family, (h, w), count = self.family, self.canvas.windows[0].shape, len(self.canvas.windows)
-        batch = self.multidiffusion.sample(self.request_of_one_step(), embeddings=self.text).facts[
-            "window_batch"
-        ]
+        batch = self.args.window_batch or auto_window_batch(family, (h, w), count)
         forwards, size = -(-count // batch), -(-count // -(-count // batch))
         sample = torch.randn(2 * size, family.latent_channels, h, w, device=family.device, dtype=family.dtype)
         both = torch.cat([self.text.negative_prompt_embeds, self.text.prompt_embeds]).to(
@@ -203,7 +201,7 @@ class Bench:
 
 @torch.no_grad()
 def loop_of_windows(family: ModelFamily, request: Request, text: PromptEmbeddings) -> torch.Tensor:
-    """MultiDiffusion in the manner of its original: each window alone through UNet, guidance and scheduler."""
+    """MultiDiffusion in the manner of its original: each window alone through UNet, CFG and scheduler."""
     canvas = plan_canvas(family, Config(), request.height, request.width)
     scheduler = make_scheduler(family, "ddim", request.steps)
     latents = initial_noise(request.seed, (1, family.latent_channels, canvas.height, canvas.width)).to(
@@ -292,8 +290,10 @@ def memory(args: argparse.Namespace, request: Request) -> None:
     peaks = {widen: in_own_process(args, widen) for widen in (1, 4)}
     for widen, peak in peaks.items():
         print(
-            f"(d) {request.height}x{request.width * widen}: {peak['windows']} windows, loaded {mib(peak['loaded'])}, "
-            f"+ sampling {mib(peak['sampling'] - peak['loaded'])}, + with decoding {mib(peak['all'] - peak['loaded'])}"
+            f"(d) {request.height}x{request.width * widen}: {peak['windows']} windows, loaded "
+            f"{mib(peak['loaded'])}, "
+            f"+ sampling {mib(peak['sampling'] - peak['loaded'])}, "
+            f"+ with decoding {mib(peak['all'] - peak['loaded'])}"
         )
     grown = peaks[4]["sampling"] - peaks[1]["sampling"]
     print(f"    four times the width adds {mib(grown)} while sampling")

@@ -78,7 +78,7 @@ class PromptAttention:
     def attend(self, layer: Attention, query: Tensor, prompt: Any) -> Tensor:
         """Queries [g, L, C] over the prompt's [g, T, d] tokens, plus the image prompt's where there is one.
 
-        With an IP-Adapter `prompt` is (text, [image tokens [g, images, T', d] per adapter]), and the output is
+        With an IP-Adapter `prompt` is (text, [image tokens [g, images, T', d] per adapter]); the output is
         text attention + sum of scale * image attention (Ye et al. 2023, eq. 5).
         """
         text, images = prompt if isinstance(prompt, tuple) else (prompt, [])
@@ -88,7 +88,9 @@ class PromptAttention:
             out = out + scale * attend(layer, query, key, value)
         return out
 
-    def _keys_values(self, layer: Attention, text: Tensor, images: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def _keys_values(
+        self, layer: Attention, text: Tensor, images: list[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
         kept = self._kept.get(id(text))
         if kept is None or kept[0] is not text:
             tokens = layer.norm_encoder_hidden_states(text) if layer.norm_cross else text
@@ -141,12 +143,13 @@ class RepeatedPrompt:
 def _repeated(prompt: Any, rows: int) -> Any:
     if isinstance(prompt, tuple):
         return prompt[0].repeat_interleave(rows // prompt[0].shape[0], dim=0), [
-            image.repeat_interleave(rows // image.shape[0], dim=0) for image in prompt[1]]
+            image.repeat_interleave(rows // image.shape[0], dim=0) for image in prompt[1]
+        ]
     return prompt.repeat_interleave(rows // prompt.shape[0], dim=0)
 
 
 def share_prompts(name: str, layer: Attention) -> Any:
-    """The processor that lets a cross-attention layer share prompts among windows; None for self-attention."""
+    """The processor that lets a cross-attention layer share prompts among windows; else None."""
     if not layer.is_cross_attention:
         return None
     if isinstance(layer.processor, (*PLAIN, *IMAGE_PROMPT)) and _is_simple(layer):
@@ -160,10 +163,15 @@ def require_simple(name: str, layer: Attention) -> None:
         raise UserError(
             f"The attention layer {name} works through {type(layer.processor).__name__}, "
             "which cannot be merged on the canvas.",
-            hint="Use the model's default attention processors for this method.")
+            hint="Use the model's default attention processors for this method.",
+        )
 
 
 def _is_simple(layer: Attention) -> bool:
     """A transformer block's attention: tokens in, tokens out, nothing around the projections."""
-    return (layer.group_norm is None and layer.spatial_norm is None and not layer.residual_connection
-            and layer.rescale_output_factor == 1.0)
+    return (
+        layer.group_norm is None
+        and layer.spatial_norm is None
+        and not layer.residual_connection
+        and layer.rescale_output_factor == 1.0
+    )

@@ -75,7 +75,8 @@ def latent_size(height: int, width: int) -> tuple[int, int]:
             below = max(size // PIXELS_PER_LATENT * PIXELS_PER_LATENT, PIXELS_PER_LATENT)
             above = below + PIXELS_PER_LATENT
             raise UserError(
-                f"The {word} {size} is not a positive multiple of 8 pixels: the autoencoder halves it three times.",
+                f"The {word} {size} is not a positive multiple of 8 pixels: "
+                "the autoencoder halves it three times.",
                 hint=f"The nearest sizes are {below} and {above}.",
             )
     return height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT

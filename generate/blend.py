@@ -84,7 +84,12 @@ def covered(windows: Sequence[Window], height: int, width: int, device: torch.de
 
 
 def _sum_pasted(
-    predictions: Tensor, windows: tuple[Window, ...], weights: Tensor, height: int, width: int, normalise: bool
+    predictions: Tensor,
+    windows: tuple[Window, ...],
+    weights: Tensor,
+    height: int,
+    width: int,
+    normalise: bool,
 ) -> Tensor:
     n, batch, channels = predictions.shape[:3]
     flat = predictions.permute(1, 2, 0, 3, 4).reshape(batch, channels, -1)
@@ -96,7 +101,12 @@ def _sum_pasted(
 
 
 def _shares(
-    windows: tuple[Window, ...], weights: Tensor, height: int, width: int, device: torch.device, normalise: bool
+    windows: tuple[Window, ...],
+    weights: Tensor,
+    height: int,
+    width: int,
+    device: torch.device,
+    normalise: bool,
 ) -> tuple[Tensor, Tensor]:
     """(source, share) [k, H*W]: which window element, and its normalised weight, at each canvas element."""
     values = weights.detach().cpu().float().contiguous().numpy().tobytes()

@@ -118,11 +118,20 @@ def windowed(
     """A predictor over the canvas's windows; the UNet's attention processors are its own inside the block.
 
     `time_ids` [n, 6] for SDXL. `window_batch` windows go through the UNet at once (0: by free memory); with
-    `together` all of them must. `image_embeds` are an IP-Adapter's, each [g, images, dim], unconditional first.
+    `together` all of them must. `image_embeds` are an IP-Adapter's, each [g, images, dim], unconditional
+    first.
     """
     predictor = WindowPredictor(
-        family, canvas, embeddings, guidance_scale=guidance_scale, time_ids=time_ids, window_batch=window_batch,
-        together=together, control=control, image_embeds=image_embeds)
+        family,
+        canvas,
+        embeddings,
+        guidance_scale=guidance_scale,
+        time_ids=time_ids,
+        window_batch=window_batch,
+        together=together,
+        control=control,
+        image_embeds=image_embeds,
+    )
     with ExitStack() as stack:
         stack.enter_context(installed(family.unet, attention))
         if control is not None:
@@ -168,18 +177,24 @@ class WindowPredictor:
         start = 0
         while start < count:
             chosen = range(start, start + self._next_size(count - start))
-            part = self._attempt(crops[chosen.start:chosen.stop], timestep, index, chosen)
+            part = self._attempt(crops[chosen.start : chosen.stop], timestep, index, chosen)
             if part is None:
                 continue
             parts.append(part)
             start = chosen.stop
         predictions = torch.cat(parts)[:, None]
-        return blend(predictions, self.canvas.windows, self.canvas.weights, self.canvas.height, self.canvas.width)
+        return blend(
+            predictions, self.canvas.windows, self.canvas.weights, self.canvas.height, self.canvas.width
+        )
 
     def facts(self) -> dict[str, Any]:
         """What the sampling took: UNet samples evaluated, windows, and the micro-batch it ended with."""
-        return {"unet_evaluations": self.evaluations, "windows": len(self.canvas.windows),
-                "window_batch": self.window_batch, "guidance_halves_apart": self.split_halves}
+        return {
+            "unet_evaluations": self.evaluations,
+            "windows": len(self.canvas.windows),
+            "window_batch": self.window_batch,
+            "guidance_halves_apart": self.split_halves,
+        }
 
     def _next_size(self, left: int) -> int:
         """Micro-batches as even as possible, so that few shapes occur."""
@@ -207,9 +222,13 @@ class WindowPredictor:
             what = "all windows together, as this method needs," if self.together else "a single window"
             raise UserError(
                 f"Not enough memory on {self.family.device} for {what} even one guidance half at a time.",
-                hint="Choose a smaller window or a larger stride, a half-precision dtype, or a larger device.")
-        logger.warning("out of memory: going on with %d windows at a time%s", self.window_batch,
-                       ", guidance halves apart" if self.split_halves else "")
+                hint="Choose a smaller window, a larger stride, a half-precision dtype, or a larger device.",
+            )
+        logger.warning(
+            "out of memory: going on with %d windows at a time%s",
+            self.window_batch,
+            ", guidance halves apart" if self.split_halves else "",
+        )
 
     def _guided(self, crops: Tensor, timestep: Tensor, index: int, chosen: range) -> Tensor:
         """Classifier-free guidance in float32: u + g (c - u) (Ho and Salimans 2022, eq. 6)."""
@@ -217,7 +236,8 @@ class WindowPredictor:
             return self._forward(crops, timestep, index, chosen, self._halves[0])
         if self.split_halves:
             unconditional, conditional = (
-                self._forward(crops, timestep, index, chosen, half) for half in self._halves)
+                self._forward(crops, timestep, index, chosen, half) for half in self._halves
+            )
         else:
             both = self._forward(crops, timestep, index, chosen, self._both)
             unconditional, conditional = both.chunk(2)
@@ -235,8 +255,13 @@ class WindowPredictor:
         evaluation = Evaluation(samples, timestep, index, half.prompt, self._added(half, chosen), chosen)
         residuals = self.control(evaluation) if self.control is not None else {}
         output = self.family.unet(
-            samples, timestep, encoder_hidden_states=half.prompt, added_cond_kwargs=evaluation.added,
-            return_dict=False, **residuals)[0]
+            samples,
+            timestep,
+            encoder_hidden_states=half.prompt,
+            added_cond_kwargs=evaluation.added,
+            return_dict=False,
+            **residuals,
+        )[0]
         self.evaluations += samples.shape[0]
         result: Tensor = output.float()
         return result
@@ -245,7 +270,7 @@ class WindowPredictor:
         added: dict[str, Any] = {}
         if half.pooled is not None and self._time_ids is not None:
             added["text_embeds"] = half.pooled.repeat_interleave(len(chosen), dim=0)
-            ids = self._time_ids[chosen.start:chosen.stop].repeat(half.prompt.shape[0], 1)
+            ids = self._time_ids[chosen.start : chosen.stop].repeat(half.prompt.shape[0], 1)
             added["time_ids"] = ids.to(half.pooled.dtype)
         if half.images is not None:
             added["image_embeds"] = half.images
@@ -278,7 +303,9 @@ def _rows(images: list[Tensor] | None, row: int) -> list[Tensor] | None:
 
 def _join(halves: list[_Half]) -> _Half:
     first, second = halves
-    pooled = None if first.pooled is None or second.pooled is None else torch.cat([first.pooled, second.pooled])
+    pooled = (
+        None if first.pooled is None or second.pooled is None else torch.cat([first.pooled, second.pooled])
+    )
     images = None
     if first.images is not None and second.images is not None:
         images = [torch.cat(pair) for pair in zip(first.images, second.images, strict=True)]

@@ -48,8 +48,8 @@ class Config(WindowSettings):
 class MAD:
     """MultiDiffusion whose attention layers see the canvas instead of their window.
 
-    Below the threshold step self-attention merges queries, keys and values; cross-attention merges its queries
-    at every step. Convolutions, norms and feed-forward layers stay in their windows.
+    Below the threshold step self-attention merges queries, keys and values; cross-attention merges its
+    queries at every step. Convolutions, norms and feed-forward layers stay in their windows.
     """
 
     name = "mad"
@@ -63,8 +63,11 @@ class MAD:
         """One scroll per request, each as if it were alone."""
         self.check(requests)
         return generate_each(
-            self.family, requests, lambda i, r: self.sample(r, callback=callback, request_index=i),
-            wrap=self.config.wrap)
+            self.family,
+            requests,
+            lambda i, r: self.sample(r, callback=callback, request_index=i),
+            wrap=self.config.wrap,
+        )
 
     def check(self, requests: list[Request]) -> None:
         """Raises UserError for anything wrong with the requests, before heavy work."""
@@ -83,23 +86,31 @@ class MAD:
         callback: Callback | None = None,
         request_index: int = 0,
     ) -> Sampled:
-        """Final latents of one request; embeddings and first latents (at the first noise level) may be given."""
+        """Final latents of one request; embeddings and latents at the first noise level may be given."""
         family, config = self.family, self.config
         canvas = self._canvas(request)
         scheduler = linear_scheduler(family, config.scheduler, request.steps)
         start = first_latents(family, request, scheduler) if latents is None else latents
         with merged(
-            family, canvas, embeddings or encode_request(family, config, request),
-            guidance_scale=request.guidance_scale, layers=config.layers,
+            family,
+            canvas,
+            embeddings or encode_request(family, config, request),
+            guidance_scale=request.guidance_scale,
+            layers=config.layers,
             threshold=self.threshold(len(scheduler.timesteps)),
             time_ids=canvas_time_ids(family, config.time_ids, canvas),
         ) as predict:
-            final = denoise(predict, start, scheduler, keep=coverage(canvas, family.device),
-                            on_step=reporter(callback, request_index, self.name))
+            final = denoise(
+                predict,
+                start,
+                scheduler,
+                keep=coverage(canvas, family.device),
+                on_step=reporter(callback, request_index, self.name),
+            )
         return Sampled(final, predict.facts())
 
     def threshold(self, steps: int) -> int:
-        """tau: how many of the first steps merge self-attention; by default half, as the authors' 25 of 50."""
+        """tau: how many of the first steps merge self-attention; by default half (the authors' 25 of 50)."""
         return self.config.threshold if self.config.threshold >= 0 else steps // 2
 
     def _canvas(self, request: Request) -> Canvas:
@@ -114,15 +125,25 @@ def require_aligned(canvas: Canvas, coarsest: int) -> None:
     if any(side % coarsest for side in sides):
         unit = coarsest * PIXELS_PER_LATENT
         raise UserError(
-            f"MAD merges feature maps down to 1/{unit} of the pixels, and these windows do not lie on that grid.",
-            hint=f"Make height, width, window and stride multiples of {unit} pixels.")
+            f"MAD merges feature maps down to 1/{unit} of the pixels, "
+            "and these windows do not lie on that grid.",
+            hint=f"Make height, width, window and stride multiples of {unit} pixels.",
+        )
     if coverage(canvas, canvas.weights.device) is not None:
-        raise UserError("MAD cannot attend to parts of the canvas that no window reaches.", hint="Use edge=flush.")
+        raise UserError(
+            "MAD cannot attend to parts of the canvas that no window reaches.", hint="Use edge=flush."
+        )
 
 
 @contextmanager
 def merged(
-    family: ModelFamily, canvas: Canvas, embeddings: PromptEmbeddings, *, layers: str, threshold: int, **options: Any
+    family: ModelFamily,
+    canvas: Canvas,
+    embeddings: PromptEmbeddings,
+    *,
+    layers: str,
+    threshold: int,
+    **options: Any,
 ) -> Iterator[WindowPredictor]:
     """A predictor whose windows attend on the canvas; `options` are those of `fusion.windowed`.
 
@@ -154,7 +175,9 @@ def chosen_layers(unet: Any, layers: str) -> set[str]:
         found = {name for name in names if start and (name + ".").startswith(start + ".")}
         if not found:
             blocks = sorted({".".join(name.split(".")[:n]) for name in names for n in (1, 2)})
-            raise UserError(f"No attention layer's name begins with {start!r}.", hint=did_you_mean(start, blocks))
+            raise UserError(
+                f"No attention layer's name begins with {start!r}.", hint=did_you_mean(start, blocks)
+            )
         chosen |= found
     return chosen
 
@@ -202,15 +225,17 @@ class CanvasSelfAttention:
     """Self-attention over the canvas up to the threshold step, over each window after it.
 
     MAD averages the windows' queries, keys and values on the canvas. Projections are affine, so the mean of
-    projections is the projection of the mean: merging the tokens first gives the same numbers and projects each
-    canvas token once instead of once per window. The output projection acts per token, so it goes before the
-    split for the same reason.
+    projections is the projection of the mean: merging the tokens first gives the same numbers and projects
+    each canvas token once instead of once per window. The output projection acts per token, so it goes
+    before the split for the same reason.
     """
 
     def __init__(self, canvas: Canvas, clock: Clock, threshold: int) -> None:
         self.grid, self.clock, self.threshold = Grid(canvas), clock, threshold
 
-    def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Any = None, **_: Any) -> Tensor:
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Any = None, **_: Any
+    ) -> Tensor:
         merge = self.clock.step < self.threshold
         tokens = self.grid.merge(hidden_states) if merge else hidden_states
         mixed = attend(attn, attn.to_q(tokens), attn.to_k(tokens), attn.to_v(tokens))
@@ -225,7 +250,9 @@ class CanvasCrossAttention(PromptAttention):
         super().__init__(layer)
         self.grid = Grid(canvas)
 
-    def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Any = None, **_: Any) -> Tensor:
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Any = None, **_: Any
+    ) -> Tensor:
         query = attn.to_q(self.grid.merge(hidden_states))
         out = project_out(attn, self.attend(attn, query, encoder_hidden_states))
         return self.grid.split(out, hidden_states.shape[1])

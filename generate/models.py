@@ -1,4 +1,4 @@
-"""Model families: Stable Diffusion and SDXL checkpoints behind one face, and the only place that loads them."""
+"""Model families: Stable Diffusion and SDXL checkpoints behind one face; the only place that loads them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,12 @@ MODELS: dict[str, ModelSpec] = {
     "miniature": ModelSpec(
         base="package:miniature/weights/sdxl",
         controlnet="package:miniature/weights/controlnet",
-        window=128, stride=32, scroll=(128, 512), blueprint=(64, 256), steps=25, guidance_scale=3.0,
+        window=128,
+        stride=32,
+        scroll=(128, 512),
+        blueprint=(64, 256),
+        steps=25,
+        guidance_scale=3.0,
     ),
     "sdxl": ModelSpec(
         base="stabilityai/stable-diffusion-xl-base-1.0",
@@ -119,7 +124,7 @@ def load_family(
 
     device "auto" takes CUDA, then Apple's GPU, then the CPU; dtype "auto" is float16 on CUDA and float32
     elsewhere. The autoencoder stays in float32 where its configuration says that half precision overflows.
-    Weights that are missing raise UserError, naming the id, the file and how to get it, before anything loads.
+    Weights that are missing raise UserError, naming id, file and how to get it, before anything loads.
     """
     spec = MODELS.get(model)
     target = choose_device(device)
@@ -165,7 +170,11 @@ def derived_spec(family: ModelFamily) -> ModelSpec:
     side = family.sample_size * family.vae_scale_factor
     guidance = 7.5 if family.kind == "sd" else 5.0
     return replace(
-        family.spec, window=side, stride=side // 4, scroll=(side, 4 * side), blueprint=(side // 2, 2 * side),
+        family.spec,
+        window=side,
+        stride=side // 4,
+        scroll=(side, 4 * side),
+        blueprint=(side // 2, 2 * side),
         guidance_scale=guidance,
     )
 
@@ -174,15 +183,25 @@ def _load(found: Checkpoint, spec: ModelSpec, device: torch.device, dtype: torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     unet = UNet2DConditionModel.from_pretrained(
-        found.folder, subfolder="unet", dtype=dtype, use_safetensors=True, variant=found.variant("unet"))
+        found.folder, subfolder="unet", dtype=dtype, use_safetensors=True, variant=found.variant("unet")
+    )
     vae_dtype = torch.float32 if found.vae_config().get("force_upcast", True) else dtype
     vae = AutoencoderKL.from_pretrained(
-        found.folder, subfolder="vae", dtype=vae_dtype, use_safetensors=True, variant=found.variant("vae"))
+        found.folder, subfolder="vae", dtype=vae_dtype, use_safetensors=True, variant=found.variant("vae")
+    )
     tokenizers, encoders = _load_text(found, dtype)
     family = ModelFamily(
-        kind=found.kind, spec=spec, model_id=found.source, fingerprint=fingerprint(found),
-        unet=unet, vae=vae, tokenizers=tokenizers, text_encoders=encoders,
-        scheduler_config=found.scheduler_config(), device=device, dtype=dtype,
+        kind=found.kind,
+        spec=spec,
+        model_id=found.source,
+        fingerprint=fingerprint(found),
+        unet=unet,
+        vae=vae,
+        tokenizers=tokenizers,
+        text_encoders=encoders,
+        scheduler_config=found.scheduler_config(),
+        device=device,
+        dtype=dtype,
         zero_empty_negative=found.zero_empty_negative,
     )
     for network in (unet, vae, *encoders):
@@ -198,8 +217,11 @@ def _load_text(found: Checkpoint, dtype: torch.dtype) -> tuple[list[Any], list[A
     for part in found.text_parts:
         tokenizer = part.replace("text_encoder", "tokenizer")
         tokenizers.append(CLIPTokenizer.from_pretrained(found.folder / tokenizer))
-        encoders.append(classes[part].from_pretrained(
-            found.folder / part, dtype=dtype, use_safetensors=True, variant=found.variant(part)))
+        encoders.append(
+            classes[part].from_pretrained(
+                found.folder / part, dtype=dtype, use_safetensors=True, variant=found.variant(part)
+            )
+        )
     return tokenizers, encoders
 
 
@@ -217,7 +239,7 @@ def _locate_control(spec: ModelSpec | None, model: str, dtype: torch.dtype) -> C
 
 
 def _default_control(model: str) -> str:
-    """The published canny ControlNet for a checkpoint that names none: SDXL's own, checked when it is loaded."""
+    """The published canny ControlNet for a checkpoint that names none: SDXL's, checked when it is loaded."""
     logger.info("%s names no ControlNet; taking %s", model, MODELS["sdxl"].controlnet)
     return MODELS["sdxl"].controlnet
 
@@ -227,8 +249,14 @@ def load_controlnet(found: Checkpoint, family: ModelFamily) -> Any:
     from diffusers import ControlNetModel
 
     network = ControlNetModel.from_pretrained(
-        found.folder, dtype=family.dtype, use_safetensors=True, variant=found.variant(""))
-    for key in ("block_out_channels", "cross_attention_dim", "transformer_layers_per_block", "addition_embed_type"):
+        found.folder, dtype=family.dtype, use_safetensors=True, variant=found.variant("")
+    )
+    for key in (
+        "block_out_channels",
+        "cross_attention_dim",
+        "transformer_layers_per_block",
+        "addition_embed_type",
+    ):
         theirs, ours = network.config.get(key), family.unet.config.get(key)
         if _listed(theirs) != _listed(ours):
             raise UserError(

@@ -1,4 +1,4 @@
-"""MultiDiffusion: every window denoised with the same prompt, averaged on the canvas (Bar-Tal et al. 2023)."""
+"""MultiDiffusion: windows denoised with the same prompt, averaged on the canvas (Bar-Tal et al. 2023)."""
 
 from __future__ import annotations
 
@@ -46,8 +46,11 @@ class MultiDiffusion:
         """One scroll per request, each as if it were alone."""
         self.check(requests)
         return generate_each(
-            self.family, requests, lambda i, r: self.sample(r, callback=callback, request_index=i),
-            wrap=self.config.wrap)
+            self.family,
+            requests,
+            lambda i, r: self.sample(r, callback=callback, request_index=i),
+            wrap=self.config.wrap,
+        )
 
     def check(self, requests: list[Request]) -> None:
         """Raises UserError for anything wrong with the requests, before heavy work."""
@@ -64,16 +67,25 @@ class MultiDiffusion:
         callback: Callback | None = None,
         request_index: int = 0,
     ) -> Sampled:
-        """Final latents of one request; embeddings and first latents (at the first noise level) may be given."""
+        """Final latents of one request; embeddings and latents at the first noise level may be given."""
         family, config = self.family, self.config
         canvas = plan_canvas(family, config, request.height, request.width)
         scheduler = linear_scheduler(family, config.scheduler, request.steps)
         start = first_latents(family, request, scheduler) if latents is None else latents
         embeddings = embeddings or encode_request(family, config, request)
         with windowed(
-            family, canvas, embeddings, guidance_scale=request.guidance_scale, window_batch=config.window_batch,
+            family,
+            canvas,
+            embeddings,
+            guidance_scale=request.guidance_scale,
+            window_batch=config.window_batch,
             time_ids=canvas_time_ids(family, config.time_ids, canvas),
         ) as predict:
-            final = denoise(predict, start, scheduler, keep=coverage(canvas, family.device),
-                            on_step=reporter(callback, request_index, self.name))
+            final = denoise(
+                predict,
+                start,
+                scheduler,
+                keep=coverage(canvas, family.device),
+                on_step=reporter(callback, request_index, self.name),
+            )
         return Sampled(final, predict.facts())

@@ -67,7 +67,8 @@ def encode_prompts(
     negative = [_negative(family, text, chunks, long_prompt, zeros) for _, text in pairs]
     pooled, negative_pooled = _joined([p for _, p in positive]), _joined([p for _, p in negative])
     return PromptEmbeddings(
-        torch.cat([e for e, _ in positive]), torch.cat([e for e, _ in negative]), pooled, negative_pooled)
+        torch.cat([e for e, _ in positive]), torch.cat([e for e, _ in negative]), pooled, negative_pooled
+    )
 
 
 def encode_text(
@@ -118,7 +119,9 @@ def _chunks(family: ModelFamily, text: str, long_prompt: LongPrompt) -> int:
     if long_prompt == "refuse":
         raise UserError(
             f"The prompt is longer than the text encoder's 77 tokens; this would be cut: {rest!r}.",
-            where=text[:60], hint="Shorten it, or choose long_prompt=truncate (cut it) or chunk (encode in pieces).")
+            where=text[:60],
+            hint="Shorten it, or choose long_prompt=truncate (cut it) or chunk (encode in pieces).",
+        )
     if long_prompt == "truncate":
         logger.warning("prompt cut after 77 tokens; left out: %r", rest)
         return 1
@@ -135,7 +138,7 @@ def _room(tokenizer: Any) -> int:
 
 
 def _overflow(tokenizer: Any, text: str) -> str:
-    return str(tokenizer.decode(_tokens(tokenizer, text)[_room(tokenizer):]))
+    return str(tokenizer.decode(_tokens(tokenizer, text)[_room(tokenizer) :]))
 
 
 @torch.no_grad()
@@ -162,7 +165,7 @@ def _chunk_ids(tokenizer: Any, text: str, chunks: int) -> Tensor:
     tokens, room = _tokens(tokenizer, text), _room(tokenizer)
     rows = []
     for start in range(0, chunks * room, room):
-        piece = tokens[start:start + room]
+        piece = tokens[start : start + room]
         row = [tokenizer.bos_token_id, *piece, tokenizer.eos_token_id]
         rows.append(row + [tokenizer.pad_token_id] * (room + 2 - len(row)))
     return torch.tensor(rows)

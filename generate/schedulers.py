@@ -18,8 +18,13 @@ SCHEDULERS = {
     "ddpm": "DDPMScheduler",
     "euler_ancestral": "EulerAncestralDiscreteScheduler",
 }
-LINEAR = {"DDIMScheduler", "EulerDiscreteScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler",
-          "UniPCMultistepScheduler"}
+LINEAR = {
+    "DDIMScheduler",
+    "EulerDiscreteScheduler",
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+}
 STOCHASTIC = {"DDPMScheduler", "EulerAncestralDiscreteScheduler"}
 
 
@@ -70,4 +75,5 @@ def require_linear(scheduler: Any) -> None:
     if reason:
         raise UserError(
             f"{name} cannot take one step for all windows: {reason}.",
-            hint="Use ddim, euler, pndm, dpmpp_2m or unipc.")
+            hint="Use ddim, euler, pndm, dpmpp_2m or unipc.",
+        )

@@ -1,4 +1,4 @@
-"""From a request to its parts: windows, scheduler, embeddings, first latents; and from latents to a picture."""
+"""From a request to its parts: windows, scheduler, embeddings, first latents; from latents to a picture."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class WindowSettings:
     weights: WeightKind = "uniform"
     """W_i of eq. 4: how much each part of a window counts where windows overlap"""
     edge: Edge = "flush"
-    """flush: the last window ends at the canvas's edge; uncovered: what the stride does not reach stays zero"""
+    """flush: the last window ends at the edge; uncovered: what the stride does not reach stays zero"""
     wrap: bool = False
     """join the left and right ends, for a scroll that closes to a ring"""
     window_batch: int = 0
@@ -89,8 +89,10 @@ def _own_stride(family: ModelFamily, window: int) -> int:
 def _in_latents(word: str, pixels: int) -> int:
     if pixels % PIXELS_PER_LATENT or pixels <= 0:
         low = max(pixels // PIXELS_PER_LATENT, 1) * PIXELS_PER_LATENT
-        raise UserError(f"The {word} of {pixels} pixels is not a positive multiple of 8.",
-                        hint=f"The nearest are {low} and {low + PIXELS_PER_LATENT}.")
+        raise UserError(
+            f"The {word} of {pixels} pixels is not a positive multiple of 8.",
+            hint=f"The nearest are {low} and {low + PIXELS_PER_LATENT}.",
+        )
     return pixels // PIXELS_PER_LATENT
 
 
@@ -99,8 +101,10 @@ def _require_fits(family: ModelFamily, window: int, canvas: tuple[int, int], own
         size = f"{canvas[0] * PIXELS_PER_LATENT}x{canvas[1] * PIXELS_PER_LATENT}"
         whose = f"{family.model_id}'s window" if own else "The window"
         raise UserError(
-            f"{whose} of {window * PIXELS_PER_LATENT} pixels is larger than the canvas of {size} (height x width).",
-            hint="Choose a smaller window or a larger canvas.")
+            f"{whose} of {window * PIXELS_PER_LATENT} pixels is larger than the canvas of {size} "
+            "(height x width).",
+            hint="Choose a smaller window or a larger canvas.",
+        )
 
 
 def check_all(family: ModelFamily, settings: Any, requests: list[Request]) -> None:
@@ -123,8 +127,12 @@ def linear_scheduler(family: ModelFamily, name: str, steps: int) -> Any:
 def encode_request(family: ModelFamily, settings: Any, request: Request) -> PromptEmbeddings:
     """The embeddings of one request's prompt and negative prompt."""
     return encode_prompts(
-        family, [request.prompt], [request.negative_prompt],
-        empty_negative=settings.empty_negative, long_prompt=settings.long_prompt)
+        family,
+        [request.prompt],
+        [request.negative_prompt],
+        empty_negative=settings.empty_negative,
+        long_prompt=settings.long_prompt,
+    )
 
 
 def first_latents(family: ModelFamily, request: Request, scheduler: Any) -> Tensor:
@@ -150,8 +158,16 @@ def reporter(callback: Callback | None, request_index: int, stage: str) -> OnSte
         return None
 
     def on_step(index: int, count: int, timestep: Tensor, latents: Tensor) -> None:
-        callback(Step(request_index=request_index, stage=stage, index=index, count=count,
-                      timestep=float(timestep), latents=latents))
+        callback(
+            Step(
+                request_index=request_index,
+                stage=stage,
+                index=index,
+                count=count,
+                timestep=float(timestep),
+                latents=latents,
+            )
+        )
 
     return on_step
 
@@ -162,7 +178,7 @@ def decode(family: ModelFamily, latents: Tensor, *, wrap: bool = False) -> Any:
     padded = F.pad(latents, (margin, margin, 0, 0), mode="circular") if margin else latents
     images = decode_latents(family.vae, padded)
     cut = margin * PIXELS_PER_LATENT
-    return to_pil(images[..., cut:images.shape[-1] - cut])[0]
+    return to_pil(images[..., cut : images.shape[-1] - cut])[0]
 
 
 def generate_each(
@@ -178,8 +194,13 @@ def generate_each(
         start = time.perf_counter()
         sampled = sample(index, request)
         image = decode(family, sampled.latents, wrap=wrap)
-        made.append(Generated(
-            request=request, image=image, seconds=time.perf_counter() - start,
-            latents=sampled.latents[0].float().cpu(), facts=sampled.facts))
+        made.append(
+            Generated(
+                request=request,
+                image=image,
+                seconds=time.perf_counter() - start,
+                latents=sampled.latents[0].float().cpu(),
+                facts=sampled.facts,
+            )
+        )
     return made
-

@@ -60,7 +60,8 @@ class SDXL:
         """One scroll per request, each as if it were alone."""
         self.check(requests)
         return generate_each(
-            self.family, requests, lambda i, r: self.sample(r, callback=callback, request_index=i))
+            self.family, requests, lambda i, r: self.sample(r, callback=callback, request_index=i)
+        )
 
     def check(self, requests: list[Request]) -> None:
         """Raises UserError for anything wrong with the requests, before heavy work."""
@@ -75,18 +76,26 @@ class SDXL:
         callback: Callback | None = None,
         request_index: int = 0,
     ) -> Sampled:
-        """Final latents of one request; embeddings and first latents (at the first noise level) may be given."""
+        """Final latents of one request; embeddings and latents at the first noise level may be given."""
         family, config = self.family, self.config
         canvas = whole_canvas(request)
         scheduler = make_scheduler(family, config.scheduler, request.steps)
         start = first_latents(family, request, scheduler) if latents is None else latents
         with windowed(
-            family, canvas, embeddings or encode_request(family, config, request),
-            guidance_scale=request.guidance_scale, window_batch=1,
+            family,
+            canvas,
+            embeddings or encode_request(family, config, request),
+            guidance_scale=request.guidance_scale,
+            window_batch=1,
             time_ids=canvas_time_ids(family, config.time_ids, canvas),
         ) as predict:
-            final = denoise(predict, start, scheduler, generator=step_noise(request.seed),
-                            on_step=reporter(callback, request_index, self.name))
+            final = denoise(
+                predict,
+                start,
+                scheduler,
+                generator=step_noise(request.seed),
+                on_step=reporter(callback, request_index, self.name),
+            )
         return Sampled(final, predict.facts())
 
 

@@ -77,8 +77,10 @@ def _package_folder(source: str) -> Path:
         raise UserError(f"The package {package!r}, which holds these weights, is not installed.") from error
     if not folder.is_dir():
         raise UserError(
-            f"The weights {inside!r} are missing from the installed package {package!r}.", where=str(folder),
-            hint=f"Reinstall the package, or make them with `python -m {package}.fit`.")
+            f"The weights {inside!r} are missing from the installed package {package!r}.",
+            where=str(folder),
+            hint=f"Reinstall the package, or make them with `python -m {package}.fit`.",
+        )
     return folder
 
 
@@ -91,7 +93,9 @@ def _checked(source: str, folder: Path, prefer_half: bool, single: str) -> Check
     index = _read_json(folder / "model_index.json")
     _require_class(source, index, set(KINDS))
     kind = KINDS[index["_class_name"]]
-    files = {part: _weight_file(source, folder, part, prefer_half) for part in ("unet", "vae", *TEXT_PARTS[kind])}
+    files = {
+        part: _weight_file(source, folder, part, prefer_half) for part in ("unet", "vae", *TEXT_PARTS[kind])
+    }
     for part in TEXT_PARTS[kind]:
         _require(source, folder, part.replace("text_encoder", "tokenizer") + "/tokenizer_config.json")
     _require(source, folder, "scheduler/scheduler_config.json")
@@ -123,7 +127,8 @@ def _require_class(source: str, config: dict[str, Any], allowed: set[str]) -> No
     if name not in allowed:
         raise UserError(
             f"{source} holds a {name or 'model without a class name'}, which cannot be used here.",
-            hint=f"What works: {', '.join(sorted(allowed))}.")
+            hint=f"What works: {', '.join(sorted(allowed))}.",
+        )
 
 
 def _missing(source: str, folder: Path, name: str) -> UserError:
@@ -135,7 +140,8 @@ def _from_hub(source: str, prefer_half: bool, single: str) -> Path:
     if not HUB_ID.fullmatch(source):
         raise UserError(
             f"{source!r} is neither a model's name, nor a folder, nor a Hub id of the form owner/name.",
-            hint=_known_names(source))
+            hint=_known_names(source),
+        )
     from huggingface_hub import snapshot_download
 
     patterns = _patterns(prefer_half, single)
@@ -183,7 +189,9 @@ def _choose_files(source: str, prefer_half: bool, single: str) -> list[str]:
     """The files to fetch: all settings, and of each part's weights only the first candidate that exists."""
     from huggingface_hub import HfApi
 
-    present = {file.rfilename for file in HfApi().model_info(source).siblings or []}  # one request, no retries
+    present = {
+        file.rfilename for file in HfApi().model_info(source).siblings or []
+    }  # one request, no retries
     chosen = [p for p in _patterns(prefer_half, single) if "safetensors" not in p]
     for part in _parts(single):
         name = next((c for c in _candidates(part, prefer_half) if c in present), "")
@@ -200,15 +208,20 @@ def _unreachable(source: str, patterns: list[str], error: Exception) -> UserErro
     weight = next(p for p in patterns if p.endswith(".safetensors"))
     fetch = f"hf download {source}"
     if isinstance(error, GatedRepoError):
-        return UserError(f"{source} asks for its licence to be accepted first.",
-                         hint=f"Accept it at https://huggingface.co/{source}, then `hf auth login`.")
+        return UserError(
+            f"{source} asks for its licence to be accepted first.",
+            hint=f"Accept it at https://huggingface.co/{source}, then `hf auth login`.",
+        )
     if isinstance(error, RepositoryNotFoundError):
-        return UserError(f"The Hub has no model {source}, or your token may not see it.",
-                         hint=f"{_known_names(source)} A folder on disk works too: give its path.")
+        return UserError(
+            f"The Hub has no model {source}, or your token may not see it.",
+            hint=f"{_known_names(source)} A folder on disk works too: give its path.",
+        )
     return UserError(
         f"The weights of {source} (for example {weight}) are not on this machine and could not be fetched: "
         f"{type(error).__name__}.",
-        hint=f"With a connection: `{fetch}`. Without: copy the model's folder here and give its path.")
+        hint=f"With a connection: `{fetch}`. Without: copy the model's folder here and give its path.",
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

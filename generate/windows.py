@@ -54,8 +54,11 @@ def plan_windows(
     window_h, window_w = _pair(window)
     stride_h, stride_w = _pair(stride)
     rows = _starts(height, window_h, stride_h, edge, "high")
-    columns = _wrapped_starts(width, window_w, stride_w, edge) if wrap else _starts(
-        width, window_w, stride_w, edge, "wide")
+    columns = (
+        _wrapped_starts(width, window_w, stride_w, edge)
+        if wrap
+        else _starts(width, window_w, stride_w, edge, "wide")
+    )
     return tuple(Window(y, y + window_h, x, x + window_w) for y in rows for x in columns)
 
 

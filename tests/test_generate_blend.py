@@ -18,7 +18,9 @@ def canvases(draw):
     window = draw(st.integers(1, height)), draw(st.integers(1, width))
     stride = draw(st.integers(1, window[0])), draw(st.integers(1, window[1]))
     windows = plan_windows(height, width, window, stride, wrap=draw(st.booleans()))
-    canvas = torch.randn(1, 2, height, width, generator=torch.Generator().manual_seed(draw(st.integers(0, 99))))
+    canvas = torch.randn(
+        1, 2, height, width, generator=torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    )
     return canvas, windows, window_weights(draw(st.sampled_from(KINDS)), *window)
 
 
@@ -87,7 +89,9 @@ def test_the_gradient_of_blending_is_its_weights():
     windows = plan_windows(4, 10, 4, 3)
     weights = window_weights("feathered", 4, 4)
     predictions = torch.randn(len(windows), 1, 1, 4, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda p: blend(p, windows, weights.double(), 4, 10), (predictions,), atol=1e-6)
+    assert torch.autograd.gradcheck(
+        lambda p: blend(p, windows, weights.double(), 4, 10), (predictions,), atol=1e-6
+    )
 
 
 @given(canvases())

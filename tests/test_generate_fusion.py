@@ -14,7 +14,6 @@ from generate.scroll import canvas_time_ids, encode_request, plan_canvas
 from generate.sdxl import SDXL
 from tests.small_scrolls import SMALL, distance, family, small_request
 
-
 ROUNDING = 5e-5
 """Float32 sums in another order, amplified by guidance; mistakes are larger than 1e-3."""
 
@@ -25,8 +24,14 @@ def prediction(model, *, guidance_scale=5.0, **options):
     config = Config(**SMALL)
     canvas = plan_canvas(model, config, request.height, request.width)
     latents = initial_noise(0, (1, 4, canvas.height, canvas.width))
-    with windowed(model, canvas, encode_request(model, config, request), guidance_scale=guidance_scale,
-                  time_ids=canvas_time_ids(model, "crop", canvas), **options) as predict:
+    with windowed(
+        model,
+        canvas,
+        encode_request(model, config, request),
+        guidance_scale=guidance_scale,
+        time_ids=canvas_time_ids(model, "crop", canvas),
+        **options,
+    ) as predict:
         return predict(latents, torch.tensor(501), 0), predict
 
 
@@ -39,15 +44,25 @@ def one_window_at_a_time(model, guidance_scale):
     ids = canvas_time_ids(model, "crop", canvas)
     total, count = torch.zeros_like(latents), torch.zeros_like(latents)
     for row, w in enumerate(canvas.windows):
-        view = latents[:, :, w.y0:w.y1, w.x0:w.x1]
+        view = latents[:, :, w.y0 : w.y1, w.x0 : w.x1]
         with torch.no_grad():
             u, c = (
-                model.unet(view, torch.tensor(501), embeds, return_dict=False, added_cond_kwargs=None if
-                           pooled is None else {"text_embeds": pooled, "time_ids": ids[row:row + 1]})[0]
-                for embeds, pooled in ((text.negative_prompt_embeds, text.negative_pooled),
-                                       (text.prompt_embeds, text.pooled)))
-        total[:, :, w.y0:w.y1, w.x0:w.x1] += u + guidance_scale * (c - u)
-        count[:, :, w.y0:w.y1, w.x0:w.x1] += 1
+                model.unet(
+                    view,
+                    torch.tensor(501),
+                    embeds,
+                    return_dict=False,
+                    added_cond_kwargs=None
+                    if pooled is None
+                    else {"text_embeds": pooled, "time_ids": ids[row : row + 1]},
+                )[0]
+                for embeds, pooled in (
+                    (text.negative_prompt_embeds, text.negative_pooled),
+                    (text.prompt_embeds, text.pooled),
+                )
+            )
+        total[:, :, w.y0 : w.y1, w.x0 : w.x1] += u + guidance_scale * (c - u)
+        count[:, :, w.y0 : w.y1, w.x0 : w.x1] += 1
     return total / count
 
 
@@ -191,7 +206,9 @@ def middle_pushed(model, evaluation):
             shapes.append((width, 2 ** (level + 1)))
     return {
         "down_block_additional_residuals": tuple(torch.zeros(count, c, h // f, w // f) for c, f in shapes),
-        "mid_block_additional_residual": torch.ones(count, channels[-1], h // model.coarsest, w // model.coarsest),
+        "mid_block_additional_residual": torch.ones(
+            count, channels[-1], h // model.coarsest, w // model.coarsest
+        ),
     }
 
 
@@ -199,7 +216,11 @@ def middle_pushed(model, evaluation):
 def test_a_batch_equals_a_loop_of_singles_to_the_bit(golden, cls):
     model = family(golden)
     method = cls(model, cls.config_class(**(SMALL if cls is MultiDiffusion else {})))
-    requests = [small_request(), small_request(prompt="a castle by night", seed=4, width=384), small_request(seed=5)]
+    requests = [
+        small_request(),
+        small_request(prompt="a castle by night", seed=4, width=384),
+        small_request(seed=5),
+    ]
     together = method.generate(requests)
     for request, one in zip(requests, together, strict=True):
         alone = method.generate([request])[0]
@@ -226,5 +247,6 @@ def test_progress_is_reported_step_by_step(golden):
     method = MultiDiffusion(family(golden), Config(**SMALL))
     method.generate([small_request(), small_request(seed=9)], callback=seen.append)
     assert [(s.request_index, s.index, s.count, s.stage) for s in seen] == [
-        (i, k, 2, "multidiffusion") for i in range(2) for k in range(2)]
+        (i, k, 2, "multidiffusion") for i in range(2) for k in range(2)
+    ]
     assert seen[0].timestep > seen[1].timestep

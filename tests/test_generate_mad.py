@@ -77,7 +77,9 @@ def setting(model, **changes):
 
 def mad_prediction(model, *, layers="all", threshold=1, options=None, **changes):
     canvas, latents, text, common = setting(model, **changes)
-    with merged(model, canvas, text, layers=layers, threshold=threshold, **common, **(options or {})) as predict:
+    with merged(
+        model, canvas, text, layers=layers, threshold=threshold, **common, **(options or {})
+    ) as predict:
         return predict(latents, torch.tensor(501), 0)
 
 
@@ -118,6 +120,7 @@ def test_merging_matters_above_and_below_the_threshold(golden):
 
 def test_the_threshold_counts_steps_from_the_noisy_end(golden):
     model = family(golden)
+
     def run(threshold):
         return MAD(model, Config(**SMALL, threshold=threshold)).sample(small_request(steps=3)).latents
 
@@ -211,13 +214,15 @@ class Tokens(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def with_image_prompt(golden):
-    """tiny-sdxl with a random IP-Adapter in diffusers' own processors, and image embeddings for both halves."""
+    """tiny-sdxl with a random IP-Adapter in diffusers' own processors, and embeddings for both halves."""
     model = copy.copy(family(golden))
     model.unet = copy.deepcopy(model.unet)
     torch.manual_seed(0)
     for layer in (m for n, m in model.unet.named_modules() if n.endswith("attn2")):
         width = layer.to_q.out_features
-        layer.set_processor(IPAdapterAttnProcessor2_0(width, model.unet.config.cross_attention_dim, (1,), 0.8))
+        layer.set_processor(
+            IPAdapterAttnProcessor2_0(width, model.unet.config.cross_attention_dim, (1,), 0.8)
+        )
     model.unet.encoder_hid_proj = Tokens()
     model.unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
     images = [torch.randn(2, 1, model.unet.config.cross_attention_dim)]
@@ -234,11 +239,15 @@ def diffusers_prediction(model, images, width):
     """Guidance on one window through diffusers' own IP-Adapter processors."""
     canvas, latents, text, common = setting(model, width=width)
     both = torch.cat([text.negative_prompt_embeds, text.prompt_embeds])
-    added = {"text_embeds": torch.cat([text.negative_pooled, text.pooled]), "image_embeds": images,
-             "time_ids": common["time_ids"].repeat(2, 1)}
+    added = {
+        "text_embeds": torch.cat([text.negative_pooled, text.pooled]),
+        "image_embeds": images,
+        "time_ids": common["time_ids"].repeat(2, 1),
+    }
     with torch.no_grad():
-        u, c = model.unet(torch.cat([latents] * 2), torch.tensor(501), both, added_cond_kwargs=added,
-                          return_dict=False)[0].chunk(2)
+        u, c = model.unet(
+            torch.cat([latents] * 2), torch.tensor(501), both, added_cond_kwargs=added, return_dict=False
+        )[0].chunk(2)
     return u + 5.0 * (c - u)
 
 

@@ -15,8 +15,12 @@ from tests.small_scrolls import distance, family
 
 TOLERANCE = 1e-4
 METHODS = ("multidiffusion", "diffusers_panorama", "mad")
-SCHEDULERS = {"DDIMScheduler": "ddim", "EulerDiscreteScheduler": "euler", "PNDMScheduler": "pndm",
-              "DPMSolverMultistepScheduler": "dpmpp_2m"}
+SCHEDULERS = {
+    "DDIMScheduler": "ddim",
+    "EulerDiscreteScheduler": "euler",
+    "PNDMScheduler": "pndm",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+}
 ROOT = Path(__file__).resolve().parents[2] / "shared" / "golden"
 CASES = [case.relative_to(ROOT) for method in METHODS for case in sorted((ROOT / method).glob("*/"))]
 
@@ -27,8 +31,12 @@ class Enough(Exception):
 
 def sampler(golden, settings):
     """The reference's settings on our sampler."""
-    common = {"window": settings["window"] * 8, "stride": settings["stride"] * 8,
-              "scheduler": SCHEDULERS[settings["scheduler"]], "wrap": settings.get("circular_padding", False)}
+    common = {
+        "window": settings["window"] * 8,
+        "stride": settings["stride"] * 8,
+        "scheduler": SCHEDULERS[settings["scheduler"]],
+        "wrap": settings.get("circular_padding", False),
+    }
     model = family(golden, settings["model"])
     if settings["method"] == "mad":
         return MAD(model, MADConfig(threshold=settings["mad_threshold"], **common))
@@ -37,9 +45,14 @@ def sampler(golden, settings):
 
 def request(settings):
     return Request(
-        prompt=settings["prompt"], negative_prompt=settings["negative"], height=settings["height"],
-        width=settings["width"], seed=settings["seed"], steps=settings["steps"],
-        guidance_scale=settings["guidance_scale"])
+        prompt=settings["prompt"],
+        negative_prompt=settings["negative"],
+        height=settings["height"],
+        width=settings["width"],
+        seed=settings["seed"],
+        steps=settings["steps"],
+        guidance_scale=settings["guidance_scale"],
+    )
 
 
 def embeddings(tensors):
@@ -47,8 +60,11 @@ def embeddings(tensors):
         both = tensors["prompt_embeds_uncond_cond"]
         return PromptEmbeddings(both[1:], both[:1])
     return PromptEmbeddings(
-        tensors["prompt_embeds"], tensors["negative_prompt_embeds"], tensors["pooled_prompt_embeds"],
-        tensors["negative_pooled_prompt_embeds"])
+        tensors["prompt_embeds"],
+        tensors["negative_prompt_embeds"],
+        tensors["pooled_prompt_embeds"],
+        tensors["negative_pooled_prompt_embeds"],
+    )
 
 
 def load(golden, case):
@@ -66,9 +82,16 @@ def test_golden_cases_are_found(golden):
 def test_final_latents_equal_the_reference(golden, case):
     settings, tensors, start = load(golden, case)
     seen = {}
-    final = sampler(golden, settings).sample(
-        request(settings), embeddings=embeddings(tensors), latents=start,
-        callback=lambda step: seen.__setitem__(step.index, step.latents)).latents
+    final = (
+        sampler(golden, settings)
+        .sample(
+            request(settings),
+            embeddings=embeddings(tensors),
+            latents=start,
+            callback=lambda step: seen.__setitem__(step.index, step.latents),
+        )
+        .latents
+    )
     assert distance(final, tensors["final_latents"]) <= TOLERANCE
     for row, index in enumerate(settings["latents_per_step_indices"]):
         assert distance(seen[index], tensors["latents_per_step"][row]) <= TOLERANCE
@@ -85,7 +108,8 @@ def test_the_first_step_of_mad_equals_the_reference(golden, case):
 
     with pytest.raises(Enough):
         sampler(golden, settings).sample(
-            request(settings), embeddings=embeddings(tensors), latents=start, callback=stop)
+            request(settings), embeddings=embeddings(tensors), latents=start, callback=stop
+        )
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.name.startswith("a_w1024_s8")], ids=str)

@@ -50,8 +50,8 @@ def test_embeddings_do_not_depend_on_the_company(golden):
     together, pooled = encode_text(model, texts)
     for row, text in enumerate(texts):
         alone, alone_pooled = encode_text(model, [text])
-        assert torch.equal(together[row:row + 1], alone)
-        assert torch.equal(pooled[row:row + 1], alone_pooled)
+        assert torch.equal(together[row : row + 1], alone)
+        assert torch.equal(pooled[row : row + 1], alone_pooled)
 
 
 def test_a_long_prompt_is_refused_naming_what_would_be_cut(golden):
@@ -87,7 +87,9 @@ def test_chunks_are_laid_end_to_end_for_prompt_and_negative(golden):
     pieces = text.prompt_embeds.shape[1] // 77
     assert pieces == -(-len(model.tokenizers[0](LONG, add_special_tokens=False).input_ids) // 75)
     assert text.negative_prompt_embeds.shape == text.prompt_embeds.shape
-    torch.testing.assert_close(text.prompt_embeds[:, :77], encode_text(model, [LONG], long_prompt="truncate")[0])
+    torch.testing.assert_close(
+        text.prompt_embeds[:, :77], encode_text(model, [LONG], long_prompt="truncate")[0]
+    )
     assert not torch.equal(text.prompt_embeds[:, 77:154], text.prompt_embeds[:, :77])
 
 
@@ -95,16 +97,22 @@ def test_a_chunked_prompt_makes_a_scroll(golden):
     method = MultiDiffusion(family(golden), Config(**SMALL, long_prompt="chunk"))
     long = method.sample(small_request(prompt=LONG, steps=1)).latents
     assert torch.isfinite(long).all()
-    cut = MultiDiffusion(family(golden), Config(**SMALL, long_prompt="truncate")).sample(
-        small_request(prompt=LONG, steps=1)).latents
+    cut = (
+        MultiDiffusion(family(golden), Config(**SMALL, long_prompt="truncate"))
+        .sample(small_request(prompt=LONG, steps=1))
+        .latents
+    )
     assert not torch.equal(long, cut)
 
 
-@pytest.mark.parametrize(("mode", "expected"), [
-    ("scroll", (1024, 4096, 0, 0, 1024, 4096)),
-    ("window", (1024, 1024, 0, 0, 1024, 1024)),
-    ("crop", (1024, 4096, 0, 768, 1024, 1024)),
-])
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("scroll", (1024, 4096, 0, 0, 1024, 4096)),
+        ("window", (1024, 1024, 0, 0, 1024, 1024)),
+        ("crop", (1024, 4096, 0, 768, 1024, 1024)),
+    ],
+)
 def test_micro_conditioning_is_in_pixels(mode, expected):
     assert time_ids(mode, (1024, 4096), Window(0, 1024, 768, 1792)) == expected
 
@@ -112,16 +120,21 @@ def test_micro_conditioning_is_in_pixels(mode, expected):
 def test_micro_conditioning_of_a_plan_is_one_row_per_window():
     windows = [Window(0, 64, 0, 64), Window(0, 64, 96, 160)]
     assert window_time_ids("crop", (64, 128), windows).tolist() == [
-        [64, 128, 0, 0, 64, 64], [64, 128, 0, 96, 64, 64]]
+        [64, 128, 0, 0, 64, 64],
+        [64, 128, 0, 96, 64, 64],
+    ]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"width": 324}, "nearest sizes are 320 and 328"),
-    ({"height": 0}, "not a positive multiple of 8"),
-    ({"height": 64, "width": 320}, "larger than the canvas of 64x320"),
-    ({"steps": 0}, "at least one step"),
-    ({"seed": -1}, "non-negative"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 324}, "nearest sizes are 320 and 328"),
+        ({"height": 0}, "not a positive multiple of 8"),
+        ({"height": 64, "width": 320}, "larger than the canvas of 64x320"),
+        ({"steps": 0}, "at least one step"),
+        ({"seed": -1}, "non-negative"),
+    ],
+)
 def test_impossible_requests_are_refused_before_any_sampling(golden, change, message):
     method = MultiDiffusion(family(golden), Config(**SMALL))
     settings = {"prompt": "a", "height": 128, "width": 320, "steps": 2} | change
@@ -129,11 +142,14 @@ def test_impossible_requests_are_refused_before_any_sampling(golden, change, mes
         method.generate([small_request(), Request(**settings)], callback=lambda step: pytest.fail("sampled"))
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"window": 100}, "nearest are 96 and 104"),
-    ({"window": 128, "stride": 136}, "not between 1 and"),
-    ({"window": 512}, "larger than the canvas"),
-])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"window": 100}, "nearest are 96 and 104"),
+        ({"window": 128, "stride": 136}, "not between 1 and"),
+        ({"window": 512}, "larger than the canvas"),
+    ],
+)
 def test_impossible_windows_are_refused(golden, settings, message):
     with pytest.raises(UserError, match=message):
         MultiDiffusion(family(golden), Config(**settings)).generate([small_request()])

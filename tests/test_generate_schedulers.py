@@ -1,4 +1,4 @@
-"""One scheduler step for the canvas equals the windows' own steps, for the schedulers that are let through."""
+"""One scheduler step for the canvas equals the windows' own steps, for schedulers that are let through."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from generate.blend import blend, crop, window_weights
 from generate.fusion import denoise
 from generate.multidiffusion import Config, MultiDiffusion
 from generate.schedulers import SCHEDULERS, make_scheduler, require_linear
-from generate.sdxl import Config as SDXLConfig
 from generate.sdxl import SDXL
+from generate.sdxl import Config as SDXLConfig
 from generate.windows import plan_windows
 from tests.small_scrolls import SMALL, distance, family, small_request
 
@@ -68,10 +68,13 @@ def test_every_scheduler_samples_the_whole_canvas_the_same_way_twice(golden, nam
     assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize(("setting", "reason"), [
-    ({"clip_sample": True}, "clips"),
-    ({"thresholding": True}, "thresholding"),
-])
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ({"clip_sample": True}, "clips"),
+        ({"thresholding": True}, "thresholding"),
+    ],
+)
 def test_clipping_and_thresholding_are_refused_with_the_reason(golden, setting, reason):
     from diffusers import DDIMScheduler
 
@@ -84,7 +87,8 @@ def test_a_stochastic_solver_variant_is_refused(golden):
     from diffusers import DPMSolverMultistepScheduler
 
     scheduler = DPMSolverMultistepScheduler.from_config(
-        family(golden).scheduler_config, algorithm_type="sde-dpmsolver++")
+        family(golden).scheduler_config, algorithm_type="sde-dpmsolver++"
+    )
     with pytest.raises(UserError, match="draws noise"):
         require_linear(scheduler)
 
@@ -120,6 +124,10 @@ def test_a_schedule_can_be_entered_in_the_middle(golden, name):
     model = family(golden)
     scheduler = make_scheduler(model, name, 12)
     seen = []
-    denoise(lambda x, t, i: seen.append(float(t)) or torch.zeros_like(x), torch.zeros(1, 4, 8, 20),
-            scheduler, begin=6)
+    denoise(
+        lambda x, t, i: seen.append(float(t)) or torch.zeros_like(x),
+        torch.zeros(1, 4, 8, 20),
+        scheduler,
+        begin=6,
+    )
     assert seen == [float(t) for t in make_scheduler(model, name, 12).timesteps[6:]]

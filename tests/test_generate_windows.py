@@ -67,7 +67,7 @@ def test_the_papers_plan_has_13_windows_and_overlaps_1_2_3_4():
     assert (counts == counts[0]).all()
     expected = np.full(512, 4)
     for band, count in enumerate((1, 2, 3)):
-        expected[32 * band:32 * (band + 1)] = expected[512 - 32 * (band + 1):512 - 32 * band] = count
+        expected[32 * band : 32 * (band + 1)] = expected[512 - 32 * (band + 1) : 512 - 32 * band] = count
     np.testing.assert_array_equal(counts[0], expected)
 
 
@@ -92,7 +92,23 @@ def test_a_wrapped_plan_overlaps_evenly_all_the_way_around():
     counts = overlap_counts(plan_windows(16, 64, 16, 4, wrap=True), 16, 64)
     assert (counts == 4).all()
     assert crop_index(plan_windows(16, 64, 16, 4, wrap=True), 16, 64)[-1, 0].tolist() == [
-        60, 61, 62, 63, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+        60,
+        61,
+        62,
+        63,
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+        8,
+        9,
+        10,
+        11,
+    ]
 
 
 @given(plans(), st.integers(1, 8))
@@ -106,12 +122,15 @@ def test_a_window_off_the_coarse_grid_is_refused_with_the_grid_named():
         shrink(Window(0, 64, 74, 138), 4)
 
 
-@pytest.mark.parametrize(("window", "stride", "message"), [
-    (65, 8, "larger than the canvas"),
-    (64, 0, "stride of 0"),
-    (64, 65, "stride of 65"),
-    (0, 1, "at least 1"),
-])
+@pytest.mark.parametrize(
+    ("window", "stride", "message"),
+    [
+        (65, 8, "larger than the canvas"),
+        (64, 0, "stride of 0"),
+        (64, 65, "stride of 65"),
+        (0, 1, "at least 1"),
+    ],
+)
 def test_impossible_plans_are_refused(window, stride, message):
     with pytest.raises(UserError, match=message):
         plan_windows(64, 128, window, stride)
