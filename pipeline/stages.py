@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import re
 from collections.abc import Awaitable
 from dataclasses import asdict
@@ -110,7 +109,7 @@ class FilterStage(Stage):
     def __init__(self, settings: FilterSettings, llm: LLMSettings, storage: Storage | str) -> None:
         super().__init__(llm, storage)
         found: list[Any] = [lookup(FILTERS, name, "filter") for name in settings.filters]
-        self.filters: list[Any] = [f(settings, self._llm) if inspect.isclass(f) else f for f in found]
+        self.filters: list[Any] = [f(settings, self._llm) if isinstance(f, type) else f for f in found]
 
     async def _one(self, row: Row) -> list[Row]:
         for judge in self.filters:
