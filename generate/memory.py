@@ -32,7 +32,17 @@ def free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + reusable)
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return _free_host_bytes()
+
+
+def _free_host_bytes() -> int:
+    """Free memory of the machine; half of all of it, or 4 GiB, where the system does not tell."""
+    known = getattr(os, "sysconf_names", {})
+    if "SC_AVPHYS_PAGES" in known:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if "SC_PHYS_PAGES" in known:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return 4 << 30
 
 
 def is_out_of_memory(error: BaseException) -> bool:

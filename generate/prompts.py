@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CONTEXT = 77
+"""Tokens of CLIP's text encoders, begin and end marks included; some tokenizers do not say."""
 EmptyNegative = Literal["checkpoint", "zeros", "encoded"]
 LongPrompt = Literal["refuse", "truncate", "chunk"]
 
@@ -134,7 +136,7 @@ def _tokens(tokenizer: Any, text: str) -> list[int]:
 
 
 def _room(tokenizer: Any) -> int:
-    return int(tokenizer.model_max_length) - 2
+    return min(int(tokenizer.model_max_length), CONTEXT) - 2
 
 
 def _overflow(tokenizer: Any, text: str) -> str:

@@ -113,7 +113,7 @@ def _candidates(part: str, prefer_half: bool) -> list[str]:
     stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
     prefix = f"{part}/" if part else ""
     full = [f"{prefix}{stem}.safetensors", f"{prefix}{stem}.safetensors.index.json"]
-    half = [f"{prefix}{stem}.fp16.safetensors", f"{prefix}{stem}.fp16.safetensors.index.json"]
+    half = [f"{prefix}{stem}.fp16.safetensors", f"{prefix}{stem}.safetensors.index.fp16.json"]
     return half + full if prefer_half else full + half
 
 
@@ -195,8 +195,9 @@ def _choose_files(source: str, prefer_half: bool, single: str) -> list[str]:
     chosen = [p for p in _patterns(prefer_half, single) if "safetensors" not in p]
     for part in _parts(single):
         name = next((c for c in _candidates(part, prefer_half) if c in present), "")
-        if name.endswith(".index.json"):
-            chosen.append(name.replace(".safetensors.index.json", "-*.safetensors"))
+        if name.endswith(".json"):
+            half = ".fp16" if ".fp16." in name else ""
+            chosen.append(f"{name.partition('.safetensors')[0]}{half}-*.safetensors")
         if name:
             chosen.append(name)
     return chosen
