@@ -1,8 +1,8 @@
 """Does preference training work? Pairs, a LoRA, held-out accuracy, and scores of fresh scrolls against the
 base.
 
-    python benchmarks/it_learns.py --out DIR                     makes its own pairs with the miniature
-    python benchmarks/it_learns.py --out DIR --data RUN          takes a run of the dataset builder
+    python -m benchmarks.it_learns --out DIR                     makes its own pairs with the miniature
+    python -m benchmarks.it_learns --out DIR --data RUN          takes a run of the dataset builder
 
 Prints and writes DIR/it_learns.json: held-out implicit accuracy and winner drift, and the paired score
 difference (trained - base, same prompt, same seed) on prompts that no pair was made of, with its 95 %
@@ -62,6 +62,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", default="", help="a run of the dataset builder; empty: make pairs here")
     parser.add_argument("--config", default="miniature", help="preset of the trainer")
     parser.add_argument("--model", default="miniature")
+    parser.add_argument("--judge", default="", help="whose aesthetic scorer judges; empty: the model's")
     parser.add_argument("--stage", choices=sorted(METHOD), default="blueprint")
     parser.add_argument("--prompts", type=int, default=200, help="prompts to make pairs of")
     parser.add_argument(
@@ -121,7 +122,7 @@ def png(image: Image.Image) -> bytes:
 
 def judge_of(options: argparse.Namespace):
     """The aesthetic scorer that belongs to the model."""
-    return build_scorer("aesthetic", scorer_preset(options.model) | {"view": options.view})
+    return build_scorer("aesthetic", scorer_preset(options.judge or options.model) | {"view": options.view})
 
 
 def canvas_of(family: ModelFamily, options: argparse.Namespace) -> tuple[int, int]:

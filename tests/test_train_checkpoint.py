@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from drspo.errors import UserError
-from train.checkpoint import Checkpoints, State
+from train.checkpoint import Checkpoints, State, refuse_foreign
 
 
 def state(step: int, ema: bool = False) -> State:
@@ -102,3 +102,11 @@ def test_a_checkpoint_runs_no_code_when_it_is_opened(tmp_path):
     with pytest.raises(Exception, match="(?i)weights.only|unsupported"):
         checkpoints.load(path)
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_checkpoint_of_another_base_model_or_configuration_is_refused(tmp_path):
+    own = {"configuration": "abc", "base model": "123"}
+    refuse_foreign(dict(own), own, tmp_path)
+    for name in own:
+        with pytest.raises(UserError, match=f"of another {name}"):
+            refuse_foreign(own | {name: "other"}, own, tmp_path)

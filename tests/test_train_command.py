@@ -12,8 +12,8 @@ from drspo.errors import UserError
 from tests.train_pairs import pair_rows, pickapic_rows, write
 from tests.train_runs import flags
 from train.canvas import make_canvas
-from train.command import begin, check_config, identity, main, parse
-from train.config import MemoryConfig, TrainConfig
+from train.command import begin, check_config, main, parse
+from train.config import MemoryConfig, TrainConfig, identity
 from train.launch import pairs_per_process
 from train.memory import explain_out_of_memory, next_saving
 

@@ -100,6 +100,17 @@ class Checkpoints:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def refuse_foreign(found: dict[str, str], own: dict[str, str], path: Path) -> None:
+    """Raises `UserError` when a checkpoint was written by another configuration or for another base model."""
+    for name, value in own.items():
+        if found.get(name) != value:
+            raise UserError(
+                f"the checkpoint is of another {name} ({found.get(name)}, this run has {value})",
+                str(path),
+                "its optimiser and LoRA do not belong to this run; choose another --out",
+            )
+
+
 _OTHER = "remove that folder: --resume then goes on from the checkpoint before it"
 
 

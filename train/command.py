@@ -2,30 +2,16 @@
 
 import logging
 import os
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
-from drspo.config import config_hash, dump, load, to_dict
+from drspo.config import dump, load
 from drspo.errors import UserError
 from drspo.log import setup
 from drspo.run import CONFIG, RunDir
-from train.config import TrainConfig
+from train.config import TrainConfig, identity
 
 log = logging.getLogger(__name__)
-
-FREE = (
-    "out",
-    "device",
-    "max_steps",
-    "checkpoint_every",
-    "keep_last",
-    "export",
-    "kohya",
-    "memory",
-    "samples",
-    "tracking",
-)
-"""Settings that do not change what is learnt per step: a run may be continued with others."""
 
 DESCRIPTION = """Train one stage's LoRA from preference pairs.
 
@@ -67,13 +53,6 @@ def parse(argv: list[str]) -> TrainConfig:
         description=DESCRIPTION,
     )
     return replace(config, out=str(folder))
-
-
-def identity(config: TrainConfig) -> str:
-    """A hash over the settings that decide what is learnt; the rest may change when a run is continued."""
-    kept = {name: value for name, value in to_dict(config).items() if name not in FREE}
-    kept["data"] = {name: value for name, value in kept["data"].items() if name != "cache"}
-    return config_hash(kept)
 
 
 def begin(config: TrainConfig) -> None:
@@ -135,6 +114,3 @@ def _quiet_other_processes(rank: int) -> None:
     """Only the first of several processes talks; the others still report warnings and errors."""
     if rank:
         logging.getLogger().setLevel(logging.ERROR)
-
-
-assert set(FREE) <= {field.name for field in fields(TrainConfig)}

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from drspo.config import config_hash, to_dict
 from train.losses import LossSettings
 from train.optimizers import OptimizerSettings
 
@@ -179,3 +180,25 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+FREE = (
+    "out",
+    "device",
+    "max_steps",
+    "checkpoint_every",
+    "keep_last",
+    "export",
+    "kohya",
+    "memory",
+    "samples",
+    "tracking",
+)
+"""Settings that do not change what is learnt per step: a run may be continued with others."""
+
+
+def identity(config: TrainConfig) -> str:
+    """A hash over the settings that decide what is learnt; the rest may change when a run is continued."""
+    kept = {name: value for name, value in to_dict(config).items() if name not in FREE}
+    kept["data"] = {name: value for name, value in kept["data"].items() if name != "cache"}
+    return config_hash(kept)

@@ -18,8 +18,8 @@ from drspo.log import progress
 from generate.models import load_family
 from train.adapters import add_lora, load_lora_state, lora_norm, lora_parameters, lora_state
 from train.canvas import make_canvas
-from train.checkpoint import Checkpoints, State
-from train.config import TrainConfig
+from train.checkpoint import Checkpoints, State, refuse_foreign
+from train.config import TrainConfig, identity
 from train.draws import pair_index
 from train.ema import Average
 from train.finish import write_results
@@ -86,6 +86,7 @@ class Run:
         self.sampler = Sampler(self.family, self.canvas, config, held_out, active=main)
         self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep_last)
         self.done = 0
+        self.origin = {"configuration": identity(config), "base model": self.family.fingerprint}
         self.facts: dict[str, Any] = {
             "skipped": 0,
             "bad_in_a_row": 0,
@@ -109,6 +110,7 @@ class Run:
         latest = self.checkpoints.latest()
         if latest:
             state = self.checkpoints.load(latest)
+            refuse_foreign(state.facts.pop("origin"), self.origin, latest)
             load_lora_state(self.family.unet, state.lora)
             self.optimizer.load_state_dict(state.optimizer)
             self.average.load(state.ema)
@@ -191,8 +193,9 @@ class Run:
         """Writes a checkpoint; only the first process does, the others wait."""
         if self.accelerator.is_main_process:
             unet = self.family.unet
+            facts = self.facts | {"origin": self.origin}
             state = State(
-                self.done, lora_state(unet), self.optimizer.state_dict(), self.average.values, self.facts
+                self.done, lora_state(unet), self.optimizer.state_dict(), self.average.values, facts
             )
             self.checkpoints.save(state, self.facts["best"]["step"] if self.facts["best"] else -1)
         self.accelerator.wait_for_everyone()
