@@ -1,6 +1,6 @@
 """Memory and CPU time of the gradient schedules against the number of windows, in one run.
 
-    python benchmarks/schedules.py [--windows 4 8 13 29] [--repeats 3]
+    python -m benchmarks.schedules [--windows 4 8 13 29] [--repeats 3]
 
 `loop` is plain autograd written out here, without the engine: run every window, average, differentiate. The
 others are the engine's schedules. Memory is what autograd keeps alive for the backward pass, in bytes of
@@ -32,17 +32,17 @@ WINDOW, STRIDE = 32, 8
 LEVELS = (32, 64, 128)
 
 
-def small_unet() -> Any:
+def small_unet(levels: tuple[int, int, int] = LEVELS) -> Any:
     """A UNet of SDXL's block types, randomly initialised, small enough for 29 windows of plain autograd on a
     CPU."""
     torch.manual_seed(0)
     return UNet2DConditionModel(
         sample_size=WINDOW,
-        block_out_channels=LEVELS,
+        block_out_channels=levels,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         transformer_layers_per_block=(1, 1, 2),
-        attention_head_dim=(2, 4, 8),
+        attention_head_dim=2,
         cross_attention_dim=64,
         norm_num_groups=8,
         use_linear_projection=True,

@@ -1,9 +1,9 @@
 """Seconds, memory and share of the matrix peak per training step, on a real-size SDXL UNet with random
 weights.
 
-    python benchmarks/train_gpu.py                      both stages, every case that fits, on the GPU
-    python benchmarks/train_gpu.py --case highres/stream --steps 10
-    python benchmarks/train_gpu.py --tiny --device cpu  the same code path at toy size, anywhere
+    python -m benchmarks.train_gpu                      both stages, every case that fits, on the GPU
+    python -m benchmarks.train_gpu --case highres/stream --steps 10
+    python -m benchmarks.train_gpu --tiny --device cpu  the same code path at toy size, anywhere
 
 Speed and memory do not depend on what the weights are, so nothing is downloaded. A step is what training
 does: the reference pass, the gradients of winner and loser, the loss, the optimiser. Floating-point

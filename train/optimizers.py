@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from drspo.errors import UserError
+
+if TYPE_CHECKING:  # the settings are read by `--help`, which must not wait for torch
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,9 @@ def _adafactor(parameters: list[Tensor], settings: OptimizerSettings) -> torch.o
 
 def _adamw(parameters: list[Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101, algorithm 2)."""
-    return torch.optim.AdamW(
+    from torch.optim import AdamW
+
+    return AdamW(
         parameters, lr=settings.lr, betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay
     )
 
