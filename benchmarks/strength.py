@@ -67,6 +67,7 @@ def main() -> None:
         "prompts": options.prompts,
         "seeds": options.seeds,
         "first": FIRST,
+        "steps": options.steps,
         "model": family.fingerprint,
     }
     options.json.write_text(json.dumps({"settings": settings, "table": table}, indent=1) + "\n")
@@ -84,6 +85,7 @@ def _options() -> argparse.Namespace:
         "--strengths", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
     )
     parser.add_argument("--scales", type=float, nargs="+", default=[0.0, 0.5, 1.0], help="0: without control")
+    parser.add_argument("--pictures", type=Path, help="a folder for every scroll")
     parser.add_argument("--json", type=Path, default=Path("docs/strength.json"))
     parser.add_argument("--out", type=Path, default=Path("docs/images/strength.svg"))
     return parser.parse_args()
@@ -95,12 +97,16 @@ def _measure(family: Any, index: int, seed: int, options: argparse.Namespace, po
     scene = sample_scene(index, height, width)
     drawn = Image.fromarray(paint(scene))
     request = Request(
-        prompt=sample_prompt(index, height, width), height=height, width=width, seed=seed, steps=spec.steps,
+        prompt=sample_prompt(index, height, width), height=height, width=width, seed=seed,
+        steps=options.steps or spec.steps,
         guidance_scale=spec.guidance_scale,
     )  # fmt: skip
 
     def note(name: str, strength: float, image: Image.Image) -> None:
         points[name, strength].append(judge(image, scene.subject, drawn))
+        if options.pictures:
+            options.pictures.mkdir(parents=True, exist_ok=True)
+            image.save(options.pictures / f"{index}-{seed}-{name.replace(' ', '-')}-{strength:.2f}.png")
 
     note("drawn by the world", 0.0, drawn)
     blueprint = DRSPO(family, Config(control=Control(enabled=False))).draw(request).image

@@ -70,7 +70,7 @@ def _facts(file: Path) -> dict[str, Any]:
 
 
 def _check_base(family: ModelFamily, facts: dict[str, Any], file: Path) -> None:
-    base, mark = facts.get("base", ""), facts.get("fingerprint", "")
+    base, mark = facts.get("base_model", ""), facts.get("base_fingerprint", "")
     same = {base} & {family.model_id, family.spec.base} - {""} or mark == family.fingerprint
     if (base or mark) and not same:
         raise UserError(
