@@ -32,7 +32,7 @@ class CandidateSettings:
     negative_prompt: str = ""
     """The same for every prompt."""
     options: tuple[str, ...] = ()
-    """Settings of single generators as name.key=value, for example mad.threshold=0.6."""
+    """Settings of single generators as name.key=value, for example mad.threshold=10."""
     prompts_per_unit: int = 1
     """Prompts that share one unit file: 1 on a laptop, up to 6 on a cluster (50 to 250 MB a file)."""
     encoding: Literal["webp-lossless", "jpeg95-444", "png"] = "webp-lossless"

@@ -1,0 +1,188 @@
+"""`ray job submit` on a real head with token authentication, two more nodes, and the loss of one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from drspo.config import dump
+from pipeline.settings import ResourceSettings
+from tests.building import build, fake_config, final_tables
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+IDEAS = [
+    f"a {scene} in {place}" for scene in "harbour glacier canyon meadow".split() for place in ("fog", "rain")
+]
+
+
+@dataclass
+class Cluster:
+    """Ray nodes on this machine, each a process tree of its own."""
+
+    folder: Path
+    env: dict[str, str]
+    address: str = ""
+    dashboard: str = ""
+    nodes: list[subprocess.Popen] = field(default_factory=list)
+
+    def start_head(self) -> None:
+        port, dashboard = free_port(), free_port()
+        self.address, self.dashboard = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
+        self._start(
+            "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2", "--num-gpus=0",
+            f"--temp-dir={self.folder}",
+        )  # fmt: skip
+        self._wait_for(dashboard)
+
+    def start_node(self) -> subprocess.Popen:
+        return self._start(f"--address={self.address}", "--num-cpus=2", "--num-gpus=1")
+
+    def submit(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.submission(*command), env=self.env, capture_output=True, text=True, timeout=900
+        )
+
+    def submission(self, *command: str) -> list[str]:
+        return [*self.ray("job", "submit"), f"--address={self.dashboard}", "--working-dir=.", "--", *command]
+
+    def ray(self, *arguments: str) -> list[str]:
+        return [str(Path(sys.executable).parent / "ray"), *arguments]
+
+    def lose(self, node: subprocess.Popen) -> None:
+        """Kill a node with everything on it, at once."""
+        tree = [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]
+        for process in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        node.wait()
+        self.nodes.remove(node)
+
+    def close(self) -> None:
+        for node in list(reversed(self.nodes)):
+            self.lose(node)
+
+    def _start(self, *arguments: str) -> subprocess.Popen:
+        log = (self.folder / f"node{len(self.nodes)}.txt").open("w")
+        command = [*self.ray("start"), *arguments, "--object-store-memory=100000000", "--block"]
+        command += ["--disable-usage-stats"]
+        node = subprocess.Popen(command, env=self.env, stdout=log, stderr=log)
+        self.nodes.append(node)
+        return node
+
+    def _wait_for(self, port: int) -> None:
+        deadline = time.monotonic() + 400
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return
+            time.sleep(0.5)
+        raise TimeoutError((self.folder / "node0.txt").read_text())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Cluster]:
+    # Ray's sockets need a short path.
+    folder = Path(os.path.realpath(f"/tmp/drspo-ray-{os.getpid()}"))
+    folder.mkdir()
+    # The tests do not travel with the working directory; the fake models are installed on the nodes.
+    plugins = tmp_path_factory.mktemp("plugins")
+    (plugins / "tests").symlink_to(repository / "tests")
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    env |= {
+        "PATH": f"{Path(sys.executable).parent}:{env['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef",
+        "RAY_agent_register_timeout_ms": "120000",
+        "PYTHONPATH": str(plugins),
+        "FAKE_SECONDS": "0.3",
+        "FAKE_LOG": str(tmp_path_factory.mktemp("made") / "made.log"),
+    }
+    found = Cluster(folder, env)
+    try:
+        found.start_head()
+        yield found
+    finally:
+        found.close()
+
+
+def test_a_submission_without_the_token_is_refused(cluster: Cluster, repository: Path) -> None:
+    env = {**cluster.env, "RAY_AUTH_TOKEN": "f" * 32}
+    done = subprocess.run(
+        cluster.submission("python", "-c", "0"),
+        env=env,
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode != 0
+    assert "uthentic" in done.stdout + done.stderr
+
+
+def test_a_submitted_job_survives_the_loss_of_a_node(
+    cluster: Cluster, tmp_path: Path, repository: Path
+) -> None:
+    (tmp_path / "calm").mkdir()
+    build(fake_config(tmp_path / "calm", tmp_path / "calm/out", IDEAS))
+    resources = ResourceSettings(generator_gpus=0.75, scorer_gpus=0.25, actor_cpus=0.5)
+    config = fake_config(tmp_path, tmp_path / "out", IDEAS, resources=resources, executor="auto")
+    file = tmp_path / "config.yaml"
+    file.write_text(dump(config))
+    lost, kept = cluster.start_node(), cluster.start_node()
+    command = cluster.submission("python", "-m", "dataset_builder", "--config", str(file))
+    log = tmp_path / "job.txt"
+    with log.open("w") as stream:
+        job = subprocess.Popen(
+            command, env=cluster.env, cwd=repository, stdout=stream, stderr=subprocess.STDOUT
+        )
+        try:
+            wait_for(lambda: len(list((tmp_path / "out/units").rglob("[0-9a-f]*.parquet"))) >= 2, job, log)
+            cluster.lose(lost)
+            assert job.wait(600) == 0, log.read_text()
+        finally:
+            job.kill()
+    said = log.read_text()
+    assert "up to 2 generator and 1 scorer actors, 0.75 + 0.25 GPU each" in said
+    assert final_tables(tmp_path / "out") == final_tables(tmp_path / "calm/out")
+    assert kept.poll() is None
+    # What travelled to the cluster is the code: no weights, runs or environments.
+    packages = list(cluster.folder.rglob("_ray_pkg_*.zip"))
+    assert all(path.stat().st_size < 20_000_000 for path in packages)
+
+
+def wait_for(condition: object, job: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 400
+    while not condition():  # type: ignore[operator]
+        assert job.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, repository: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(dump(fake_config(tmp_path, tmp_path / "out", IDEAS, executor="ray")))
+    env = {
+        **os.environ,
+        "RAY_ADDRESS": f"127.0.0.1:{free_port()}",
+        "RAY_gcs_rpc_server_connect_timeout_s": "2",
+    }
+    command = [sys.executable, "-m", "dataset_builder", "--config", str(file)]
+    done = subprocess.run(command, env=env, cwd=repository, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 2, done.stderr
+    assert "no Ray cluster answers" in done.stderr and "Traceback" not in done.stderr
