@@ -44,7 +44,6 @@ class Cluster:
             "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2", "--num-gpus=0",
             f"--temp-dir={self.folder}",
         )  # fmt: skip
-        self._wait_for(dashboard)
 
     def start_node(self) -> subprocess.Popen:
         return self._start(f"--address={self.address}", "--num-cpus=2", "--num-gpus=1")
@@ -74,20 +73,19 @@ class Cluster:
             self.lose(node)
 
     def _start(self, *arguments: str) -> subprocess.Popen:
-        log = (self.folder / f"node{len(self.nodes)}.txt").open("w")
+        """A running node. Ray allows its own start 30 s, which a busy machine may exceed: tried again."""
         command = [*self.ray("start"), *arguments, "--object-store-memory=100000000", "--block"]
-        command += ["--disable-usage-stats"]
-        node = subprocess.Popen(command, env=self.env, stdout=log, stderr=log)
-        self.nodes.append(node)
-        return node
-
-    def _wait_for(self, port: int) -> None:
-        deadline = time.monotonic() + 400
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                return
-            time.sleep(0.5)
-        raise TimeoutError((self.folder / "node0.txt").read_text())
+        for _ in range(4):
+            log = self.folder / f"node{time.monotonic_ns()}.txt"
+            with log.open("w") as stream:
+                node = subprocess.Popen(command, env=self.env, stdout=stream, stderr=stream)
+            self.nodes.append(node)
+            while node.poll() is None and "block forever" not in log.read_text():
+                time.sleep(0.2)
+            if node.poll() is None:
+                return node
+            self.nodes.remove(node)
+        raise TimeoutError(log.read_text())
 
 
 def free_port() -> int:

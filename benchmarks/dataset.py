@@ -1,0 +1,263 @@
+"""What the pipeline itself costs: `python benchmarks/dataset.py NAME...` prints one line per figure.
+
+overhead   phase 5 with the in-process executor against a bare loop of the same generator and scorer
+scaling    sleeping actors with real image bytes, 2 against 8, on Ray
+spill      12 MB images through a 700 MB object store
+resume     a start with nothing to do, and the listing of 100,000 unit files
+million    1,000,000 prompts through ingest, expand, filter and plan: peak memory
+
+Ratios are what counts; the times are this machine's. Needs a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dataset_builder.build import Build, stage_spec
+from dataset_builder.config import BuildConfig
+from drspo.hashing import content_hash
+from drspo.storage import Storage
+from pipeline.expanders import ExpandSettings
+from pipeline.filters import FilterSettings
+from pipeline.local import run_units
+from pipeline.plan import make_plan
+from pipeline.records import Prompt, prompt_id, prompt_table
+from pipeline.settings import CandidateSettings, ResourceSettings, ScoringSettings
+from pipeline.sources import CORPUS, PromptSettings
+
+HERE = "benchmarks.dataset"
+
+
+@dataclass(frozen=True)
+class SleeperConfig:
+    seconds: float = 1.0
+
+
+class Sleeper:
+    """Sleeps like a GPU works, then gives noise, which no encoder makes smaller."""
+
+    name = "sleeper"
+    config_class = SleeperConfig
+
+    def __init__(self, family: object, config: SleeperConfig) -> None:
+        self.config = config
+
+    def generate(self, requests: list[Any], callback: object = None) -> list[Any]:
+        return [self._one(request) for request in requests]
+
+    def _one(self, request: Any) -> SimpleNamespace:
+        began = time.monotonic()
+        pixels = np.random.default_rng(request.seed).integers(
+            0, 256, (request.height, request.width, 3), np.uint8
+        )
+        image = Image.fromarray(pixels)
+        time.sleep(max(0.0, self.config.seconds - (time.monotonic() - began)))
+        return SimpleNamespace(request=request, image=image, seconds=self.config.seconds, extras={}, facts={})
+
+
+class Constant:
+    """A number of the picture that costs nothing."""
+
+    name, unit, checkpoint, checkpoint_hash, view = "constant", "", "none", "0", "whole"
+
+    def score(self, images: list[Image.Image], prompts: list[str]) -> list[float]:
+        return [float(image.getpixel((0, 0))[0]) for image in images]
+
+
+def prompts(count: int) -> Any:
+    """`count` distinct prompts as a table."""
+    texts = (f"a lighthouse at dusk, number {i}" for i in range(count))
+    return prompt_table(Prompt(prompt_id=prompt_id(text), text=text) for text in texts)
+
+
+def sleepers(seconds: float, height: int, width: int, generators: int, **candidates: Any) -> BuildConfig:
+    """A configuration of sleeping models: one generator with as many seeds as images are wanted."""
+    return BuildConfig(
+        candidates=CandidateSettings(
+            model="", generators=(f"{HERE}:Sleeper",), seeds=2, height=height, width=width,
+            options=(f"{HERE}:Sleeper.seconds={seconds}",), **candidates,
+        ),
+        scoring=ScoringSettings(scorers=(f"{HERE}:Constant",)),
+        resources=ResourceSettings(generator_actors=generators, actor_cpus=0.1),
+    )  # fmt: skip
+
+
+def overhead(units: int) -> None:
+    """One actor of the miniature against a bare loop over the same prompts, start-up left out of both."""
+    from eval.base import build_scorer, scorer_preset
+    from generate.base import Request, build_generator
+    from generate.models import load_family
+
+    config = BuildConfig(candidates=CandidateSettings(generators=("sdxl",), steps=4))
+    table, settings = prompts(units), config.candidates
+    family = load_family("miniature")
+    generator = build_generator("sdxl", family, {})
+    scorer = build_scorer("aesthetic", scorer_preset("miniature"))
+
+    def bare(text: str) -> None:
+        sizes = {"height": settings.height, "width": settings.width, "steps": settings.steps}
+        made = generator.generate(
+            [Request(prompt=text, seed=seed, **sizes) for seed in range(settings.seeds)]
+        )
+        scorer.score([one.image for one in made], [text] * len(made))
+
+    bare("warm up")
+    # Interleaved in blocks, so that a machine that slows down slows down both.
+    texts, loop, ours = table["text"].to_pylist(), 0.0, 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        spec = stage_spec(config, folder)
+        plan = make_plan(table, spec.config_hash)
+        stream = run_units(plan, spec)
+        next(stream)
+        for text in texts[1:]:
+            began = time.monotonic()
+            bare(text)
+            middle = time.monotonic()
+            next(stream)
+            loop, ours = loop + middle - began, ours + time.monotonic() - middle
+    print(f"overhead: {units - 1} units, bare {loop:.1f} s, pipeline {ours:.1f} s, ratio {ours / loop:.3f}")
+
+
+def on_ray(config: BuildConfig, units: int, store_mb: int) -> tuple[float, float]:
+    """(seconds from the first to the last commit, bytes spilled) of units on a Ray of our own."""
+    import ray
+
+    from pipeline.flow import RayExecutor
+
+    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
+    ray.init(
+        num_cpus=8, object_store_memory=store_mb * 1_000_000, include_dashboard=False, log_to_driver=False
+    )
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            spec = stage_spec(config, folder)
+            moments = [
+                time.monotonic() for _ in RayExecutor(config.resources)(make_plan(prompts(units), "b"), spec)
+            ]
+            return moments[-1] - moments[0], spilled_bytes()
+    finally:
+        ray.shutdown()
+
+
+def spilled_bytes() -> float:
+    """What Ray wrote to disk for lack of memory."""
+    from ray._private.internal_api import memory_summary
+
+    text = memory_summary(stats_only=True)
+    line = next((line for line in text.splitlines() if line.startswith("Spilled")), "Spilled 0 MiB")
+    return float(line.split()[1]) * 2**20
+
+
+def scaling(units: int) -> None:
+    """Units per second of 8 sleeping actors against 2."""
+    rates = {}
+    for actors in (2, 8):
+        seconds, _ = on_ray(sleepers(1.0, 256, 1024, actors), units, 500)
+        rates[actors] = (units - actors) / seconds
+    share = rates[8] / rates[2] / 4
+    print(f"scaling: 2 actors {rates[2]:.2f}/s, 8 actors {rates[8]:.2f}/s, {share:.1%} of linear")
+
+
+def spill(units: int) -> None:
+    """Images of 12.6 MB, two a prompt, in an object store of 700 MB."""
+    seconds, spilled = on_ray(sleepers(0.5, 1024, 4096, 2), units, 700)
+    print(f"spill: {units} units of 25 MB in {seconds:.1f} s, {spilled / 2**20:.0f} MiB spilled")
+
+
+def resume(files: int) -> None:
+    """A start that finds all done; and a listing of many unit files."""
+    with tempfile.TemporaryDirectory() as folder:
+        ideas = Path(folder) / "ideas.txt"
+        ideas.write_text("\n".join(f"a castle on hill number {i}" for i in range(50)))
+        config = replace(
+            sleepers(0.0, 32, 128, 1), out=f"{folder}/run", prompts=PromptSettings(source=str(ideas)),
+            expand=ExpandSettings(expander="none"), filter=FilterSettings(near_duplicates=0),
+        )  # fmt: skip
+        Build(config, run_units)()
+        began = time.monotonic()
+        Build(config, run_units)()
+        print(f"resume: nothing to do for 50 units, {time.monotonic() - began:.2f} s")
+    with tempfile.TemporaryDirectory() as folder:
+        for index in range(files):
+            unit = content_hash(index)
+            path = Path(folder) / "units" / unit[:2] / f"{unit}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        store = stage_spec(BuildConfig(), folder).store()
+        began = time.monotonic()
+        found = len(store.done())
+        print(f"resume: {found} unit files listed in {time.monotonic() - began:.2f} s")
+
+
+def million(count: int) -> None:
+    """Peak memory of a process that takes `count` prompts through phases 1 to 4."""
+    if os.environ.get("DRSPO_BENCHMARK_CHILD"):
+        _million(count)
+        return
+    env = {**os.environ, "DRSPO_BENCHMARK_CHILD": "1"}
+    subprocess.run([sys.executable, "-m", HERE, "million", "--count", str(count)], env=env, check=True)
+
+
+def random_lines(count: int) -> Iterator[str]:
+    """Nine words of the corpus each, drawn at random."""
+    words = (CORPUS / "outdoor.txt").read_text().split()
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        yield " ".join(words[index] for index in rng.integers(0, len(words), 9))
+
+
+def _million(count: int) -> None:
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        ideas = Path(folder) / "ideas.txt"
+        with ideas.open("w") as file:
+            file.writelines(f"{line}\n" for line in random_lines(count))
+        config = BuildConfig(out=f"{folder}/run", prompts=PromptSettings(source=str(ideas)))
+        builder = Build(config, run_units)
+        builder._begin()
+        plan = builder._plan(builder._prompts())
+        size = len(Storage(config.out).read("plan.parquet"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    seconds = time.monotonic() - began
+    print(f"million: {count} ideas, {plan.num_rows} units planned in {seconds:.0f} s, peak {peak:.2f} GiB, "
+          f"plan of {size / 2**20:.0f} MiB")  # fmt: skip
+
+
+PIECES = {
+    "overhead": (overhead, 200),
+    "scaling": (scaling, 96),
+    "spill": (spill, 40),
+    "resume": (resume, 100_000),
+    "million": (million, 1_000_000),
+}
+
+
+def main() -> None:
+    """Run the named pieces, or all."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pieces", nargs="*", default=list(PIECES), help=", ".join(PIECES))
+    parser.add_argument("--count", type=int, default=0, help="units, files or prompts; 0 is the piece's own")
+    asked = parser.parse_args()
+    for name in asked.pieces:
+        piece, count = PIECES[name]
+        piece(asked.count or count)
+
+
+if __name__ == "__main__":
+    main()
