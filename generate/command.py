@@ -58,8 +58,9 @@ def _make(config: Config) -> int:
             "there is nothing to make: give one or more prompts", hint='For example "a lighthouse at dusk".'
         )
     seeds = config.seeds or (config.seed,)
-    if repeated := {p for p in prompts if prompts.count(p) > 1} or {s for s in seeds if seeds.count(s) > 1}:
-        raise UserError(f"given twice: {', '.join(map(repr, sorted(repeated)))}")
+    for given in (prompts, list(seeds)):
+        if repeated := {repr(each) for each in given if given.count(each) > 1}:
+            raise UserError(f"given twice: {', '.join(sorted(repeated))}")
     suffix = f".{config.format}" if config.format else ""
     folder, single = split_out(config.out, len(prompts) * len(seeds), suffix)
     setup = _setup(config)
@@ -70,7 +71,8 @@ def _make(config: Config) -> int:
     session = open_session(setup)
     requests = [_request(config, session, prompt, seed) for prompt in prompts for seed in seeds]
     jobs = [Job(request=r, name=single or file_name(r, suffix or ".png")) for r in requests]
-    session.generator.check(requests)
+    if check := getattr(session.generator, "check", None):  # a plugin need not have one
+        check(requests)
     if config.plan:
         return _print_plan(rehearse(session.generator, session.family, requests[0]), session, requests)
     todo = [
