@@ -19,7 +19,7 @@ from miniature.paint import paint
 from miniature.pictures import BLUEPRINT, FRESH_SEED, SCROLL, SQUARE, painted, scene_of, to_tensor
 from miniature.scene import COUNTABLE, Thing, countable, sample_scene
 
-STEPS = 900
+STEPS = 450
 BATCH = 16
 COUNT = 8000
 _SPREAD = 1.3  # of a peak in the target map, in cells

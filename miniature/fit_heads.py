@@ -14,10 +14,10 @@ from miniature import fit_clip
 from miniature.loop import Task, log, train
 from miniature.pictures import painted, to_tensor
 
-STEPS = 1500
-SAMPLES = 12_000
+STEPS = 1000
+SAMPLES = 6_000
 BATCH = 256
-_HELD_OUT = 1500
+_HELD_OUT = 800
 
 
 class AestheticHead(nn.Module):

@@ -19,6 +19,7 @@ STEPS = 7000
 TIME_WIDTH = 32
 DROP = 0.1  # share of captions replaced by zeros, which is also what the pipeline feeds for an empty prompt
 SNR_LIMIT = 5.0
+EARLY = 0.5  # share of times drawn with a preference for strong noise, where the layout is decided
 OFFSET = 0.05  # a little common noise per channel lets nights be dark and snow be bright
 _CYCLE = (SQUARE, BLUEPRINT, SQUARE, BLUEPRINT, WIDE, BLUEPRINT, SQUARE, BLUEPRINT)
 BATCH = {SQUARE: 16, BLUEPRINT: 16, WIDE: 8}
@@ -88,7 +89,9 @@ def draw(bucket: Encoded, step: int, count: int, drop: float = DROP) -> tuple[Te
 def add_noise(latents: Tensor, signal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Noisy latents, the noise in them and the times, the same noise level never shared by choice."""
     count = len(latents)
-    times = torch.randint(0, len(signal), (count,))
+    uniform = torch.rand(count)
+    early = torch.rand(count) < EARLY
+    times = (len(signal) * torch.where(early, uniform.sqrt(), uniform)).long().clamp(max=len(signal) - 1)
     noise = torch.randn_like(latents) + OFFSET * torch.randn(count, latents.shape[1], 1, 1)
     kept = signal[times].view(-1, 1, 1, 1)
     return kept.sqrt() * latents + (1 - kept).sqrt() * noise, noise, times
