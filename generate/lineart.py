@@ -48,7 +48,8 @@ def enlarge(image: Image.Image, height: int, width: int) -> Image.Image:
     """
     if image.height * width != image.width * height:
         raise UserError(
-            f"A blueprint of {image.height}x{image.width} and a scroll of {height}x{width} differ in aspect ratio",
+            f"A blueprint of {image.height}x{image.width} and a scroll of {height}x{width} "
+            "differ in aspect ratio",
             hint="Give the blueprint the scroll's aspect ratio (height/width).",
         )
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)

@@ -16,7 +16,12 @@ FACTS = "drspo.json"
 
 
 def load_lora(
-    family: ModelFamily, path: str | Path, weight: float = 1.0, name: str = "default", *, other_base: bool = False
+    family: ModelFamily,
+    path: str | Path,
+    weight: float = 1.0,
+    name: str = "default",
+    *,
+    other_base: bool = False,
 ) -> None:
     """Adds the LoRA at `path` (a folder or a .safetensors file; diffusers or kohya keys) as adapter `name`.
 
@@ -55,7 +60,9 @@ def use_lora(family: ModelFamily, name: str | None) -> None:
 def _file(path: Path) -> Path:
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"There is no LoRA at {path}.", hint=f"Give a .safetensors file, or a folder with {FILE}.")
+        raise UserError(
+            f"There is no LoRA at {path}.", hint=f"Give a .safetensors file or a folder with {FILE}."
+        )
     if file.suffix != ".safetensors":
         raise UserError(f"{file} is not a .safetensors file; others can run code when they are opened.")
     return file
@@ -76,7 +83,9 @@ def _check_base(family: ModelFamily, facts: dict[str, Any], file: Path) -> None:
         raise UserError(
             f"This LoRA was trained on {base or 'another model'} (weights {mark or 'unknown'}), "
             f"not on {family.model_id} (weights {family.fingerprint}).",
-            where=str(file), hint="Load the base it was trained on, or allow another base explicitly.")
+            where=str(file),
+            hint="Load the base it was trained on, or allow another base explicitly.",
+        )
 
 
 def _check_shapes(family: ModelFamily, pipe: Any, file: Path) -> None:
@@ -90,13 +99,21 @@ def _check_shapes(family: ModelFamily, pipe: Any, file: Path) -> None:
         module = modules.get(f"{layer}.base_layer", modules.get(layer))
         problem = _mismatch(module, side, state[key])
         if problem:
-            raise UserError(f"This LoRA is of another base than {family.model_id}: {layer} {problem}.",
-                            where=str(file), hint="Load the base it was trained on.")
+            raise UserError(
+                f"This LoRA is of another base than {family.model_id}: {layer} {problem}.",
+                where=str(file),
+                hint="Load the base it was trained on.",
+            )
 
 
 def _target(key: str) -> tuple[str, str]:
     """("down_blocks...to_q", "down" | "up" | "other") of a diffusers or peft key."""
-    for mark, side in ((".lora_A.", "down"), (".lora_B.", "up"), (".lora.down.", "down"), (".lora.up.", "up")):
+    for mark, side in (
+        (".lora_A.", "down"),
+        (".lora_B.", "up"),
+        (".lora.down.", "down"),
+        (".lora.up.", "up"),
+    ):
         if mark in key:
             return key.removeprefix("unet.").split(mark)[0], side
     return key.removeprefix("unet.").rpartition(".")[0], "other"
@@ -116,10 +133,16 @@ def _carrier(family: ModelFamily) -> Any:
     """A diffusers pipeline around the family's own networks: it knows every LoRA file format."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    parts = {"vae": family.vae, "unet": family.unet, "scheduler": DDIMScheduler(),
-             "text_encoder": family.text_encoders[0], "tokenizer": family.tokenizers[0]}
+    parts = {
+        "vae": family.vae,
+        "unet": family.unet,
+        "scheduler": DDIMScheduler(),
+        "text_encoder": family.text_encoders[0],
+        "tokenizer": family.tokenizers[0],
+    }
     if family.kind == "sdxl":
         parts |= {"text_encoder_2": family.text_encoders[1], "tokenizer_2": family.tokenizers[1]}
         return StableDiffusionXLPipeline(**parts, add_watermarker=False)
     return StableDiffusionPipeline(
-        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )

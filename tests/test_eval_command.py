@@ -58,7 +58,8 @@ def painters(monkeypatch):
 
 def arguments(out, *more):
     return [
-        "--methods", "multidiffusion", "sdxl", "--judges.scorers", f"{__name__}:Brightness", "--pictures.limit", "3",
+        "--methods", "multidiffusion", "sdxl", "--judges.scorers", f"{__name__}:Brightness",
+        "--pictures.limit", "3",
         "--out", str(out), *more,
     ]  # fmt: skip
 

@@ -50,7 +50,7 @@ def test_windows_are_squares_that_cover_the_long_side(width, height, overlap):
     covered = np.zeros((height, width), bool)
     for left, top, right, bottom in boxes:
         assert (right - left, bottom - top) == (side, side)
-        assert 0 <= left and right <= width and 0 <= top and bottom <= height
+        assert left >= 0 and right <= width and top >= 0 and bottom <= height
         covered[top:bottom, left:right] = True
     assert covered.all()
 
