@@ -119,15 +119,15 @@ class Holder:
         self.tensor = tensor
 
 
-def peak_bytes(run: Callable[[], Any], unet: Any) -> int:
-    """Largest number of bytes that autograd kept at once during the run."""
+def peak_bytes(run: Callable[[], Any], unet: Any) -> tuple[int, Any]:
+    """Largest number of bytes that autograd kept at once during the run, and what the run returned."""
     kept = Kept(unet)
     unpack = lambda packed: packed.tensor if isinstance(packed, Holder) else packed  # noqa: E731
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, unpack):
-        run()
+        returned = run()
     if kept.now:
         raise RuntimeError(f"{kept.now} bytes are still held after the run: the graph leaks")
-    return kept.peak
+    return kept.peak, returned
 
 
 def seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -151,15 +151,15 @@ def measure(unet: Any, windows: int, repeats: int) -> dict[str, dict[str, float]
     """Schedule -> MiB kept, CPU seconds, distance of its gradient from the loop's."""
     side, parameters = make_side(unet, windows), lora_parameters(unet)
     runs = {name: (lambda run=run: run(side, parameters)) for name, run in RUNS.items()}
-    reference = runs["loop"]()
+    kept = {name: peak_bytes(run, unet) for name, run in runs.items()}
     times = seconds(runs, repeats)
     return {
         name: {
-            "mib": peak_bytes(run, unet) / 2**20,
+            "mib": kept[name][0] / 2**20,
             "seconds": times[name],
-            "distance": distance(run(), reference),
+            "distance": distance(kept[name][1], kept["loop"][1]),
         }
-        for name, run in runs.items()
+        for name in RUNS
     }
 
 
@@ -170,25 +170,29 @@ def main() -> None:
     )
     parser.add_argument("--windows", type=int, nargs="+", default=[4, 8, 13, 29])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--levels", type=int, nargs=3, default=LEVELS, help="channels of the UNet's three levels"
+    )
     parser.add_argument("--rank", type=int, default=16)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    unet = small_unet()
+    unet = small_unet(tuple(options.levels))
     add_lora(unet, rank=options.rank, seed=1)
     with torch.no_grad():
         for parameter in lora_parameters(unet):
             parameter.add_(0.01 * torch.randn_like(parameter))
-    table = {count: measure(unet, count, options.repeats) for count in options.windows}
+    print("| windows | " + " | ".join(f"{name}: MiB, CPU s" for name in RUNS) + " |")
+    print("|---" * (len(RUNS) + 1) + "|", flush=True)
+    table = {}
+    for count in sorted(options.windows):
+        table[count] = measure(unet, count, options.repeats)
+        cells = [f"{table[count][name]['mib']:.1f}, {table[count][name]['seconds']:.2f}" for name in RUNS]
+        print(f"| {count} | " + " | ".join(cells) + " |", flush=True)
     report(table)
 
 
 def report(table: dict[int, dict[str, dict[str, float]]]) -> None:
-    """A Markdown table, then the ratios the goals are about."""
-    print("| windows | " + " | ".join(f"{name}: MiB, CPU s" for name in RUNS) + " |")
-    print("|---" * (len(RUNS) + 1) + "|")
-    for count, row in table.items():
-        cells = [f"{row[name]['mib']:.0f}, {row[name]['seconds']:.2f}" for name in RUNS]
-        print(f"| {count} | " + " | ".join(cells) + " |")
+    """The ratios that the goals are about."""
     for count, row in table.items():
         ratio = {name: row[name]["seconds"] / row["loop"]["seconds"] for name in RUNS}
         apart = max(row[name]["distance"] for name in RUNS)
