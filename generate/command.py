@@ -58,9 +58,11 @@ def _make(config: Config) -> int:
             "there is nothing to make: give one or more prompts", hint='For example "a lighthouse at dusk".'
         )
     seeds = config.seeds or (config.seed,)
-    for given in (prompts, list(seeds)):
-        if repeated := {repr(each) for each in given if given.count(each) > 1}:
-            raise UserError(f"given twice: {', '.join(sorted(repeated))}")
+    repeated: list[Any] = [p for p in prompts if prompts.count(p) > 1] or [
+        s for s in seeds if seeds.count(s) > 1
+    ]
+    if repeated:
+        raise UserError(f"given twice: {', '.join(map(repr, sorted(set(repeated))))}")
     suffix = f".{config.format}" if config.format else ""
     folder, single = split_out(config.out, len(prompts) * len(seeds), suffix)
     setup = _setup(config)
