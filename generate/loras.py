@@ -37,8 +37,6 @@ def load_lora(
     pipe = _carrier(family)
     _check_shapes(family, pipe, file)
     pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name)
-    for network in (family.unet, *family.text_encoders):
-        network.requires_grad_(False)
     family.loras[name] = {"path": str(path), "weight": weight, **facts}
     use_lora(family, name)
 
@@ -55,6 +53,15 @@ def use_lora(family: ModelFamily, name: str | None) -> None:
         return
     pipe.enable_lora()
     pipe.set_adapters([name], [family.loras[name]["weight"]])
+    _freeze(family, name)
+
+
+def _freeze(family: ModelFamily, name: str) -> None:
+    """Activating an adapter makes it trainable; a loaded one is not to be trained, others are left alone."""
+    for network in (family.unet, *family.text_encoders):
+        for key, parameter in network.named_parameters():
+            if "lora_" in key and f".{name}." in key:
+                parameter.requires_grad_(False)
 
 
 def _file(path: Path) -> Path:
