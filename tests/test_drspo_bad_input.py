@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from drspo import cli
+from drspo.registry import resolve
+
 
 def run(
     arguments: list[str], cwd: Path, repository: Path, **environment: str
@@ -28,11 +31,13 @@ def assert_refused(done: subprocess.CompletedProcess[str], *says: str) -> None:
 
 
 @pytest.mark.parametrize("package", ["train", "generate", "dataset_builder", "eval"])
-def test_a_missing_preset_names_the_nearest(tmp_path, repository, package):
+def test_a_missing_preset_names_the_nearest(tmp_path, repository, monkeypatch, capsys, package):
+    monkeypatch.chdir(tmp_path)
     known = sorted(path.stem for path in (repository / package / "presets").glob("*.yaml"))
-    done = run(["-m", package, "--config", known[0] + "x"], tmp_path, repository)
-    assert_refused(done, f"has no preset '{known[0]}x'", f"Did you mean '{known[0]}'?")
-    assert list(tmp_path.iterdir()) == []
+    assert cli.execute(resolve(f"{package}.command:main"), ["--config", known[0] + "x"]) == 2
+    said = capsys.readouterr().err
+    assert f"has no preset '{known[0]}x'" in said and f"Did you mean '{known[0]}'?" in said
+    assert "Traceback" not in said and list(tmp_path.iterdir()) == []
 
 
 def test_a_mistyped_key_names_file_line_and_nearest(tmp_path, repository):
@@ -67,19 +72,21 @@ def test_a_folder_of_another_configuration_shows_the_difference(tmp_path, reposi
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("target", "arguments"),
     [
-        ["-m", "train", "--config", "miniature", "--data.source", "x", "--out", "file/out"],
-        ["-m", "dataset_builder", "--config", "miniature", "--out", "file/out"],
-        ["-m", "generate", "a castle", "--out", "file/scroll.png"],
-        ["-m", "drspo", "demo", "--out", "file/out"],
+        ("train.command:main", ["--config", "miniature", "--data.source", "x", "--out", "file/out"]),
+        ("dataset_builder.command:main", ["--config", "miniature", "--out", "file/out"]),
+        ("generate.command:main", ["a castle", "--out", "file/scroll.png"]),
+        ("drspo.demo:main", ["--out", "file/out"]),
     ],
     ids=["train", "build", "generate", "demo"],
 )
-def test_a_folder_that_cannot_be_written_is_named(tmp_path, repository, arguments):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys, target, arguments):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("mine")
-    done = run(arguments, tmp_path, repository)
-    assert_refused(done, str(tmp_path / "file"))
+    assert cli.execute(resolve(target), arguments) == 2
+    said = capsys.readouterr().err
+    assert str(tmp_path / "file") in said and "Traceback" not in said
     assert (tmp_path / "file").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
