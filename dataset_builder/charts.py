@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 COLOURS = ("#3b6ea5", "#c8553d", "#5b8c5a", "#8e6c8a", "#b8860b", "#4a7c7e")
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 560, 200, 12, 28, 26
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 560, 210, 12, 28, 30
 _TEXT = 'font-family="system-ui, sans-serif" font-size="12" fill="#444"'
 
 Histogram = Mapping[str, Sequence[float]]
@@ -74,8 +74,13 @@ def _curve(name: str, histogram: Histogram, span: tuple[float, float, float], in
     line = (
         f'<polygon points="{path}" fill="{colour}" fill-opacity="0.18" stroke="{colour}" stroke-width="1.5"/>'
     )
-    legend = f'<text x="{_WIDTH - 8}" y="{30 + 16 * index}" {_TEXT} text-anchor="end">'
-    return [line, f'{legend}<tspan fill="{colour}">&#9632;</tspan> {escape(short(name))}</text>']
+    return [line, _legend(name, colour, index)]
+
+
+def _legend(name: str, colour: str, index: int) -> str:
+    """Names stand in a row under the title, above every curve."""
+    place = f'<text x="{_LEFT + 132 * index}" y="34" {_TEXT}>'
+    return f'{place}<tspan fill="{colour}">&#9632;</tspan> {escape(short(name))}</text>'
 
 
 def _x(value: float, low: float, high: float) -> float:

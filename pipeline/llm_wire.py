@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import logging
 import os
 import time
 from collections.abc import AsyncIterator
@@ -98,6 +99,8 @@ class Wire:
         if self._client is None:
             from openai import AsyncOpenAI
 
+            for library in ("httpx", "httpx2", "openai"):  # a line per request would bury everything else
+                logging.getLogger(library).setLevel(logging.WARNING)
             # Retries are ours: the library gives up on long waits and cannot hold back the other rows.
             self._client = AsyncOpenAI(
                 api_key=self.key or "none",
