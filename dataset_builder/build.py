@@ -27,7 +27,7 @@ from pipeline.actors import StageSpec, short_names
 from pipeline.guard import units_with_attempts
 from pipeline.pairing import choose_pairs, score_weights
 from pipeline.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, read_table, todo
-from pipeline.records import OK, PROMPT_SCHEMA
+from pipeline.records import DEAD, OK, PROMPT_SCHEMA
 from pipeline.scores import Scan, scan_units
 from pipeline.settings import check_options
 from pipeline.units import DamagedFile, UnitStore, unit_name
@@ -35,6 +35,7 @@ from pipeline.units import DamagedFile, UnitStore, unit_name
 log = logging.getLogger(__name__)
 
 PROMPTS_NAME, SCORES_NAME = "prompts.parquet", "scores.parquet"
+IDEAS_NAME, EXPANDED_NAME = "phases/ideas.parquet", "phases/expanded.parquet"
 # So many prompts in a row without a single image say that the set-up is wrong, not the prompts.
 HOPELESS = 5
 
@@ -85,8 +86,8 @@ class Build:
     def _prompts(self) -> pa.Table:
         if self.run.exists(PROMPTS_NAME):
             return read_table(self.run, PROMPTS_NAME, PROMPT_SCHEMA)
-        ideas = self._stored("phases/ideas.parquet", self._ingest)
-        expanded = self._stored("phases/expanded.parquet", lambda: self._expand(ideas))
+        ideas = self._stored(IDEAS_NAME, self._ingest)
+        expanded = self._stored(EXPANDED_NAME, lambda: self._expand(ideas))
         table = self._filter(expanded)
         self._refuse_unfinished(table)
         table = self._store(PROMPTS_NAME, table)
@@ -204,8 +205,10 @@ class Build:
     def _export(self, prompts: pa.Table, scan: Scan, made: int) -> Outcome:
         config, alive = self.config, scan.alive()
         outcome = Outcome(prompts=prompts.num_rows, accepted=_accepted(prompts), made_now=made)
+        early = prompts["status"].to_pylist().count(DEAD)
         dead = scan.candidates.filter(pl.col("status") != OK)["prompt_id"].n_unique()
-        outcome.dead, outcome.dead_share = dead, dead / max(outcome.accepted, 1)
+        outcome.dead = dead + early
+        outcome.dead_share = outcome.dead / max(outcome.accepted + early, 1)
         self.run.write(SCORES_NAME, parquet(scan.candidates.to_arrow()))
         pairs = choose_pairs(alive, config.pairs, self.spec.scorers)
         shards = len(plan_shards(pairs, alive, config.export))

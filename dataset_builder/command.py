@@ -66,7 +66,7 @@ def finish(config: BuildConfig, outcome: Outcome) -> int:
     if outcome.dead_share <= config.dead_threshold:
         return 0
     print(
-        f"{outcome.dead} of {outcome.accepted} prompts are dead, more than the threshold of "
+        f"{outcome.dead} prompts are dead ({outcome.dead_share:.1%}), more than the threshold of "
         f"{config.dead_threshold:.1%}. `drspo status {config.out}` shows why; "
         f"`drspo retry-dead {config.out}` and the same command try them again.",
         file=sys.stderr,

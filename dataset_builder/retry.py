@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 
+from dataset_builder.build import EXPANDED_NAME, PROMPTS_NAME
 from drspo.errors import UserError
 from drspo.run import RunDir
+from pipeline.llm_cache import FOLDER
+from pipeline.plan import PLAN_NAME, read_table
+from pipeline.records import DEAD, PROMPT_SCHEMA
 from pipeline.units import unit_name
 
 USAGE = """usage: drspo retry-dead RUN [--match TEXT]
@@ -20,7 +24,7 @@ def main(argv: list[str]) -> int:
         print(USAGE)
         return 0
     where, match = _parse(argv)
-    count = requeue(where, match)
+    count = requeue(where, match) + requeue_questions(where, match)
     print(f"{count} dead prompts are back in the queue" if count else "no dead prompts to retry")
     if count:
         print("The command that began the run tries them again.")
@@ -45,6 +49,34 @@ def requeue(where: str, match: str = "") -> int:
         run.delete(unit_name(row["unit_id"]))
         run.delete(name)
         count += 1
+    return count
+
+
+def requeue_questions(where: str, match: str = "") -> int:
+    """Let the language model be asked again about prompts that died before the plan; gives how many.
+
+    The plan goes first: a kill in between leaves phases that are made again as they were. Units keep
+    their ids, so no image is made again. UserError where units hold several prompts, whose ids would change.
+    """
+    run = RunDir(where)
+    if not run.exists(PROMPTS_NAME):
+        return 0
+    rows = read_table(run, PROMPTS_NAME, PROMPT_SCHEMA).select(["status", "reason"]).to_pylist()
+    count = sum(row["status"] == DEAD and match in row["reason"] for row in rows)
+    if not count:
+        return 0
+    if run.manifest()["config"]["candidates"]["prompts_per_unit"] > 1 and run.list("units/"):
+        raise UserError(
+            f"{count} prompts died before the plan, whose units of several prompts stand already",
+            where,
+            "They can only join a run of its own: give their texts to a new one.",
+        )
+    for name in (PLAN_NAME, PROMPTS_NAME, EXPANDED_NAME):
+        run.delete(name)
+    for name in run.list(f"{FOLDER}/"):
+        answer = json.loads(run.read(name))
+        if answer.get("kind") == "permanent" and match in answer.get("reason", ""):
+            run.delete(name)
     return count
 
 

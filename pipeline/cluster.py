@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
+import time
 from dataclasses import dataclass
 
 import ray
@@ -80,6 +82,7 @@ def connect(settings: ResourceSettings) -> None:
         _start_own(settings, quiet)
         return
     try:
+        _knock(address)
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         first = str(error).strip().partition("\n")[0]
@@ -88,6 +91,22 @@ def connect(settings: ResourceSettings) -> None:
             f"RAY_ADDRESS={address}",
             "Start one with `ray start --head`, submit with `ray job submit`, or use --executor local.",
         ) from error
+
+
+def _knock(address: str, patience: float = 10.0) -> None:
+    """Raise OSError when nothing listens at host:port: Ray itself tries for minutes before it says so."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=patience).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def _start_own(settings: ResourceSettings, quiet: dict[str, object]) -> None:

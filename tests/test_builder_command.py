@@ -151,7 +151,7 @@ def test_a_prompt_that_fails_everywhere_is_one_dead_row_and_exit_code_3(
     outcome = build(config)
     assert (outcome.dead, sum(outcome.pairs.values())) == (1, len(IDEAS) - 1)
     assert finish(config, outcome) == 3
-    assert "1 of 6 prompts are dead" in capsys.readouterr().err
+    assert "1 prompts are dead (16.7%)" in capsys.readouterr().err
     assert finish(replace(config, dead_threshold=0.5), outcome) == 0
 
 

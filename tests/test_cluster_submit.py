@@ -178,7 +178,6 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, repository: Pat
     env = {
         **os.environ,
         "RAY_ADDRESS": f"127.0.0.1:{free_port()}",
-        "RAY_gcs_rpc_server_connect_timeout_s": "2",
     }
     command = [sys.executable, "-m", "dataset_builder", "--config", str(file)]
     done = subprocess.run(command, env=env, cwd=repository, capture_output=True, text=True, timeout=400)
