@@ -1,7 +1,7 @@
 """All four methods on the same first prompts and seeds, stacked into one picture:
 `docs/images/side_by_side.webp`.
 
-    python benchmarks/side_by_side.py [--prompts 3] [--seed 0] [--out docs/images/side_by_side.webp]
+    python -m benchmarks.side_by_side [--prompts 3] [--seed 0] [--out docs/images/side_by_side.webp]
 
 Nothing is picked: the prompts are `sample_prompt(1000)`, `sample_prompt(1001)`, ..., the seed is one for all.
 """

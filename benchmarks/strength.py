@@ -1,6 +1,6 @@
 """How far should the windows depart from the blueprint? Repeated objects and detail against `strength`.
 
-    python benchmarks/strength.py [--prompts 6] [--seeds 1] [--json docs/strength.json] [--out
+    python -m benchmarks.strength [--prompts 6] [--seeds 1] [--json docs/strength.json] [--out
     docs/images/strength.svg]
 
 Every prompt and seed gets one blueprint; from it the high-resolution stage starts at each strength, without
@@ -81,6 +81,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--prompts", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=0, help="0: the model's own")
     parser.add_argument(
         "--strengths", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
     )
