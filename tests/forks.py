@@ -12,7 +12,8 @@ from pathlib import Path
 
 SERVER = """
 import json, os, sys
-import generate.base, polars, pyarrow.parquet, dataset_builder.command, pipeline.local, tests.plugin_fakes
+import generate.base, openai, openai.types.chat, polars, pyarrow.parquet
+import dataset_builder.command, pipeline.local, tests.plugin_fakes
 from dataset_builder import build, export, stats
 from pipeline import pairing, scores
 from drspo import cli
@@ -21,7 +22,6 @@ for line in sys.stdin:
     argv, log, env = json.loads(line)
     pid = os.fork()
     if not pid:
-        os.setsid()
         os.environ.update(env)
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(out, 1), os.dup2(out, 2)
