@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataset_builder import stats
-from dataset_builder.config import BuildConfig, pairs_hash, prompts_hash, run_hash, units_hash
+from dataset_builder.config import BuildConfig, pairs_hash, prompts_hash, run_hash, units_hash, uses_llm
 from dataset_builder.export import export, plan_shards
 from dataset_builder.metrics import Metrics
 from drspo import __version__
@@ -25,6 +25,7 @@ from drspo.run import CONFIG, RunDir
 from pipeline import prompts as phases
 from pipeline.actors import StageSpec, short_names
 from pipeline.guard import units_with_attempts
+from pipeline.llm_cache import AnswerCache
 from pipeline.pairing import choose_pairs, score_weights
 from pipeline.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, read_table, todo
 from pipeline.records import DEAD, OK, PROMPT_SCHEMA
@@ -92,7 +93,10 @@ class Build:
         self._refuse_unfinished(table)
         table = self._store(PROMPTS_NAME, table)
         accepted = _accepted(table)
-        self.run.phase_done("prompts", rows=table.num_rows, accepted=accepted, hash=prompts_hash(self.config))
+        facts = {"rows": table.num_rows, "accepted": accepted, "hash": prompts_hash(self.config)}
+        if uses_llm(self.config):
+            facts["llm"] = AnswerCache(self.run).spent()
+        self.run.phase_done("prompts", **facts)
         log.info("%d of %d prompts accepted; lost: %s", accepted, table.num_rows, _losses(table))
         return table
 

@@ -6,6 +6,7 @@ they run are in `stages.py`.
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -22,6 +23,8 @@ from pipeline.llm import LLMSettings
 from pipeline.records import DROPPED, OK, PROMPT_SCHEMA, Prompt, prompt_id
 from pipeline.sources import Item, PromptSettings, read_source
 from pipeline.stages import ExpandStage, FilterStage, Stage, clean
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 Advance = Callable[[int], None]
@@ -69,7 +72,21 @@ def run_stage(stage: Stage, table: pa.Table, advance: Advance = lambda count: No
             advance(len(batch))
 
     with stage:
-        return _table(rows())
+        done = _table(rows())
+        if report := stage.report():
+            log.info("language model: %s", llm_summary(report))
+        return done
+
+
+def llm_summary(report: dict[str, Any]) -> str:
+    """What a language model did and cost, in a line."""
+    answers = ", ".join(f"{count} {kind}" for kind, count in sorted(report["answers"].items()))
+    failures = ", ".join(f"{count} x {what}" for what, count in sorted(report["failures"].items()))
+    parts = [f"{report['requests']} requests, {report['from_cache']} answers from the cache ({answers})"]
+    parts += [f"retried {failures}"] if failures else []
+    parts.append(f"{report['prompt_tokens']} tokens in, {report['completion_tokens']} out")
+    parts += [f"price {report['cost']:.4f}"] if report["cost"] else []
+    return "; ".join(parts)
 
 
 def drop_duplicates(table: pa.Table) -> pa.Table:

@@ -155,6 +155,14 @@ for config in ("default", "pickapic"):
         assert stream[0].keys() == whole[0].keys()
         text = "prompt" if config == "default" else "caption"
         assert [row[text] for row in stream] == whole[text][:]
+from pipeline.prompts import ingest
+from pipeline.sources import PromptSettings
+rows = ingest(PromptSettings(source=sys.argv[1], split="validation")).to_pylist()
+found["ideas"] = [[row["text"], row["source"], row["status"]] for row in rows]
+try:
+    ingest(PromptSettings(source="me/nothing-here"))
+except Exception as error:
+    found["missing"] = [type(error).__name__, str(error)]
 print(json.dumps(found))
 """
 
@@ -176,6 +184,11 @@ def test_load_dataset_reads_both_configs_streaming_and_not(run, hub, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     expected = {split: len(list(read_pairs(str(run), split))) for split in ("train", "validation")}
+    ideas, missing = found.pop("ideas"), found.pop("missing")
+    texts = [pair["prompt"] for pair in read_pairs(str(run), "validation", columns=["prompt"])]
+    assert [text for text, *_ in ideas] == texts and ideas[0][1] == f"{REPO}/validation#0"
+    assert {text for text, _, status in ideas if status == "ok"} == set(texts)
+    assert missing[0] == "UserError" and "cannot read the data set" in missing[1]
     for name, (whole, stream, size, columns) in found.items():
         assert whole == stream == expected[name.partition("/")[2]], name
         assert size == [64, 32]
@@ -231,6 +244,22 @@ def test_a_lora_is_published_with_its_licence_and_without_checkpoints(hub, tmp_p
     card = files["README.md"].decode()
     assert yaml.safe_load(card.split("---")[1]) == {"library_name": "diffusers", "license": "openrail++"}
     assert 'load_lora_weights("me/lora")' in card
+
+
+def test_a_tree_is_written_from_an_object_store_too_and_is_made_equal(tmp_path):
+    from dataset_builder.tree import Tree
+    from drspo.storage import Storage
+
+    storage = Storage("memory://publish-tree")
+    storage.write("export/data/train-00000-of-00001.parquet", b"shard")
+    name = "data/train-00000-of-00001.parquet"
+    tree = Tree("dataset", storage, {"README.md": b"card"}, {name: f"export/{name}"})
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train-00000-of-00009.parquet").write_bytes(b"older")
+    (tmp_path / "notes.md").write_bytes(b"mine")
+    tree.write(tmp_path, link=True)
+    files = {p.relative_to(tmp_path).as_posix(): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert files == {"README.md": b"card", name: b"shard", "notes.md": b"mine"}
 
 
 def test_a_lora_keeps_the_licence_of_its_base_model(tmp_path):

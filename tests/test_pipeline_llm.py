@@ -248,6 +248,13 @@ def test_the_report_counts_requests_tokens_and_cost(server, tmp_path):
     assert report["cost"] == pytest.approx(200 * 1000e-6 + 40 * 5000e-6)
 
 
+def test_the_run_says_what_the_language_model_did_and_cost(server, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        run(server, tmp_path, "a calm lake", "a flaky lake", "a nonsense lake", price_input=1000.0)
+    assert "language model: 6 requests, 0 answers from the cache (1 invalid, 2 ok)" in caplog.text
+    assert "retried 2 x HTTP 500" in caplog.text and "400 tokens in, 80 out; price 0.4000" in caplog.text
+
+
 def test_an_answer_written_first_by_another_job_is_the_one_that_counts(server, tmp_path):
     storage = Storage(tmp_path)
 
