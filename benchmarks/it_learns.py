@@ -3,6 +3,11 @@ base.
 
     python -m benchmarks.it_learns --out DIR                     makes its own pairs with the miniature
     python -m benchmarks.it_learns --out DIR --data RUN          takes a run of the dataset builder
+    python -m benchmarks.it_learns --out DIR --pairs drawn       quick: drawn scenes against faded copies of
+    them
+
+With drawn pairs what is preferred is exactly known, colour, so the judge is Hasler and Suesstrunk's measure
+of colourfulness instead of the aesthetic scorer.
 
 Prints and writes DIR/it_learns.json: held-out implicit accuracy and winner drift, and the paired score
 difference (trained - base, same prompt, same seed) on prompts that no pair was made of, with its 95 %
@@ -15,7 +20,9 @@ import json
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 from PIL import Image
@@ -26,7 +33,10 @@ from eval.base import build_scorer, scorer_preset
 from eval.statistics import bootstrap_ci, mean_by_prompt, paired_difference
 from generate.base import Request, build_generator
 from generate.models import ModelFamily, load_family
-from miniature.captions import sample_prompt
+from miniature.aesthetics import colourfulness
+from miniature.captions import captions, sample_prompt
+from miniature.paint import paint
+from miniature.scene import sample_scene
 from train.command import main as train
 from train.metrics import JsonLines
 
@@ -40,12 +50,9 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     source = options.data or str(make_pairs(options))
     trained = options.out / f"lora-{options.stage}"
-    flags = [
-        f"--config={options.config}",
-        f"--stage={options.stage}",
-        f"--data.source={source}",
-        f"--out={trained}",
-    ]
+    settings = {"config": options.config, "model": options.model, "stage": options.stage}
+    settings |= {"data.source": source, "out": trained}
+    flags = [f"--{name}={value}" for name, value in settings.items()]
     if train([*flags, *options.flags]):
         raise SystemExit("training failed")
     figures = held_out_figures(trained) | fresh_figures(options, trained)
@@ -62,6 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", default="", help="a run of the dataset builder; empty: make pairs here")
     parser.add_argument("--config", default="miniature", help="preset of the trainer")
     parser.add_argument("--model", default="miniature")
+    parser.add_argument("--pairs", choices=("generated", "drawn"), default="generated")
     parser.add_argument("--judge", default="", help="whose aesthetic scorer judges; empty: the model's")
     parser.add_argument("--stage", choices=sorted(METHOD), default="blueprint")
     parser.add_argument("--prompts", type=int, default=200, help="prompts to make pairs of")
@@ -82,10 +90,14 @@ def make_pairs(options: argparse.Namespace) -> Path:
     if path.exists():
         return path
     family, judge = load_family(options.model), judge_of(options)
+    canvas = canvas_of(family, options)
     rows = []
     with progress(options.prompts, "pairs", "prompts") as bar:
         for number in range(options.prompts):
-            prompt = prompt_of("train", number, canvas_of(family, options))
+            if options.pairs == "drawn":
+                rows.append(drawn_row(number, canvas, judge))
+                continue
+            prompt = prompt_of("train", number, canvas)
             seeds = [seed_from(prompt, index) for index in range(options.candidates)]
             images = [draw(family, options, prompt, seed) for seed in seeds]
             scores = judge.score(images, [prompt] * len(images))
@@ -95,6 +107,17 @@ def make_pairs(options: argparse.Namespace) -> Path:
     print(f"{len(rows)} pairs, median score gap {statistics.median(gaps):.3f}")
     parquet.write_table(pa.Table.from_pylist(rows), path)
     return path
+
+
+def drawn_row(number: int, canvas: tuple[int, int], judge: Any) -> dict:
+    """A drawn scene, preferred to a copy of it with half its colour."""
+    scene = sample_scene(seed_from("it learns", "train", number), *canvas)
+    picture = paint(scene)
+    grey = picture.mean(axis=2, keepdims=True)
+    faded = (0.5 * picture + 0.5 * grey).round().astype(np.uint8)
+    images = [Image.fromarray(picture), Image.fromarray(faded)]
+    prompt = captions(scene)[0]
+    return row_of(prompt, images, judge.score(images, [prompt] * 2))
 
 
 def prompt_of(kind: str, number: int, canvas: tuple[int, int]) -> str:
@@ -120,8 +143,18 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def judge_of(options: argparse.Namespace):
-    """The aesthetic scorer that belongs to the model."""
+class Colour:
+    """Hasler and Suesstrunk's colourfulness as a scorer: 0 for grey, 40 for moderate, above 80 for vivid."""
+
+    def score(self, images: list[Image.Image], prompts: list[str]) -> list[float]:
+        """One number per image."""
+        return [colourfulness(np.asarray(image.convert("RGB"))) for image in images]
+
+
+def judge_of(options: argparse.Namespace) -> Any:
+    """The aesthetic scorer that belongs to the model, or colour for drawn pairs."""
+    if options.pairs == "drawn":
+        return Colour()
     return build_scorer("aesthetic", scorer_preset(options.judge or options.model) | {"view": options.view})
 
 

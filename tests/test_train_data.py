@@ -11,7 +11,7 @@ from drspo.errors import UserError
 from pipeline.records import pair_schema
 from tests.train_pairs import SIZE, pair_rows, pickapic_rows, png, write
 from train.data import Dropped, PairRow, canvas_picture, check_pair, has_split, read_rows
-from train.prepare import hold_out
+from train.listing import hold_out
 
 
 def row(chosen: bytes, rejected: bytes, prompt: str = "a lake") -> PairRow:

@@ -25,7 +25,7 @@ from train.ema import Average
 from train.finish import write_results
 from train.launch import DTYPES, make_accelerator, pairs_per_process, precision_of
 from train.losses import check
-from train.memory import explain_out_of_memory
+from train.memory import explain_out_of_memory, make_room
 from train.metrics import peak_memory, summarise
 from train.optimizers import build_optimizer
 from train.prepare import prepare_pairs
@@ -74,6 +74,7 @@ class Run:
         self.pairs, held_out = prepare_pairs(
             self.family, self.canvas, config.data, self.out, self.accelerator
         )
+        make_room(self.family, config)
         self._add_adapter()
         autocast = DTYPES[dtype] if dtype != "float32" else None
         self.trainee = Trainee(self.family.unet, process, self.canvas, config, self.device, autocast)

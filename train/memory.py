@@ -1,8 +1,19 @@
-"""What to lower when the device's memory is full."""
+"""Room on the device: what training does not need leaves it, and what to lower when it is full all the
+same."""
+
+from typing import Any
 
 from drspo.errors import UserError
 from train.canvas import Canvas
 from train.config import TrainConfig
+
+
+def make_room(family: Any, config: TrainConfig) -> None:
+    """Moves the autoencoder and the text encoders to the CPU where no samples are drawn: all pairs are
+    encoded."""
+    if family.device.type == "cuda" and not config.samples.every:
+        for network in (family.vae, *family.text_encoders):
+            network.to("cpu")
 
 
 def explain_out_of_memory(config: TrainConfig, canvas: Canvas, error: BaseException) -> UserError:

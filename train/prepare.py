@@ -4,7 +4,6 @@ reason."""
 import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 
-from drspo.errors import UserError
 from drspo.hashing import content_hash
 from generate.prompts import check_prompt, encode_text
 from generate.vae import encode_images, from_pil
@@ -20,14 +18,12 @@ from train.cache import TensorCache, default_folder, image_key, text_key, write_
 from train.canvas import Canvas
 from train.config import DataConfig
 from train.data import Dropped, PairRow, canvas_picture, check_pair, has_split, read_rows
+from train.listing import merge_parts
 
 log = logging.getLogger(__name__)
 
 SAY_EVERY = 30.0
 """Seconds between lines in the log; the number of rows is not known beforehand for every source."""
-
-HELD_OUT_SHARE = 0.2
-"""Largest share of the prompts that is held out where the source has no validation split."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +126,7 @@ def prepare_pairs(
         _prepare_share(preparer, config, out, rank, world)
         accelerator.wait_for_everyone()
         if rank == 0:
-            write_atomically(listing, json.dumps(_merge(out, world, config)).encode())
+            write_atomically(listing, json.dumps(merge_parts(out, world, config)).encode())
         accelerator.wait_for_everyone()
     found = json.loads(listing.read_text())
     sets = [[PreparedPair(**pair) for pair in found[name]] for name in ("train", "held_out")]
@@ -187,73 +183,3 @@ def _prepare_row(preparer: Preparer, group: str, row: Any, number: int, part: di
         part[group].append(asdict(preparer.prepare(row, number)))
     except Dropped as reason:
         part["dropped"].append({"row": number, "pair_id": pair_id, "split": group, "reason": str(reason)})
-
-
-def _merge(out: Path, world: int, config: DataConfig) -> dict[str, Any]:
-    """All processes' parts as one listing in row order; says what was found, and writes dropped.jsonl."""
-    parts = [json.loads((out / f".part-{rank}.json").read_text()) for rank in range(world)]
-    merged = {
-        name: sorted((item for part in parts for item in part[name]), key=lambda item: item["row"])
-        for name in ("train", "held_out", "dropped")
-    }
-    for rank in range(world):
-        (out / f".part-{rank}.json").unlink()
-    lines = "".join(json.dumps(item) + "\n" for item in merged["dropped"])
-    write_atomically(out / "dropped.jsonl", lines.encode())
-    _say(merged, parts, config, out)
-    if not merged["train"]:
-        raise _nothing_left(merged["dropped"], config.source)
-    if config.validation_pairs and not merged["held_out"]:
-        merged["train"], merged["held_out"] = hold_out(merged["train"], config.validation_pairs)
-        log.info("held out %d pairs of the training split, by prompt", len(merged["held_out"]))
-    return merged
-
-
-def hold_out(pairs: list[dict[str, Any]], wanted: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(training pairs, held-out pairs): whole prompts in the order of their hash, at most a fifth of them."""
-    prompts = sorted({pair["prompt"] for pair in pairs}, key=lambda prompt: content_hash("held out", prompt))
-    per_prompt = Counter(pair["prompt"] for pair in pairs)
-    chosen: set[str] = set()
-    for prompt in prompts[: int(len(prompts) * HELD_OUT_SHARE)]:
-        if sum(per_prompt[name] for name in chosen) >= wanted:
-            break
-        chosen.add(prompt)
-    held_out = [pair for pair in pairs if pair["prompt"] in chosen]
-    return [pair for pair in pairs if pair["prompt"] not in chosen], held_out[:wanted]
-
-
-def _say(merged: dict[str, Any], parts: list[dict[str, Any]], config: DataConfig, out: Path) -> None:
-    counts: Counter[str] = Counter()
-    for part in parts:
-        counts.update(part["counts"])
-    log.info(
-        "%d training pairs, %d held out; latents: %d from the cache, %d encoded; %.1f s",
-        len(merged["train"]), len(merged["held_out"]), counts["hits"], counts["misses"],
-        max(part["seconds"] for part in parts),
-    )  # fmt: skip
-    if counts["damaged"]:
-        log.warning("%d damaged cache entries were encoded anew", counts["damaged"])
-    truncated = sum(part["truncated"] for part in parts)
-    if truncated:
-        log.warning("%d prompts are longer than the tokenizer's window; their ends are not seen", truncated)
-    if config.resize == "downscale":
-        log.info("pictures larger than the canvas are reduced with Lanczos (data.resize)")
-    if merged["dropped"]:
-        log.warning(
-            "%d rows left out, see %s: %s", len(merged["dropped"]), out / "dropped.jsonl", _reasons(merged)
-        )
-
-
-def _reasons(merged: dict[str, Any]) -> str:
-    found = Counter(item["reason"].partition(":")[0] for item in merged["dropped"])
-    return ", ".join(f"{count} x {reason}" for reason, count in found.most_common(5))
-
-
-def _nothing_left(dropped: list[dict[str, Any]], source: str) -> UserError:
-    if not dropped:
-        return UserError("the dataset is empty", source, "choose another --data.source or --data.split")
-    if all(item["reason"] == "tie" for item in dropped):
-        return UserError(f"all {len(dropped)} rows are ties: nothing is preferred", source)
-    reasons = _reasons({"dropped": dropped})
-    hint = "larger pictures of the canvas's aspect are reduced with --data.resize downscale"
-    return UserError(f"none of {len(dropped)} rows can be trained on: {reasons}", source, hint)
