@@ -76,7 +76,11 @@ class Build:
         return self._pairs(prompts, plan, made)
 
     def _begin(self) -> None:
-        continued = self.run.start("dataset_builder", self.config, run_hash(self.config))
+        try:
+            continued = self.run.start("dataset_builder", self.config, run_hash(self.config))
+        except FileNotFoundError as error:
+            # Writing needs no folder to exist, but it does need the bucket.
+            raise UserError(str(error), self.run.base, "Create the bucket, or mend the URL.") from error
         if continued:
             log.info("continuing the run in %s", self.run.base)
             # Pairing, export and resources may change within a run; the file says what the last start used.
