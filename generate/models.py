@@ -43,6 +43,8 @@ MODELS: dict[str, ModelSpec] = {
         blueprint=(64, 256),
         steps=25,
         guidance_scale=3.0,
+        strength=0.7,
+        control_scale=1.0,
     ),
     "sdxl": ModelSpec(
         base="stabilityai/stable-diffusion-xl-base-1.0",
