@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -332,14 +331,13 @@ def in_own_process(args: argparse.Namespace, widen: int) -> dict[str, int]:
 
 
 def peak_of(args: argparse.Namespace) -> dict[str, int]:
-    """Peak bytes after loading, after sampling and after decoding a scroll that many times as wide."""
+    """Bytes after loading, and the peaks while sampling and decoding a scroll that many times as wide."""
     family = open_family(args)
     narrow, request = request_of(args, family), request_of(args, family, args.peak_of)
     text = embeddings_of(family, request)
-    loaded = peak(family.device)
-    batch = args.window_batch or min(
-        8, len(plan_canvas(family, Config(), narrow.height, narrow.width).windows)
-    )
+    count = len(plan_canvas(family, Config(), narrow.height, narrow.width).windows)
+    batch = args.window_batch or min(8, count)
+    loaded = reset_peak(family.device)
     sampled = MultiDiffusion(family, Config(window_batch=batch)).sample(request, embeddings=text)
     sampling = peak(family.device)
     decode(family, sampled.latents)
@@ -351,10 +349,23 @@ def peak_of(args: argparse.Namespace) -> dict[str, int]:
     }
 
 
-def peak(device: torch.device) -> int:
+def reset_peak(device: torch.device) -> int:
+    """Forgets earlier peaks (a process's own is that of loading, or its parent's); the bytes in use now."""
     if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        torch.cuda.reset_peak_memory_stats(device)
+        return int(torch.cuda.memory_allocated(device))
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def peak(device: torch.device) -> int:
+    """The largest number of bytes in use since `reset_peak` (on a CPU: Linux only)."""
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
 
 
 if __name__ == "__main__":
