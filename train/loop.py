@@ -111,7 +111,7 @@ class Run:
         latest = self.checkpoints.latest()
         if latest:
             state = self.checkpoints.load(latest)
-            refuse_foreign(state.facts.pop("origin"), self.origin, latest)
+            refuse_foreign(state.facts.pop("origin", {}), self.origin, latest)
             load_lora_state(self.family.unet, state.lora)
             self.optimizer.load_state_dict(state.optimizer)
             self.average.load(state.ema)
