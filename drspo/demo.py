@@ -38,7 +38,7 @@ class DemoConfig:
     """Denoising steps of a candidate."""
     train_steps: int = 24
     """Optimiser steps of each stage: enough to see curves, far too few to change a taste."""
-    prompt: str = "a red and white lighthouse by the sea at dusk, on the right"
+    prompt: str = "a red torii gate in the snow at dawn, in the middle, under a clear sky"
     """Prompt of the final scroll."""
     seed: int = 0
     """Seed of the final scroll."""
