@@ -31,6 +31,22 @@ def golden() -> Path:
     return GOLDEN
 
 
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of an S3 stand-in on loopback, one for all tests of a process.
+
+    fsspec keeps one client for equal arguments, and the address comes from the environment: a second
+    server in the same process would be asked for at the first one's address.
+    """
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
 @pytest.fixture(autouse=True)
 def no_handler_outlives_its_test() -> Iterator[None]:
     """Programs run in this process add log handlers that hold the captured streams of their test."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,21 +20,10 @@ from tests.forks import Forks
 pytestmark = pytest.mark.timeout(600)
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture(autouse=True)
-def credentials(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def credentials(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     settings = {
-        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ENDPOINT_URL": s3_endpoint,
         "AWS_ACCESS_KEY_ID": "test-key",
         "AWS_SECRET_ACCESS_KEY": "test-secret-5b1f",
         "AWS_DEFAULT_REGION": "us-east-1",
@@ -46,11 +34,11 @@ def credentials(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str
 
 
 @pytest.fixture
-def bucket(endpoint: str, request: pytest.FixtureRequest) -> str:
+def bucket(s3_endpoint: str, request: pytest.FixtureRequest) -> str:
     import boto3
 
     name = "run-" + hashlib.sha256(request.node.name.encode()).hexdigest()[:12]
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=name)
+    boto3.client("s3", endpoint_url=s3_endpoint).create_bucket(Bucket=name)
     return name
 
 
@@ -114,7 +102,7 @@ def reached(url: str, moment: str | int) -> bool:
 
 
 def test_an_upload_that_was_cut_is_invisible_and_made_again(
-    tmp_path: Path, bucket: str, expected: dict[str, str], endpoint: str
+    tmp_path: Path, bucket: str, expected: dict[str, str], s3_endpoint: str
 ) -> None:
     import boto3
 
@@ -125,7 +113,7 @@ def test_an_upload_that_was_cut_is_invisible_and_made_again(
     build(config)
     victim = sorted(Storage(url).list("units/"))[0]
     Storage(url).delete(victim)
-    client = boto3.client("s3", endpoint_url=endpoint)
+    client = boto3.client("s3", endpoint_url=s3_endpoint)
     begun = client.create_multipart_upload(Bucket=bucket, Key=f"run/{victim}")
     client.upload_part(
         Bucket=bucket, Key=f"run/{victim}", PartNumber=1, UploadId=begun["UploadId"], Body=b"x" * 2**20

@@ -52,7 +52,7 @@ def save_lora(
     config = {f"unet.{key}": value for key, value in _adapter_config(unet, tensors).items()}
     header = {"format": "pt", "lora_adapter_metadata": _json(config), "drspo": _json(metadata)}
     folder = Storage(str(directory))
-    folder.write(WEIGHTS, save(tensors, metadata=header))
+    folder.write(WEIGHTS, _encode(tensors, header))
     folder.write(FACTS, (json.dumps(dict(metadata), indent=2, sort_keys=True) + "\n").encode())
     return Path(directory) / WEIGHTS
 
@@ -87,7 +87,7 @@ def save_kohya(
         "ss_network_alpha": str(float(own["alpha"])),
         "drspo": _json(metadata),
     }
-    Storage(str(path.parent)).write(path.name, save(tensors, metadata=header))
+    Storage(str(path.parent)).write(path.name, _encode(tensors, header))
     return path
 
 
@@ -198,6 +198,21 @@ def _original_name(module: str, unet: Any) -> str:
     raise UserError(
         f"{module!r} has no name in the kohya layout", "lora.targets", "only attention layers can be exported"
     )
+
+
+def _encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file whose bytes depend on its content alone.
+
+    The library writes metadata in the order of a randomly seeded hash map; its header, eight bytes of
+    length and then JSON padded with blanks to a multiple of eight, is written again with sorted metadata.
+    """
+    data = save(dict(tensors), metadata=dict(metadata))
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def _json(value: Mapping[str, Any]) -> str:
