@@ -60,12 +60,13 @@ def with_candidates(config: BuildConfig, *options: str, **changes: Any) -> Build
 
 
 def build(config: BuildConfig) -> Outcome:
-    """Run the builder in this process; every image made is a line of made.log beside the run folder."""
-    os.environ["FAKE_LOG"] = str(Path(config.out).parent / "made.log")
+    """Run the builder in this process; every image is a line of made.log beside a local run folder."""
+    if "://" not in config.out:
+        os.environ["FAKE_LOG"] = str(Path(config.out).parent / "made.log")
     try:
         return Build(config, run_units)()
     finally:
-        del os.environ["FAKE_LOG"]
+        os.environ.pop("FAKE_LOG", None)
 
 
 def final_tables(out: Path | str) -> dict[str, str]:
