@@ -1,4 +1,4 @@
-"""What the pipeline itself costs: `python benchmarks/dataset.py NAME...` prints one line per figure.
+"""What the pipeline itself costs: `python -m benchmarks.dataset NAME...` prints one line per figure.
 
 overhead   phase 5 with the in-process executor against a bare loop of the same generator and scorer
 scaling    sleeping actors with real image bytes, 2 against 8, on Ray

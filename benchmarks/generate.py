@@ -1,8 +1,8 @@
 """Speed and memory of the samplers, as ratios measured side by side in one run.
 
-    python benchmarks/generate.py                                     the miniature, on this machine
-    python benchmarks/generate.py --model PATH_OR_HUB_ID
-    python benchmarks/generate.py --random-sdxl full --device cuda    SDXL's real size, random weights
+    python -m benchmarks.generate                                     the miniature, on this machine
+    python -m benchmarks.generate --model PATH_OR_HUB_ID
+    python -m benchmarks.generate --random-sdxl full --device cuda    SDXL's real size, random weights
 
 (a) MultiDiffusion against a window-by-window loop as the original runs it, and against bare UNet forwards
 (b) the share of time outside UNet, ControlNet, autoencoder and text encoders

@@ -1,7 +1,7 @@
 """Our blueprint stage beside diffusers' own DPO script for SDXL: CPU seconds per step and peak memory.
 
     git clone https://github.com/huggingface/diffusers        (any checkout that has the script)
-    python benchmarks/train_vs_diffusers.py --diffusers PATH [--model FOLDER] [--pairs FILE.parquet]
+    python -m benchmarks.train_vs_diffusers --diffusers PATH [--model FOLDER] [--pairs FILE.parquet]
 
 Same checkpoint, same square pairs (the script knows no other shape), same rank, learning rate, beta and
 seed, one thread. Each program runs twice, with few and with many steps; the difference of the two is free
