@@ -59,7 +59,7 @@ def win_rate(ours: np.ndarray, theirs: np.ndarray, tie_margin: float = 0.0) -> I
     n, share, z = len(wins), float(wins.mean()), 1.959964
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(share, float(centre - half), float(centre + half), n)
+    return Interval(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)), n)
 
 
 def sign_flip_p(differences: np.ndarray, draws: int = 10_000, seed: int = 0) -> float:
