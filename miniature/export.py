@@ -68,8 +68,16 @@ def write_pipeline(
     assemble(unet, vae, text, scheduler).save_pretrained(folder, safe_serialization=True)
     for name in ("tokenizer", "tokenizer_2"):
         write_tokenizer(text.tokenizer, folder / name)
+    for config in folder.glob("*/config.json"):
+        forget_origin(config)
     for model in models:
         model.float()
+
+
+def forget_origin(config: Path) -> None:
+    """Takes the folder that a model was loaded from out of its `config.json`: a path of the maker's machine."""
+    kept = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+    config.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
 def write_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
@@ -84,6 +92,7 @@ def write_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
 def write_model(model: ControlNetModel, folder: Path) -> None:
     """One diffusers model in its folder."""
     model.half().save_pretrained(folder, safe_serialization=True)
+    forget_origin(folder / "config.json")
     model.float()
 
 

@@ -183,3 +183,9 @@ def test_the_detector_counts_what_was_drawn():
 def test_the_detector_counts_a_repeated_subject_twice():
     square = paint(sample_scene(FRESH_SEED + 3, 128, 128, subject="gate", time="noon", weather="clear"))
     assert sum(here.kind == "gate" for here in count_objects(np.hstack([square, square]))) == 2
+
+
+def test_no_shipped_file_tells_of_the_machine_that_made_it():
+    for path in [*WEIGHTS.rglob("*.json"), *WEIGHTS.rglob("*.log")]:
+        text = path.read_text(encoding="utf-8")
+        assert "_name_or_path" not in text and "/home/" not in text, path
