@@ -75,7 +75,7 @@ def write_pipeline(
 
 
 def forget_origin(config: Path) -> None:
-    """Takes the folder that a model was loaded from out of its `config.json`: a path of the maker's machine."""
+    """Takes out of a `config.json` the folder that the model was loaded from, a path of its maker."""
     kept = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
     config.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
