@@ -104,18 +104,29 @@ def _group(pair: dict[str, Any], candidates: list[dict[str, Any]]) -> Group:
 
 
 def read_training(out: Storage, stage: str) -> Training:
-    """A stage's loss and margin over its steps, from its metrics.jsonl."""
+    """A stage's preference loss and margin over its steps, from its metrics.jsonl.
+
+    The logged loss holds the anchor's part too, hundreds of times the preference's; the page is about
+    the preference, so it shows -log sigmoid of the margin.
+    """
     lines = out.read(f"lora/{stage}/metrics.jsonl").decode("utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
+    records = [_with_preference(json.loads(line)) for line in lines]
     curves = (
-        _curve(records, "loss", "loss", math.log(2), "ln 2: no preference"),
+        _curve(records, "preference", "preference loss", math.log(2), "ln 2: no preference"),
         _curve(records, "margin", "margin of the rewards", 0.0, "0: no preference"),
     )
     facts = {"steps": str(len(records))}
     first, last = records[: len(records) // 3 or 1], records[-(len(records) // 3 or 1) :]
-    for name in ("loss", "margin"):
+    for name in ("preference", "margin"):
         facts[name] = f"{_mean(first, name):.3f} in the first third, {_mean(last, name):.3f} in the last"
     return Training(stage=stage, curves=tuple(curve for curve in curves if curve.values), facts=facts)
+
+
+def _with_preference(record: dict[str, Any]) -> dict[str, Any]:
+    margin = record.get("margin")
+    if not isinstance(margin, (int, float)):
+        return record
+    return record | {"preference": max(-margin, 0.0) + math.log1p(math.exp(-abs(margin)))}
 
 
 def _mean(records: list[dict[str, Any]], name: str) -> float:
