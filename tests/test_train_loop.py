@@ -39,16 +39,19 @@ def blueprint(golden, source, tmp_path_factory):
 def test_before_training_the_margin_is_exactly_zero_and_the_accuracy_one_half(blueprint):
     for record in (records(blueprint)[0], records(blueprint, "validation.jsonl")[0]):
         assert record["margin"] == 0.0 and record["accuracy"] == 0.5 and record["winner_drift"] == 0.0
-        assert record["loss"] == pytest.approx(0.6931471805599453, abs=0)
+        assert record["loss"] == record["preference_loss"] == pytest.approx(0.6931471805599453, abs=0)
 
 
 def test_every_step_is_recorded_with_metrics_per_timestep_bin(blueprint):
     found = records(blueprint)
     assert [record["step"] for record in found] == [1, 2, 3, 4]
-    expected = {"loss", "z_p50", "reward_w", "reward_l", "winner_drift", "loser_drift", "gradient_factor",
-                "kl_proxy_w", "grad_norm_w", "grad_norm_l", "grad_cosine", "grad_norm", "lr"}  # fmt: skip
-    assert expected <= found[1].keys()
-    assert any(name.startswith("t") and name.endswith("/winner_drift") for name in found[1])
+    measured = {"loss", "preference_loss", "z_p10", "z_p50", "z_p90", "accuracy", "reward_w", "reward_l",
+                "margin", "winner_drift", "loser_drift", "gradient_factor", "kl_proxy_w", "kl_proxy_l",
+                "grad_norm_w", "grad_norm_l", "grad_cosine"}  # fmt: skip
+    for record in found:
+        assert measured | {"grad_norm", "lr", "skipped_steps"} <= record.keys()
+        bins = {name.partition("/")[0] for name in record if "/" in name}
+        assert bins and all(f"{part}/{name}" in record for part in bins for name in measured)
     assert [record["step"] for record in records(blueprint, "validation.jsonl")] == [0, 2, 4]
     timings = records(blueprint, "timings.jsonl")
     assert all(record["peak_mib"] > 0 and record["pairs_per_second"] > 0 for record in timings)
@@ -153,6 +156,25 @@ def test_a_longer_run_continues_a_shorter_one(golden, source, tmp_path):
     train(golden, source, tmp_path / "grown", max_steps=2)
     assert main(["--resume", str(tmp_path / "grown"), "--max-steps", "4"]) == 0
     assert (tmp_path / "grown" / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_another_base_model_is_refused_before_any_pair_is_encoded(golden, source, tmp_path, monkeypatch):
+    from train.command import main
+
+    out = train(golden, source, tmp_path / "run", max_steps=1)
+    weights_before = (out / "checkpoints" / "step-000001" / "lora.safetensors").read_bytes()
+    load = loop.load_family
+
+    def retrained(*args, **kwargs):
+        family = load(*args, **kwargs)
+        family.fingerprint = "another"
+        return family
+
+    monkeypatch.setattr(loop, "load_family", retrained)
+    monkeypatch.setattr(loop, "prepare_pairs", lambda *_: pytest.fail("pairs were encoded first"))
+    with pytest.raises(UserError, match="of another base model"):
+        main(["--resume", str(out), "--max-steps", "2"])
+    assert (out / "checkpoints" / "step-000001" / "lora.safetensors").read_bytes() == weights_before
 
 
 @pytest.fixture

@@ -88,9 +88,13 @@ def _table(records: list[dict[str, Any]]) -> str:
         return "No held-out pairs were measured."
     best = min(records, key=lambda record: record.get("loss", 0.0))
     chosen = {"before training": records[0], "lowest loss": best, "last": records[-1]}
-    lines = ["| | step | loss | implicit accuracy | margin | winner drift |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| | step | loss | preference loss | implicit accuracy | margin | winner drift |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    shown = ("loss", "preference_loss", "accuracy", "margin")
     for name, record in chosen.items():
-        cells = [f"{record[key]:.4f}" if key in record else "-" for key in ("loss", "accuracy", "margin")]
+        cells = [f"{record[key]:.4f}" if key in record else "-" for key in shown]
         drift = f"{100 * record['winner_drift_share']:+.2f} %" if "winner_drift_share" in record else "-"
         lines.append(f"| {name} | {record['step']} | {' | '.join(cells)} | {drift} |")
     return "\n".join(lines)

@@ -75,14 +75,21 @@ class Checkpoints:
         """Every checkpoint, oldest first."""
         return sorted(self.folder.glob("step-*"))
 
+    def facts(self, path: Path) -> dict[str, Any]:
+        """What `path` says about itself, without its tensors; `UserError` when it does not say it."""
+        try:
+            return dict(json.loads((path / "state.json").read_text()))
+        except (OSError, ValueError) as error:
+            raise UserError(f"not a whole checkpoint: {error}", str(path), _OTHER) from error
+
     def load(self, path: Path) -> State:
         """The state in `path`; `UserError` when a file is missing or does not have the recorded hash."""
+        facts = self.facts(path)
         try:
-            facts = json.loads((path / "state.json").read_text())
             for name, digest in facts.pop("files").items():
                 if _sha256(path / name) != digest:
                     raise UserError("a checkpoint's file is damaged", str(path / name), _OTHER)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, KeyError) as error:
             raise UserError(f"not a whole checkpoint: {error}", str(path), _OTHER) from error
         ema = load_file(path / "ema.safetensors") if (path / "ema.safetensors").exists() else {}
         optimizer = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)

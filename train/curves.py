@@ -11,7 +11,7 @@ PANEL = (360, 220)
 MARGIN = (58, 26, 12, 24)  # left, top, right, bottom
 INK, GRID, LINE = (40, 40, 40), (215, 215, 215), (31, 90, 160)
 SHOWN = (
-    ("loss", "held-out loss"),
+    ("preference_loss", "held-out preference loss"),
     ("accuracy", "held-out implicit accuracy"),
     ("margin", "held-out margin z"),
     ("winner_drift_share", "winner drift / reference error"),

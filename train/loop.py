@@ -37,6 +37,9 @@ from train.validation import Validator, should_stop
 
 log = logging.getLogger(__name__)
 
+SHOWN = ("preference_loss", "accuracy", "winner_drift", "margin", "grad_norm", "lr")
+"""Metrics of a step in the log; the first three stand beside the progress bar."""
+
 
 def train(config: TrainConfig) -> None:
     """Trains one stage's LoRA as configured, from the newest checkpoint in OUT if there is one."""
@@ -49,9 +52,7 @@ def train(config: TrainConfig) -> None:
         bar.set(start)
         for step in range(start, config.max_steps):
             record = run.step(step)
-            bar.advance(
-                **{name: record[name] for name in ("loss", "accuracy", "winner_drift") if name in record}
-            )
+            bar.advance(**{name: record[name] for name in SHOWN[:3] if name in record})
             if run.after(step + 1):
                 break
     run.finish()
@@ -70,6 +71,10 @@ class Run:
         dtype = precision_of(config, self.device)
         self.family = load_family(config.model, device=str(self.device), dtype=dtype)
         self.canvas = make_canvas(config, self.family.spec)
+        self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep_last)
+        self.origin = {"configuration": identity(config), "base model": self.family.fingerprint}
+        if latest := self.checkpoints.latest():  # refused before hours go into encoding
+            refuse_foreign(self.checkpoints.facts(latest).get("origin", {}), self.origin, latest)
         process = noise_process(self.family.scheduler_config, config.noise.target)
         self.pairs, held_out = prepare_pairs(
             self.family, self.canvas, config.data, self.out, self.accelerator
@@ -85,9 +90,7 @@ class Run:
         main = self.accelerator.is_main_process
         self.tracker = Tracker(self.out, config.tracking, to_dict(config), active=main)
         self.sampler = Sampler(self.family, self.canvas, config, held_out, active=main)
-        self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep_last)
         self.done = 0
-        self.origin = {"configuration": identity(config), "base model": self.family.fingerprint}
         self.facts: dict[str, Any] = {
             "skipped": 0,
             "bad_in_a_row": 0,
@@ -111,10 +114,10 @@ class Run:
         latest = self.checkpoints.latest()
         if latest:
             state = self.checkpoints.load(latest)
-            refuse_foreign(state.facts.pop("origin", {}), self.origin, latest)
             load_lora_state(self.family.unet, state.lora)
             self.optimizer.load_state_dict(state.optimizer)
             self.average.load(state.ema)
+            del state.facts["origin"]
             self.facts, self.done = state.facts, state.step
             log.info("continuing from %s at step %d of %d", latest.name, self.done, self.config.max_steps)
         self.tracker.resume_at(self.done if latest else -1)
@@ -173,8 +176,9 @@ class Run:
             return False
         self.tracker.validated({"step": step, **record, "lora_norm": norm})
         log.info(
-            "step %d, held out: loss %.4f, accuracy %.3f, margin %+.4f, winner drift %+.2f %%", step,
-            record["loss"], record.get("accuracy", math.nan), record.get("margin", math.nan),
+            "step %d, held out: preference loss %.4f, accuracy %.3f, margin %+.4f, winner drift %+.2f %%",
+            step,
+            record["preference_loss"], record.get("accuracy", math.nan), record.get("margin", math.nan),
             100 * record.get("winner_drift_share", math.nan),
         )  # fmt: skip
         self.facts["drift_shares"].append(record.get("winner_drift_share", 0.0))
@@ -237,9 +241,8 @@ class Run:
         speed = {"seconds": seconds, "pairs_per_second": self.config.pairs_per_step / seconds}
         self.tracker.step(record, speed | {"peak_mib": peak_memory(self.device)})
         if record["step"] % self.config.tracking.log_every == 0 and self.accelerator.is_main_process:
-            shown = ("loss", "accuracy", "margin", "winner_drift", "grad_norm", "lr")
             log.debug(
-                "step %d: %s", record["step"], ", ".join(f"{k} {record[k]:.4g}" for k in shown if k in record)
+                "step %d: %s", record["step"], ", ".join(f"{k} {record[k]:.4g}" for k in SHOWN if k in record)
             )
 
     @contextmanager

@@ -19,7 +19,7 @@ Metrics = Mapping[str, float]
 
 AVERAGED = (
     "loss",
-    "z",
+    "preference_loss",
     "accuracy",
     "reward_w",
     "reward_l",
@@ -38,7 +38,22 @@ AVERAGED = (
     "region_loss",
     "scroll_loss",
 )
-BINNED = ("loss", "accuracy", "margin", "winner_drift", "loser_drift", "gradient_factor")
+BINNED = (
+    "loss",
+    "preference_loss",
+    "accuracy",
+    "reward_w",
+    "reward_l",
+    "margin",
+    "winner_drift",
+    "loser_drift",
+    "gradient_factor",
+    "kl_proxy_w",
+    "kl_proxy_l",
+    "grad_norm_w",
+    "grad_norm_l",
+    "grad_cosine",
+)
 
 
 def summarise(pairs: Sequence[Metrics], timesteps: int) -> dict[str, Any]:
@@ -48,13 +63,13 @@ def summarise(pairs: Sequence[Metrics], timesteps: int) -> dict[str, Any]:
     in its mean; non-finite values count in none, they are reported as `bad`.
     """
     record: dict[str, Any] = {"pairs": len(pairs), "bad": sum(not is_finite(pair) for pair in pairs)}
-    record |= _means(pairs, AVERAGED)
-    record |= _quantiles([pair["z"] for pair in pairs if math.isfinite(pair.get("z", math.nan))])
+    record |= _means(pairs, AVERAGED) | _quantiles(pairs)
     for index, members in _by_bin(pairs, timesteps).items():
         low, high = index * timesteps // BINS, (index + 1) * timesteps // BINS - 1
         prefix = f"t{low:03d}-{high:03d}"
         record[f"{prefix}/pairs"] = len(members)
-        record |= {f"{prefix}/{name}": value for name, value in _means(members, BINNED).items()}
+        found = _means(members, BINNED) | _quantiles(members)
+        record |= {f"{prefix}/{name}": value for name, value in found.items()}
     return record
 
 
@@ -71,7 +86,8 @@ def _means(pairs: Sequence[Metrics], names: Iterable[str]) -> dict[str, float]:
     return {name: math.fsum(values) / len(values) for name, values in found.items() if values}
 
 
-def _quantiles(values: list[float]) -> dict[str, float]:
+def _quantiles(pairs: Sequence[Metrics]) -> dict[str, float]:
+    values = [pair["z"] for pair in pairs if math.isfinite(pair.get("z", math.nan))]
     if not values:
         return {}
     points = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0], dtype=torch.float64)

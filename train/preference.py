@@ -63,7 +63,8 @@ def pair_loss(
     loss = terms.value + settings.winner_anchor * slope * e_w + coef_anchor * context.drift
     scale = safeguard_scale(coef_w, terms.d_l, geometry, settings)
     metrics = _metrics(e_w, e_l, r_w, r_l, 2 * slope) | _geometry_metrics(geometry, scale)
-    return LossResult(loss, coef_w, scale * terms.d_l, coef_anchor, {"loss": loss} | metrics)
+    values = {"loss": loss, "preference_loss": terms.value}
+    return LossResult(loss, coef_w, scale * terms.d_l, coef_anchor, values | metrics)
 
 
 def _smoothed(

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from drspo.hashing import content_hash
 from generate.prompts import check_prompt, encode_text
 from generate.vae import encode_images, from_pil
 from train.cache import TensorCache, default_folder, image_key, text_key, write_atomically
 from train.canvas import Canvas
 from train.config import DataConfig
 from train.data import Dropped, PairRow, canvas_picture, check_pair, has_split, read_rows
+from train.encoders import image_encoder_mark, text_encoder_mark
 from train.listing import merge_parts
 
 log = logging.getLogger(__name__)
@@ -72,14 +72,8 @@ class Preparer:
     def __init__(self, family: Any, canvas: Canvas, config: DataConfig) -> None:
         self.family, self.canvas, self.config = family, canvas, config
         folder = Path(config.cache) if config.cache else default_folder()
-        # The number format is part of the encoder: half precision gives other latents.
-        encoder = content_hash(
-            "encoder-v1", family.fingerprint, str(family.vae.dtype), str(family.dtype), length=16
-        )
-        self.latents, self.texts = (
-            TensorCache(folder, "latents", encoder),
-            TensorCache(folder, "texts", encoder),
-        )
+        self.latents = TensorCache(folder, "latents", image_encoder_mark(family))
+        self.texts = TensorCache(folder, "texts", text_encoder_mark(family))
         self.resized = self.truncated = 0
 
     def prepare(self, row: PairRow, number: int) -> PreparedPair:
