@@ -2,11 +2,13 @@
 
 Broder, "On the resemblance and containment of documents" (1997). Shingles are five characters of the
 case-folded text, so that scripts without spaces work alike. Deterministic; the order of rows decides who
-stays; memory is a key per row and band and a signature per row, 256 MB for a million prompts.
+stays; memory is a key per row and band, a signature per row and a list per shared bucket: about 0.6 GB for a
+million prompts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -15,7 +17,7 @@ import numpy as np
 SHINGLE = 5
 BANDS, ROWS = 16, 4  # two texts with similarity 0.8 meet in a bucket with probability 0.9998
 _MOST_COMPARED = 64  # earlier rows of one bucket that a row is compared with
-_SLACK = 0.2  # more than three standard deviations of the estimate by signatures
+_DEVIATIONS = 3.2  # standard deviations by which signatures may underestimate a similarity
 _CHUNK = 256  # so many texts' shingles fit a processor's cache
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
@@ -29,20 +31,22 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, int]:
     if not 0 < threshold <= 1:
         raise ValueError(f"a similarity threshold lies in (0, 1], not {threshold}")
     keys, signatures = _minhash(texts)
-    groups = _shared_buckets(keys)
-    members: dict[tuple[int, int], list[int]] = {}
+    groups, count = _shared_buckets(keys)
+    del keys
+    members: list[list[int] | None] = [None] * count
     found: dict[int, int] = {}
     for index in np.flatnonzero((groups >= 0).any(axis=1)).tolist():
-        buckets = [(band, group) for band, group in enumerate(groups[index].tolist()) if group >= 0]
-        earlier = sorted({other for bucket in buckets for other in members.get(bucket, ())})
-        likely = _likely(signatures, index, earlier, threshold)
-        twin = next((other for other in likely if _resemble(texts, index, other, threshold)), None)
+        buckets = [group for group in groups[index].tolist() if group >= 0]
+        earlier = sorted({other for bucket in buckets for other in members[bucket] or ()})
+        twin = _twin(texts, index, _likely(signatures, index, earlier, threshold), threshold)
         if twin is not None:
             found[index] = twin
             continue
         for bucket in buckets:
-            kept = members.setdefault(bucket, [])
-            if len(kept) < _MOST_COMPARED:
+            kept = members[bucket]
+            if kept is None:
+                members[bucket] = [index]
+            elif len(kept) < _MOST_COMPARED:
                 kept.append(index)
     return found
 
@@ -50,33 +54,41 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, int]:
 def _likely(signatures: np.ndarray, index: int, others: list[int], threshold: float) -> list[int]:
     """Those of the others whose signatures agree about as much as the threshold: the rest need no exact look.
 
-    64 agreements estimate a similarity with a standard deviation of at most 0.0625.
+    The share that agrees estimates the similarity, with the standard deviation of a share.
     """
     if not others:
         return []
     share = (signatures[others] == signatures[index]).mean(axis=1)
-    return [others[place] for place in np.flatnonzero(share >= threshold - _SLACK).tolist()]
+    least = threshold - _DEVIATIONS * math.sqrt(threshold * (1 - threshold) / signatures.shape[1])
+    return [others[place] for place in np.flatnonzero(share >= least).tolist()]
 
 
-def _resemble(texts: Sequence[str], left: int, right: int, threshold: float) -> bool:
-    shingles = (np.unique(shingle_hashes(texts[side])) for side in (left, right))
-    return jaccard(*shingles) >= threshold
+def _twin(texts: Sequence[str], index: int, others: list[int], threshold: float) -> int | None:
+    """The first of the others that the text resembles, by sets: of short texts they are made fastest."""
+    if not others:
+        return None
+    mine = shingles(texts[index])
+    return next((other for other in others if jaccard(mine, shingles(texts[other])) >= threshold), None)
 
 
-def jaccard(left: np.ndarray, right: np.ndarray) -> float:
-    """Size of the intersection over size of the union of two arrays of distinct numbers."""
-    common = np.intersect1d(left, right, assume_unique=True).size
-    return common / (left.size + right.size - common)
+def jaccard(left: set[str], right: set[str]) -> float:
+    """Size of the intersection over size of the union of two sets that are not empty."""
+    common = len(left & right)
+    return common / (len(left) + len(right) - common)
 
 
-def shingle_hashes(text: str) -> np.ndarray:
-    """uint64 hashes of the text's shingles [n >= 1]; a text shorter than a shingle is padded with spaces."""
-    return _shingles(_codes(text)[None, :])[0] if text else np.zeros(1, np.uint64)
+def shingles(text: str) -> set[str]:
+    """The text's shingles, at least one; a text shorter than a shingle is padded with spaces."""
+    folded = _folded(text)
+    return {folded[start : start + SHINGLE] for start in range(len(folded) - SHINGLE + 1)}
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split()).ljust(SHINGLE)
 
 
 def _codes(text: str) -> np.ndarray:
-    folded = " ".join(text.casefold().split()).ljust(SHINGLE)
-    return np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
+    return np.frombuffer(_folded(text).encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
 
 
 def _shingles(codes: np.ndarray) -> np.ndarray:
@@ -129,16 +141,18 @@ def _permutations() -> tuple[tuple[int, int, np.uint64, np.uint64], ...]:
     )
 
 
-def _shared_buckets(keys: np.ndarray) -> np.ndarray:
-    """Per band a number for every bucket of two or more texts, -1 for a text alone: int32 [n, BANDS]."""
-    groups = np.full(keys.shape, -1, np.int32)
+def _shared_buckets(keys: np.ndarray) -> tuple[np.ndarray, int]:
+    """Per text and band the number of its bucket, or -1 where it is alone [n, BANDS]; and their count."""
+    groups, count = np.full(keys.shape, -1, np.int32), 0
     for band in range(keys.shape[1]):
         order = np.argsort(keys[:, band], kind="stable")
         ranked = keys[order, band]
         same = ranked[1:] == ranked[:-1]
-        number = np.concatenate([[0], np.cumsum(~same)]) if ranked.size else np.zeros(0, int)
-        twin = np.zeros(ranked.size, bool)
-        twin[1:] |= same
-        twin[:-1] |= same
-        groups[order[twin], band] = number[twin]
-    return groups
+        shared = np.zeros(ranked.size, bool)
+        shared[1:] |= same
+        shared[:-1] |= same
+        begins = shared.copy()
+        begins[1:] &= ~same
+        groups[order[shared], band] = count - 1 + np.cumsum(begins)[shared]
+        count += int(begins.sum())
+    return groups, count
