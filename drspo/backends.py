@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import secrets
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from drspo.errors import UserError
+from drspo.patience import patiently
+from drspo.remote_file import RemoteFile
 
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".", ".tmp"
 _MEMORY_LOCK = threading.Lock()
@@ -120,6 +123,18 @@ def _link(temporary: Path, target: Path) -> bool:
     return True
 
 
+# Short outages are the client's business, long ones ours. A slow store is waited for.
+_CLIENT_OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {
+        "config_kwargs": {
+            "retries": {"mode": "standard", "max_attempts": 3},
+            "connect_timeout": 10,
+            "read_timeout": 60,
+        }
+    }
+}
+
+
 class RemoteFolder:
     """A folder behind an fsspec URL; uploads are whole objects, so every write is atomic."""
 
@@ -129,7 +144,8 @@ class RemoteFolder:
         self.base = url
         self.protocol = url.partition("://")[0]
         # Listings must show what other machines wrote a moment ago.
-        self.filesystem, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        options = _CLIENT_OPTIONS.get(self.protocol, {})
+        self.filesystem, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
         self.root = self.root.rstrip("/")
 
     def path(self, name: str) -> str:
@@ -139,13 +155,17 @@ class RemoteFolder:
         return f"{self.base}/{name}"
 
     def read(self, name: str) -> bytes:
-        return cast(bytes, self.filesystem.cat_file(self.path(name)))
+        return cast(bytes, patiently(lambda: self.filesystem.cat_file(self.path(name)), self.url(name)))
 
     def write(self, name: str, data: bytes) -> None:
-        self.filesystem.pipe_file(self.path(name), data)
+        patiently(lambda: self.filesystem.pipe_file(self.path(name), data), self.url(name))
 
     def create(self, name: str, data: bytes) -> bool:
-        # One conditional put of the final key: no rename, nothing to clean up after a crash.
+        return patiently(lambda: self._create(name, data), self.url(name))
+
+    def _create(self, name: str, data: bytes) -> bool:
+        # One conditional put of the final key: no rename, nothing to clean up after a crash. An answer that
+        # was lost on its way makes us the second writer of our own file, which is as good as any second.
         guard = _MEMORY_LOCK if self.protocol == "memory" else contextlib.nullcontext()
         try:
             with guard:
@@ -157,12 +177,12 @@ class RemoteFolder:
         return True
 
     def exists(self, name: str) -> bool:
-        return bool(self.filesystem.exists(self.path(name)))
+        return bool(patiently(lambda: self.filesystem.exists(self.path(name)), self.url(name)))
 
     def list(self, prefix: str) -> list[str]:
         start = self.path(prefix.rpartition("/")[0]).rstrip("/")
         try:
-            found = self.filesystem.find(start)
+            found = patiently(lambda: self.filesystem.find(start), self.url(prefix))
         except FileNotFoundError:
             return []
         names = [path.removeprefix(self.root).lstrip("/") for path in found]
@@ -170,15 +190,15 @@ class RemoteFolder:
 
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self.filesystem.rm_file(self.path(name))
+            patiently(lambda: self.filesystem.rm_file(self.path(name)), self.url(name))
 
     def open(self, name: str, mode: str) -> BinaryIO:
-        return cast(BinaryIO, self.filesystem.open(self.path(name), mode))
+        file = RemoteFile(self.filesystem, self.path(name), self.url(name))
+        return cast(BinaryIO, io.BufferedReader(file))
 
 
 def _is_conflict(error: OSError) -> bool:
-    """Whether a conditional put lost: S3 answers 412 when the key exists, 409 when two puts race."""
+    """Whether a conditional put lost: S3 answers 412 when the key exists. 409, a race, is tried again."""
     cause = error.__cause__ or error.__context__
     response = getattr(cause, "response", None) or {}
-    code = str(response.get("Error", {}).get("Code", ""))
-    return code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+    return str(response.get("Error", {}).get("Code", "")) in ("PreconditionFailed", "412")

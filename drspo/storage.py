@@ -124,8 +124,6 @@ def explain(error: Exception, where: str) -> UserError | None:
         return UserError(str(error) or "permission denied", where=where, hint=REMEDIES[errno.EACCES])
     if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
         return UserError(str(error), where=where, hint="Set the store's credentials in the environment.")
-    if type(error).__name__ in ("EndpointConnectionError", "ConnectTimeoutError"):
-        return UserError(str(error), where=where, hint="The object store cannot be reached from here.")
     return None
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dataset_builder import retry, status
 from dataset_builder.command import main
+from drspo import backends, patience
 from drspo.cli import execute
 from drspo.config import dump
 from drspo.storage import Storage
 from pipeline.shards import read_pairs
 from tests.building import IDEAS, build, fake_config, final_tables
+from tests.flaky_store import KINDS, FlakyStore
 from tests.forks import Forks
 
 pytestmark = pytest.mark.timeout(600)
@@ -134,3 +137,63 @@ def test_a_store_that_is_not_there_is_named(
     assert execute(main, ["--config", str(file)]) == 2
     message = capsys.readouterr().err
     assert said in message and "Traceback" not in message and "test-secret" not in message
+
+
+@pytest.fixture
+def flaky(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakyStore]:
+    """The store behind a proxy; its client leaves all waiting to us, which is short here."""
+    import s3fs
+
+    once = {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 1}}}
+    monkeypatch.setitem(backends._CLIENT_OPTIONS, "s3", once)
+    monkeypatch.setattr(patience, "WAITS", (0.02,) * 6)
+    with FlakyStore(s3_endpoint) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+        # Clients are kept by their arguments, which the address is none of.
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield store
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_store_that_is_slow_fails_and_drops_connections_changes_nothing(
+    tmp_path: Path, bucket: str, expected: dict[str, str], flaky: FlakyStore
+) -> None:
+    url = f"s3://{bucket}/run"
+    flaky.share = 0.25
+    build(fake_config(tmp_path, url))
+    # Read through the faults too: a store that fails is no reason to think that a file is damaged.
+    assert build(fake_config(tmp_path, url)).made_now == 0
+    assert set(KINDS) <= set(flaky.met), flaky.met
+    flaky.share = 0.0
+    assert tables(url) == expected
+    assert not Storage(url).list("quarantine/") and not Storage(url).list("dead/")
+
+
+@pytest.mark.parametrize(
+    ("always", "after", "said"),
+    [
+        ("busy", 25, "the object store keeps failing"),
+        ("cut after", 40, "the object store keeps failing"),
+        ("forbidden", 0, "Access Denied"),
+    ],
+)
+def test_a_store_that_stops_serving_is_named_and_the_same_command_continues(
+    tmp_path: Path,
+    bucket: str,
+    expected: dict[str, str],
+    flaky: FlakyStore,
+    capsys: pytest.CaptureFixture[str],
+    always: str,
+    after: int,
+    said: str,
+) -> None:
+    url = f"s3://{bucket}/run"
+    file = tmp_path / "config.yaml"
+    file.write_text(dump(fake_config(tmp_path, url)))
+    flaky.always, flaky.after = always, after
+    assert execute(main, ["--config", str(file)]) == 2
+    message = capsys.readouterr().err
+    assert said in message and bucket in message and "Traceback" not in message
+    flaky.always = ""
+    assert execute(main, ["--config", str(file)]) == 0
+    assert tables(url) == expected

@@ -1,0 +1,109 @@
+"""A proxy before an object store: slow, overloaded, failing, dropping connections, by chance or on cue."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+BUSY = (503, "SlowDown", "Please reduce your request rate.")
+FAULTY = (500, "InternalError", "We encountered an internal error. Please try again.")
+FORBIDDEN = (403, "AccessDenied", "Access Denied")
+KINDS = ("slow", "busy", "faulty", "cut before", "cut after", "half an answer")
+
+
+class FlakyStore:
+    """`with FlakyStore(upstream) as store:` forwards requests to `store.url`, each with a fault by chance.
+
+    `share` is the part of the requests that meet a fault of KINDS; `always` is a fault for all of them.
+    """
+
+    def __init__(self, upstream: str, share: float = 0.0, seed: int = 0) -> None:
+        self.upstream, self.share, self.always = urlsplit(upstream), share, ""
+        self.after = 0  # so many requests pass before `always` begins
+        self.met: Counter[str] = Counter()
+        self.draw, self.lock = random.Random(seed), threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http.server_address[1]}"
+
+    def fault(self) -> str:
+        """What happens to the next request; empty when nothing does."""
+        with self.lock:
+            self.after -= 1
+            kind = self.draw.choice(KINDS) if self.draw.random() < self.share else ""
+            kind = self.always if self.always and self.after < 0 else kind
+            self.met[kind] += 1
+            return kind
+
+    def __enter__(self) -> FlakyStore:
+        handler = type("Handler", (_Handler,), {"store": self})
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.http.daemon_threads = True
+        self.http.handle_error = lambda *_: None  # type: ignore[method-assign]
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    store: FlakyStore
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        kind = self.store.fault()
+        if kind == "slow":
+            time.sleep(0.3)
+        if answer := {"busy": BUSY, "faulty": FAULTY, "forbidden": FORBIDDEN}.get(kind):
+            return self.refuse(*answer)
+        if kind == "cut before":
+            return self.cut()
+        status, headers, data = self.forward(body)
+        if kind == "cut after":
+            return self.cut()
+        half = kind == "half an answer" and len(data) > 1
+        self.reply(status, headers, data[: len(data) // 2] if half else data, len(data))
+        if half:
+            self.cut()
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
+
+    def forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = http.client.HTTPConnection(self.store.upstream.netloc, timeout=60)
+        try:
+            connection.request(self.command, self.path, body, dict(self.headers))
+            response = connection.getresponse()
+            return response.status, response.getheaders(), response.read()
+        finally:
+            connection.close()
+
+    def refuse(self, status: int, code: str, message: str) -> None:
+        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+        self.reply(status, [("Content-Type", "application/xml")], body, len(body))
+
+    def reply(self, status: int, headers: list[tuple[str, str]], data: bytes, length: int) -> None:
+        self.send_response(status)
+        for name, value in headers:
+            if name.lower() not in ("content-length", "connection", "transfer-encoding", "date", "server"):
+                self.send_header(name, value)
+        said = {name.lower(): value for name, value in headers}.get("content-length", str(length))
+        self.send_header("Content-Length", said if self.command == "HEAD" else str(length))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def cut(self) -> None:
+        self.wfile.flush()
+        self.close_connection = True
