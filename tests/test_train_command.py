@@ -1,5 +1,6 @@
 """`python -m train`: presets, resuming, and errors for people."""
 
+import json
 import os
 from dataclasses import replace
 from types import SimpleNamespace
@@ -101,6 +102,7 @@ def test_contradictions_are_found_before_anything_is_loaded(arguments, message):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
+        ([], "the dataset is empty"),
         (pickapic_rows([0.5, 0.5, 0.5], SMALL), "all 3 rows are ties"),
         (pair_rows(2, (24, 64)), "none of 2 rows can be trained on"),
     ],
@@ -123,6 +125,27 @@ def test_broken_rows_are_reported_and_the_rest_is_trained_on(golden, tmp_path, c
     dropped = (tmp_path / "run" / "dropped.jsonl").read_text()
     assert dropped.count("\n") == 2 and "broken image" in dropped and "unequal sizes" in dropped
     assert "1 prompts are longer than the tokenizer's window" in caplog.text
+
+
+def test_a_prompt_longer_than_the_tokenizers_window_is_dropped_where_asked(golden, tmp_path):
+    rows = pair_rows(2, SMALL)
+    rows[1]["prompt"] = "a very long prompt " * 60
+    settings = {"max_steps": 1, "data__validation_pairs": 0, "data__long_prompts": "drop"}
+    argv = flags(golden, write(tmp_path / "pairs.parquet", rows), **settings)
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 0
+    assert "prompt longer than the tokenizer's window" in (tmp_path / "run" / "dropped.jsonl").read_text()
+    assert len(json.loads((tmp_path / "run" / "pairs.json").read_text())["train"]) == 1
+
+
+def test_a_card_too_small_to_encode_a_picture_is_told_the_canvas_to_use(golden, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+
+    monkeypatch.setattr("train.prepare.encode_images", full)
+    argv = flags(golden, write(tmp_path / "pairs.parquet", pair_rows(2, SMALL)), data__cache=tmp_path / "new")
+    with pytest.raises(UserError, match="encoding a picture of 32x64") as caught:
+        main([*argv, "--out", str(tmp_path / "run")])
+    assert "--canvas.height 16 --canvas.width 32" in caught.value.hint
 
 
 def test_a_wrong_prediction_target_is_refused(golden, tmp_path):

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from drspo.errors import UserError
 from drspo.storage import Storage
-from train.adapters import load_lora_state, lora_settings, lora_state, named_lora_parameters
+from train.adapters import lora_settings, lora_state, named_lora_parameters
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 FACTS = "drspo.json"
@@ -88,61 +87,6 @@ def save_kohya(
         "drspo": _json(metadata),
     }
     Storage(str(path.parent)).write(path.name, _encode(tensors, header))
-    return path
-
-
-def load_lora(directory: str | Path, unet: Any) -> dict[str, Any]:
-    """Put a saved LoRA into the adapter that `add_lora` made, and return its metadata.
-
-    UserError when the file is missing or its rank, alpha, targets or shapes differ from the adapter's.
-    """
-    metadata = read_metadata(directory)
-    saved = {key.removeprefix("unet."): tensor for key, tensor in load_file(_weights(directory)).items()}
-    own = lora_settings(unet)
-    for key in ("rank", "alpha"):
-        if key in metadata and metadata[key] != own[key]:
-            raise UserError(
-                f"the LoRA has {key} {metadata[key]}, the adapter {own[key]}",
-                str(directory),
-                f"set lora.{key}",
-            )
-    plain = {_plain(name): name for name in named_lora_parameters(unet)}
-    load_lora_state(unet, {plain.get(key, key): tensor for key, tensor in saved.items()})
-    return metadata
-
-
-def read_metadata(directory: str | Path) -> dict[str, Any]:
-    """The drspo facts of a LoRA folder or file; UserError when it carries none (not made here)."""
-    beside = Path(directory) / FACTS
-    if beside.is_file():
-        return json.loads(beside.read_text())
-    with safe_open(_weights(directory), framework="pt") as file:
-        header = file.metadata() or {}
-    if "drspo" not in header:
-        raise UserError(
-            "this LoRA carries no drspo metadata", str(directory), "it was not written by `drspo train`"
-        )
-    return json.loads(header["drspo"])
-
-
-def check_base(lora_dir: str | Path, family_fingerprint: str) -> dict[str, Any]:
-    """The LoRA's metadata, or UserError when it was trained on another base model than the loaded one."""
-    metadata = read_metadata(lora_dir)
-    trained = metadata.get("base_fingerprint", "")
-    if trained != family_fingerprint:
-        raise UserError(
-            f"this LoRA was trained on {metadata.get('base_model', 'another model')!r} (fingerprint "
-            f"{trained or 'none'}), the loaded model has fingerprint {family_fingerprint}",
-            str(lora_dir),
-            f"load it with --model {metadata.get('base_model', 'MODEL')}",
-        )
-    return metadata
-
-
-def _weights(directory: str | Path) -> Path:
-    path = Path(directory) if Path(directory).is_file() else Path(directory) / WEIGHTS
-    if not path.is_file():
-        raise UserError("no LoRA here", str(path), "a LoRA folder holds " + WEIGHTS)
     return path
 
 

@@ -49,5 +49,19 @@ def next_saving(config: TrainConfig, canvas: Canvas) -> str:
         return "--memory.schedule two_pass"
     if config.precision == "fp32":
         return "--precision bf16"
+    return _half(canvas)
+
+
+def explain_encoding_out_of_memory(canvas: Canvas, error: BaseException) -> UserError:
+    """The error to show when a picture did not fit while it was encoded, where `memory` has no say yet."""
+    reason = str(error).partition("\n")[0]
+    return UserError(
+        f"the device ran out of memory encoding a picture of {canvas.height}x{canvas.width}: {reason}",
+        "canvas",
+        f"end other programs on the device, or train with {_half(canvas)}",
+    )
+
+
+def _half(canvas: Canvas) -> str:
     height, width = (size // 16 * 8 for size in (canvas.height, canvas.width))
     return f"--canvas.height {height} --canvas.width {width} (a canvas of half the size)"

@@ -19,6 +19,7 @@ from train.config import DataConfig
 from train.data import Dropped, PairRow, canvas_picture, check_pair, has_split, read_rows
 from train.encoders import image_encoder_mark, text_encoder_mark
 from train.listing import merge_parts
+from train.memory import explain_encoding_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,10 @@ class Preparer:
 
     def _latents(self, data: bytes) -> torch.Tensor:
         picture = canvas_picture(data, self.canvas.height, self.canvas.width)
-        return encode_images(self.family.vae, from_pil([picture]))[0].float()
+        try:
+            return encode_images(self.family.vae, from_pil([picture]))[0].float()
+        except torch.OutOfMemoryError as error:
+            raise explain_encoding_out_of_memory(self.canvas, error) from error
 
     def _embeddings(self, prompt: str) -> dict[str, torch.Tensor]:
         embeds, pooled = encode_text(self.family, [prompt], long_prompt="truncate")

@@ -1,10 +1,12 @@
 """Metrics to JSON lines always, to TensorBoard and Weights & Biases where asked."""
 
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from drspo.errors import UserError
+from train.cache import write_atomically
 from train.config import TrackingConfig
 from train.metrics import JsonLines
 
@@ -75,4 +77,10 @@ def _wandb(out: Path, project: str, config: Mapping[str, Any]) -> Any:
         import wandb
     except ImportError as error:
         raise UserError("wandb is not installed", "--tracking.wandb-project", "pip install wandb") from error
-    return wandb.init(project=project, dir=str(out), config=dict(config), id=out.name, resume="allow")
+    # A folder's name is no id: two projects' folders are both called "blueprint".
+    mark = out / "wandb-id"
+    if not mark.exists():
+        write_atomically(mark, secrets.token_hex(8).encode())
+    return wandb.init(
+        project=project, dir=str(out), config=dict(config), name=out.name, id=mark.read_text(), resume="allow"
+    )
