@@ -108,10 +108,6 @@ class Backbone:
         """The length of an embedding."""
         return int(self.embed_squares([Image.new("RGB", (self.size, self.size))]).shape[1])
 
-    def embed_view(self, image: Image.Image, view: str) -> np.ndarray:
-        """Unit vectors [squares, dim] of what `view` shows of `image`."""
-        return self.embed_views([image], view)[0]
-
     def embed_views(self, images: list[Image.Image], view: str) -> list[np.ndarray]:
         """Unit vectors [squares, dim] per image of what `view` shows; remembered by pixels and view."""
         keys = [_view_key(image, view) for image in images]

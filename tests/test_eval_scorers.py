@@ -65,14 +65,14 @@ def test_a_batch_scores_as_singles_do(clip_folder, head_file, view):
     images = [scene(n) for n in range(5)]
     together = scorer.score(images, [""] * 5)
     fresh = Backbone(str(clip_folder), batch_size=1)
-    alone = [float(scorer.head(fresh.embed_view(image, view)).mean()) for image in images]
+    alone = [float(scorer.head(fresh.embed_views([image], view)[0]).mean()) for image in images]
     assert np.allclose(together, alone, atol=1e-4)
     assert len(set(np.round(together, 6))) == 5
 
 
 def test_scaling_the_embedding_changes_nothing_because_it_is_normalised(clip_folder):
     backbone = Backbone(str(clip_folder))
-    assert np.allclose(np.linalg.norm(backbone.embed_view(scene(1), "windows"), axis=1), 1.0, atol=1e-6)
+    assert np.allclose(np.linalg.norm(backbone.embed_views([scene(1)], "windows")[0], axis=1), 1.0, atol=1e-6)
 
 
 def test_the_crop_of_the_official_view_is_said_once(clip_folder, head_file, caplog):
