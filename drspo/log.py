@@ -13,6 +13,8 @@ from typing import Any
 
 PLAIN_INTERVAL = 30.0
 logger = logging.getLogger(__name__)
+# Libraries that log on the root logger, where no level of their own can be set.
+_NOISY_AT_ROOT = ("open_clip",)
 _NOISY = (
     "httpx",
     "httpcore",
@@ -35,19 +37,28 @@ def setup(debug: bool = False, file: Path | None = None) -> None:
     root = logging.getLogger()
     root.setLevel(logging.DEBUG if debug else logging.INFO)
     if not any(getattr(handler, "of_drspo", False) for handler in root.handlers):
-        root.addHandler(_marked(_console_handler()))
+        root.addHandler(_marked(_console_handler(), debug))
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-        root.addHandler(_marked(handler))
+        root.addHandler(_marked(handler, debug))
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.WARNING)
 
 
-def _marked(handler: logging.Handler) -> logging.Handler:
+def _marked(handler: logging.Handler, debug: bool) -> logging.Handler:
     handler.of_drspo = True  # type: ignore[attr-defined]
+    if not debug:
+        handler.addFilter(_is_no_noise)
     return handler
+
+
+def _is_no_noise(record: logging.LogRecord) -> bool:
+    """False for what a library says on the root logger below a warning."""
+    if record.name != "root" or record.levelno >= logging.WARNING:
+        return True
+    return Path(record.pathname).parent.name not in _NOISY_AT_ROOT
 
 
 def _console_handler() -> logging.Handler:

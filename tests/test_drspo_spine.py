@@ -177,6 +177,22 @@ def test_the_log_file_gets_what_the_console_gets(tmp_path):
             logging.getLogger().removeHandler(handler)
 
 
+def test_a_library_that_chats_on_the_root_logger_is_heard_from_warnings_on(tmp_path):
+    before = list(logging.getLogger().handlers)
+    chat = {"name": "root", "pathname": "/lib/site-packages/open_clip/factory.py"}
+    try:
+        log.setup(file=tmp_path / "log.txt")
+        for level, said in (("INFO", "Loaded a config"), ("WARNING", "QuickGELU mismatch")):
+            facts = {**chat, "levelno": getattr(logging, level), "levelname": level, "msg": said}
+            logging.getLogger().handle(logging.makeLogRecord(facts))
+        assert "Loaded a config" not in (tmp_path / "log.txt").read_text()
+        assert "QuickGELU mismatch" in (tmp_path / "log.txt").read_text()
+    finally:
+        for handler in set(logging.getLogger().handlers) - set(before):
+            handler.close()
+            logging.getLogger().removeHandler(handler)
+
+
 # --- the wrapper
 
 
