@@ -28,6 +28,7 @@ from pipeline.guard import units_with_attempts
 from pipeline.llm_cache import AnswerCache
 from pipeline.pairing import choose_pairs, score_weights
 from pipeline.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, read_table, todo
+from pipeline.provenance import read_models
 from pipeline.records import DEAD, OK, PROMPT_SCHEMA
 from pipeline.scores import Scan, scan_units
 from pipeline.settings import check_options
@@ -212,6 +213,8 @@ class Build:
 
     def _export(self, prompts: pa.Table, scan: Scan, made: int) -> Outcome:
         config, alive = self.config, scan.alive()
+        if len(models := read_models(self.run)) > 1:
+            log.warning("images of this run were made by different weights: %s", models)
         outcome = Outcome(prompts=prompts.num_rows, accepted=_accepted(prompts), made_now=made)
         early = prompts["status"].to_pylist().count(DEAD)
         dead = scan.candidates.filter(pl.col("status") != OK)["prompt_id"].n_unique()

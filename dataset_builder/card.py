@@ -18,6 +18,7 @@ from dataset_builder.stats import STATS_NAME
 from drspo import __version__
 from drspo.errors import UserError, did_you_mean
 from drspo.run import RunDir
+from pipeline.provenance import read_models
 from pipeline.questions import Template, load_template
 from pipeline.shards import SPLITS, is_shard
 
@@ -102,6 +103,7 @@ def _render(sources: Sources, repo_id: str, licence: str, pairs: list[dict[str, 
             versions={**manifest["versions"], "drspo": __version__},
             revision=manifest["revision"],
             scorer_versions=_scorer_versions(sources),
+            weights=read_models(sources.run),
             models=_language_models(sources),
             templates=_templates(config),
             pairs=pairs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,12 +83,8 @@ def funnel(prompts: pa.Table, scan: Scan, pairs: pl.DataFrame) -> list[dict[str,
 
 def prompt_losses(prompts: pa.Table) -> dict[str, int]:
     """{kind of reason: count} over the prompts that were dropped or died."""
-    reasons = [
-        reason_kind(reason)
-        for status, reason in zip(prompts["status"].to_pylist(), prompts["reason"].to_pylist())
-        if status != OK
-    ]
-    return {kind: reasons.count(kind) for kind in sorted(set(reasons))}
+    rows = zip(prompts["status"].to_pylist(), prompts["reason"].to_pylist(), strict=True)
+    return dict(sorted(Counter(reason_kind(reason) for status, reason in rows if status != OK).items()))
 
 
 def summary(values: pl.Series) -> dict[str, Any]:
@@ -141,5 +138,5 @@ def _pairs_by_generator(pairs: pl.DataFrame) -> dict[str, dict[str, int]]:
 
 def _kinds(errors: Sequence[str | None]) -> dict[str, int]:
     """Errors counted by their kind, which is what stands before the details."""
-    kinds = [(error or "unknown").partition(": ")[0][:120] for error in errors]
-    return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+    kinds = Counter((error or "unknown").partition(": ")[0][:120] for error in errors)
+    return dict(sorted(kinds.items()))

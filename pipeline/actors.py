@@ -22,6 +22,7 @@ from drspo.errors import UserError
 from drspo.storage import Storage
 from pipeline.guard import Guard, PoisonedError
 from pipeline.images import decode, encode, extension
+from pipeline.provenance import record_model
 from pipeline.records import DEAD, OK, Candidate, UnitRow, candidate_id, candidate_seed, unit_rows, unit_table
 from pipeline.settings import CandidateSettings, GuardSettings, ScoringSettings, options_of
 from pipeline.units import UnitStore, encode_unit, unit_name
@@ -74,6 +75,8 @@ class Generate:
         self.guard = guard or Guard(Storage(spec.url), spec.guard, spec.session)
         settings = spec.candidates
         family = _load_family(settings.model)
+        if family is not None:
+            record_model(Storage(spec.url), family)
         self.device = str(getattr(family, "device", "cpu"))
         short_names(settings.generators)
         self.generators = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,6 +15,8 @@ from dataset_builder.charts import distributions, short, win_matrix
 from drspo.config import load
 from drspo.errors import UserError
 from drspo.run import RunDir
+from pipeline.provenance import record_model
+from pipeline.records import pair_schema, pickapic_schema
 from pipeline.settings import PairSettings
 from pipeline.shards import count_pairs
 from tests.building import IDEAS, build, fake_config
@@ -23,7 +26,9 @@ from tests.building import IDEAS, build, fake_config
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("card")
     build(fake_config(folder, folder / "out", IDEAS[:4], pairs=PairSettings(method="all")))
-    return RunDir(folder / "out")
+    run = RunDir(folder / "out")
+    record_model(run, SimpleNamespace(model_id="me/base-model", fingerprint="0123456789ab"))
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +77,9 @@ def test_the_card_states_how_it_was_made_and_what_is_wrong_with_it(run, files):
         assert word in card
     assert f"{stats['counts']['pairs']} preference pairs" in card
     assert "`none@0 view=whole`" in card, "the scorers' versions"
+    assert "`me/base-model`, weights `0123456789ab`" in card, "what painted the images"
+    for column in (*pair_schema(()).names, *pickapic_schema().names):
+        assert f"`{column}`" in card, "the schema"
     rate = stats["win_rates"]
     first, second = sorted(rate)
     assert f"{100 * rate[first][second]:.0f} %" in card

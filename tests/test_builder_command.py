@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +15,7 @@ from dataset_builder.config import BuildConfig, run_hash, units_hash
 from drspo.config import dump, load
 from drspo.errors import UserError
 from pipeline.local import run_units
+from pipeline.provenance import hub_revision, read_models
 from pipeline.records import candidate_seed
 from pipeline.scores import scan_units
 from pipeline.settings import CandidateSettings, PairSettings, ScoringSettings
@@ -180,3 +182,32 @@ def test_units_of_several_prompts_give_the_same_pairs(run: Path, tmp_path: Path)
         return sorted((p["prompt_id"], p["chosen_score"], p["rejected_score"]) for p in read_pairs(str(out)))
 
     assert facts(tmp_path / "out") == facts(run)
+
+
+def test_the_weights_behind_the_images_are_recorded_and_a_mixture_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = with_candidates(fake_config(tmp_path, tmp_path / "out"), model="me/base")
+    store = Build(config, run_units).run
+    for mark in ("0123456789ab", "ba9876543210"):
+        family = SimpleNamespace(model_id="me/base", fingerprint=mark)
+        monkeypatch.setattr("pipeline.actors._load_family", lambda model, family=family: family)
+        assert "different weights" not in caplog.text
+        build(config)
+        next((tmp_path / "out/units").rglob("*.parquet")).unlink()
+    assert [one["weights"] for one in read_models(store)] == ["0123456789ab", "ba9876543210"]
+    assert "images of this run were made by different weights" in caplog.text
+
+
+def test_the_revision_of_a_model_is_that_of_its_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    commit, model = "0" * 40, tmp_path / "models--me--base"
+    for path, text in (("refs/main", commit), (f"snapshots/{commit}/model_index.json", "{}")):
+        (model / path).parent.mkdir(parents=True)
+        (model / path).write_text(text)
+    assert hub_revision("me/base") == commit
+    assert hub_revision("package:miniature/weights/sdxl") == hub_revision(str(tmp_path)) == ""
