@@ -118,7 +118,7 @@ class Bench:
         self.text = embeddings_of(self.family, self.request)
         self.multidiffusion = MultiDiffusion(self.family, Config(window_batch=args.window_batch))
         self.mad = MAD(self.family, MADConfig())
-        self.canvas = plan_canvas(self.family, Config(), self.request.height, self.request.width)
+        self.canvas = plan_canvas(self.family.spec, Config(), self.request.height, self.request.width)
 
     def headline(self) -> str:
         device = self.family.device
@@ -201,7 +201,7 @@ class Bench:
 @torch.no_grad()
 def loop_of_windows(family: ModelFamily, request: Request, text: PromptEmbeddings) -> torch.Tensor:
     """MultiDiffusion in the manner of its original: each window alone through UNet, CFG and scheduler."""
-    canvas = plan_canvas(family, Config(), request.height, request.width)
+    canvas = plan_canvas(family.spec, Config(), request.height, request.width)
     scheduler = make_scheduler(family, "ddim", request.steps)
     latents = initial_noise(request.seed, (1, family.latent_channels, canvas.height, canvas.width)).to(
         family.device
@@ -335,7 +335,7 @@ def peak_of(args: argparse.Namespace) -> dict[str, int]:
     family = open_family(args)
     narrow, request = request_of(args, family), request_of(args, family, args.peak_of)
     text = embeddings_of(family, request)
-    count = len(plan_canvas(family, Config(), narrow.height, narrow.width).windows)
+    count = len(plan_canvas(family.spec, Config(), narrow.height, narrow.width).windows)
     batch = args.window_batch or min(8, count)
     loaded = reset_peak(family.device)
     sampled = MultiDiffusion(family, Config(window_batch=batch)).sample(request, embeddings=text)

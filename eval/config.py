@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pictures:
-    """Which scrolls are made; 0 and -1 mean the model's own default."""
+    """Which scrolls are made; -1 means the model's own default."""
 
     prompts: str = "outdoor"
     """A file with one prompt per line, or the name of a list that ships in eval/prompts."""
@@ -15,11 +15,11 @@ class Pictures:
     """Only the first N prompts; 0 takes all."""
     seeds: int = 2
     """Seeds per prompt, 0 to N-1; the same for every method."""
-    height: int = 0
+    height: int = -1
     """Height in pixels."""
-    width: int = 0
+    width: int = -1
     """Width in pixels."""
-    steps: int = 0
+    steps: int = -1
     """Denoising steps."""
     guidance_scale: float = -1.0
     """Classifier-free guidance."""

@@ -20,7 +20,7 @@ from eval.base import build_scorer, scorer_preset
 from eval.config import EvalConfig
 from eval.methods import method
 from eval.tables import Record
-from generate.base import Request, build_generator
+from generate.base import Request, build_generator, own
 from generate.models import ModelFamily, load_family
 
 log = logging.getLogger(__name__)
@@ -99,11 +99,11 @@ def request(cell: Cell, config: EvalConfig, family: ModelFamily) -> Request:
     asked, spec = config.pictures, family.spec
     return Request(
         prompt=cell.prompt,
-        height=asked.height or spec.scroll[0],
-        width=asked.width or spec.scroll[1],
+        height=own(asked.height, spec.scroll[0]),
+        width=own(asked.width, spec.scroll[1]),
         seed=cell.seed,
-        steps=asked.steps or spec.steps,
-        guidance_scale=asked.guidance_scale if asked.guidance_scale >= 0 else spec.guidance_scale,
+        steps=own(asked.steps, spec.steps),
+        guidance_scale=own(asked.guidance_scale, spec.guidance_scale),
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -11,6 +11,15 @@ from torch import Tensor
 from drspo.errors import UserError
 
 PIXELS_PER_LATENT = 8
+OWN = -1
+"""What a number in a configuration holds when the model's own is to be taken: 0 is a value like any other."""
+
+Number = TypeVar("Number", int, float)
+
+
+def own(value: Number, default: Number) -> Number:
+    """The value that was set, or the model's own."""
+    return default if value == OWN else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +33,8 @@ class Request:
     seed: int = 0
     steps: int = 50
     guidance_scale: float = 5.0
+    guidance_rescale: float = 0.0
+    """phi of Lin et al. 2023, section 3.4; 0: plain guidance"""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,6 +98,10 @@ def check_request(request: Request) -> None:
     latent_size(request.height, request.width)
     if request.steps < 1:
         raise UserError(f"A scroll needs at least one step, not {request.steps}.")
+    if request.guidance_scale < 0:
+        raise UserError(f"A guidance scale is not negative: {request.guidance_scale}.")
+    if not 0 <= request.guidance_rescale <= 1:
+        raise UserError(f"guidance_rescale lies between 0 and 1, not at {request.guidance_rescale}.")
     if request.seed < 0:
         raise UserError(f"A seed is a non-negative integer, not {request.seed}.")
 

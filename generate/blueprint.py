@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from drspo.errors import UserError
 from generate import sdxl
-from generate.base import Callback, Generated, Request, Step
+from generate.base import OWN, Callback, Generated, Request, Step, own
 from generate.models import ModelFamily, ModelSpec
 
 
@@ -14,13 +14,13 @@ from generate.models import ModelFamily, ModelSpec
 class Blueprint:
     """How the blueprint is made."""
 
-    height: int = 0
-    """in pixels; 0: in proportion to the scroll as the model's specification has it"""
-    width: int = 0
-    """in pixels; 0: as height"""
-    steps: int = 0
-    """denoising steps; 0: the scroll's"""
-    guidance_scale: float = -1.0
+    height: int = OWN
+    """in pixels; -1: in proportion to the scroll, as the model's own sizes have it"""
+    width: int = OWN
+    """in pixels; -1: as height"""
+    steps: int = OWN
+    """denoising steps; -1: the scroll's"""
+    guidance_scale: float = OWN
     """of classifier-free guidance; -1: the scroll's"""
     sdxl: sdxl.Config = field(default_factory=sdxl.Config)
     """scheduler, micro-conditioning and the like"""
@@ -32,17 +32,17 @@ def blueprint_request(request: Request, settings: Blueprint, spec: ModelSpec) ->
     UserError where the size is no multiple of 8 or has another aspect ratio than the scroll: the paper keeps
     one ratio k for both resolutions (section 3.1.2).
     """
-    height = settings.height or request.height * spec.blueprint[0] // spec.scroll[0]
-    width = settings.width or request.width * spec.blueprint[1] // spec.scroll[1]
-    if height % 8 or width % 8 or height * request.width != width * request.height:
+    height = own(settings.height, request.height * spec.blueprint[0] // spec.scroll[0])
+    width = own(settings.width, request.width * spec.blueprint[1] // spec.scroll[1])
+    if min(height, width) < 8 or height % 8 or width % 8 or height * request.width != width * request.height:
         raise UserError(
             f"a scroll of {request.height}x{request.width} cannot have a blueprint of {height}x{width}: both "
-            "sides must be multiples of 8, and the aspect ratio must be the scroll's",
+            "sides must be positive multiples of 8, and the aspect ratio must be the scroll's",
             hint=_nearest(request, spec),
         )
     return replace(
-        request, height=height, width=width, steps=settings.steps or request.steps,
-        guidance_scale=request.guidance_scale if settings.guidance_scale < 0 else settings.guidance_scale,
+        request, height=height, width=width, steps=own(settings.steps, request.steps),
+        guidance_scale=own(settings.guidance_scale, request.guidance_scale),
     )  # fmt: skip
 
 

@@ -39,6 +39,7 @@ def call(
     width: int | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    guidance_rescale: float = 0.0,
     negative_prompt: str | Sequence[str] = "",
     num_images_per_prompt: int = 1,
     seed: int | Sequence[int] | None = None,
@@ -67,6 +68,7 @@ def call(
             width=spec.scroll[1] if width is None else width,
             steps=spec.steps if num_inference_steps is None else num_inference_steps,
             guidance_scale=spec.guidance_scale if guidance_scale is None else guidance_scale,
+            guidance_rescale=guidance_rescale,
         )
         for index, (text, negative) in enumerate(zip(prompts, negatives, strict=True))
         for copy in range(num_images_per_prompt)

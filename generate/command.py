@@ -14,12 +14,12 @@ from drspo.errors import UserError
 from drspo.registry import lookup
 from drspo.storage import Storage
 from generate import GENERATORS
-from generate.base import Generated, Request, Step, check_request
+from generate.base import Generated, Request, Step, check_request, own
 from generate.config import Config
 from generate.cost import Plan, count_evaluations, peak_bytes, rehearse
 from generate.jobs import Job, file_name, is_done, read_prompts, require_writable, split_out
 from generate.metadata import encode, read
-from generate.models import MODELS
+from generate.models import MODELS, ModelSpec
 from generate.preview import Recorder
 from generate.session import Session, Setup, check_like, open_session, setup_like
 from generate.stages import STAGES, lora_stages
@@ -71,7 +71,7 @@ def _make(config: Config) -> int:
     if not config.plan:
         require_writable(store)
     session = open_session(setup)
-    requests = [_request(config, session, prompt, seed) for prompt in prompts for seed in seeds]
+    requests = [_request(config, session.family.spec, prompt, seed) for prompt in prompts for seed in seeds]
     jobs = [Job(request=r, name=single or file_name(r, suffix or ".png")) for r in requests]
     if check := getattr(session.generator, "check", None):  # a plugin need not have one
         check(requests)
@@ -138,20 +138,21 @@ def _loras(config: Config) -> dict[str, tuple[str, float]]:
 def _check_early(config: Config) -> None:
     """Everything that needs no weights; the rest is checked when they are there."""
     spec = MODELS.get(config.model)
-    height = config.height or (spec.scroll[0] if spec else 8)
-    width = config.width or (spec.scroll[1] if spec else 8)
-    steps = config.steps if config.steps else 1
+    check = getattr(lookup(GENERATORS, config.method, "method"), "check_settings", None)
     for seed in config.seeds or (config.seed,):
-        check_request(Request(prompt="", height=height, width=width, seed=seed, steps=steps))
+        request = _request(config, spec or ModelSpec(base=config.model), "", seed)
+        check_request(request)
+        if check is not None and config.method in GENERATORS:
+            check(getattr(config, config.method), request, spec)
 
 
-def _request(config: Config, session: Session, prompt: str, seed: int) -> Request:
-    spec = session.family.spec
-    guidance = spec.guidance_scale if config.guidance_scale < 0 else config.guidance_scale
+def _request(config: Config, spec: ModelSpec, prompt: str, seed: int) -> Request:
     return Request(
-        prompt=prompt, negative_prompt=config.negative_prompt, seed=seed, guidance_scale=guidance,
-        height=config.height or spec.scroll[0], width=config.width or spec.scroll[1],
-        steps=config.steps or spec.steps,
+        prompt=prompt, negative_prompt=config.negative_prompt, seed=seed,
+        height=own(config.height, spec.scroll[0]), width=own(config.width, spec.scroll[1]),
+        steps=own(config.steps, spec.steps),
+        guidance_scale=own(config.guidance_scale, spec.guidance_scale),
+        guidance_rescale=config.guidance_rescale,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from generate import mad, multidiffusion, sdxl, two_stage
+from generate.base import OWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +25,16 @@ class Config:
     """miniature, sdxl, a Hub id, or a folder in diffusers' layout"""
     method: str = "drspo"
     """sdxl, multidiffusion, mad, drspo, or a plugin module:Class"""
-    height: int = 0
-    """of the scroll in pixels; 0: the model's own"""
-    width: int = 0
-    """of the scroll in pixels; 0: the model's own"""
-    steps: int = 0
-    """denoising steps; 0: the model's own"""
-    guidance_scale: float = -1.0
+    height: int = OWN
+    """of the scroll in pixels; -1: the model's own"""
+    width: int = OWN
+    """of the scroll in pixels; -1: the model's own"""
+    steps: int = OWN
+    """denoising steps; -1: the model's own"""
+    guidance_scale: float = OWN
     """of classifier-free guidance; -1: the model's own"""
+    guidance_rescale: float = 0.0
+    """brings strong guidance back to the unguided contrast, 0 to 1 (Lin et al. 2023, section 3.4)"""
     seed: int = 0
     """decides the noise"""
     seeds: tuple[int, ...] = ()

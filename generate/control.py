@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from drspo.errors import UserError
+from generate.base import OWN
 from generate.fusion import Evaluation
 from generate.lineart import LineArt
-from generate.models import ModelFamily, load_controlnet
-from generate.weights import locate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +20,7 @@ class Control:
 
     enabled: bool = True
     """off: the paper's "w/o control", the blueprint only starts the scroll"""
-    scale: float = -1.0
+    scale: float = OWN
     """of the ControlNet's residuals; -1: the model's own"""
     start: float = 0.0
     """share of the high-resolution steps after which control begins"""
@@ -59,6 +58,8 @@ class LineControl:
 def active_steps(settings: Control, steps: int) -> range:
     """The high-resolution steps at which control acts: step i lies in (i/n, (i+1)/n), as diffusers counts
     them."""
+    if settings.scale < 0 and settings.scale != OWN:
+        raise UserError(f"control.scale is not negative: {settings.scale}")
     if not 0 <= settings.start < settings.end <= 1:
         raise UserError(
             f"control must satisfy 0 <= start < end <= 1, not {settings.start} and {settings.end}"
@@ -67,10 +68,3 @@ def active_steps(settings: Control, steps: int) -> range:
         i for i in range(steps) if i / steps >= settings.start and (i + 1) / steps <= settings.end + 1e-9
     ]
     return range(inside[0], inside[-1] + 1) if inside else range(0)
-
-
-def use_controlnet(family: ModelFamily, source: str) -> None:
-    """Gives a family the ControlNet of a Hub id or folder; UserError when missing or of another base."""
-    found = locate(source, prefer_half=family.dtype == torch.float16, single="ControlNetModel")
-    family.controlnet = load_controlnet(found, family)
-    family.controlnet_id = found.source

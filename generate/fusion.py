@@ -1,8 +1,7 @@
-"""The one core of windowed sampling: predict every window, average on the canvas, step the scheduler once."""
+"""The one core of windowed sampling: predict every window in micro-batches, average on the canvas."""
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from torch import Tensor
 from drspo.errors import UserError
 from generate.attention import Choose, installed, share_prompts
 from generate.blend import blend, covered, crop
+from generate.guidance import Condition, guidance_halves, guide, joined
 from generate.memory import auto_window_batch, is_out_of_memory, release
 from generate.prompts import PromptEmbeddings
 from generate.windows import Window
@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from generate.models import ModelFamily
 
 logger = logging.getLogger(__name__)
-
-Predict = Callable[[Tensor, Tensor, int], Tensor]
-"""(scaled latents [1, C, H, W], timestep, step index) -> the canvas's prediction, float32 [1, C, H, W]."""
-OnStep = Callable[[int, int, Tensor, Tensor], None]
-"""(step index, number of steps, timestep, latents after the step)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,42 +60,6 @@ class Control(Protocol):
     def __call__(self, evaluation: Evaluation) -> dict[str, Any]: ...
 
 
-def denoise(
-    predict: Predict,
-    latents: Tensor,
-    scheduler: Any,
-    *,
-    begin: int = 0,
-    keep: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """Latents after all of the scheduler's steps from number `begin` on: [1, C, H, W] float32.
-
-    `latents` are at the noise level of step `begin`. One scheduler step per prediction of the whole canvas
-    (eqs 3 and 4; see `schedulers.require_linear` for when that equals stepping each window). `keep` [H, W]
-    is zero where no window reaches; the canvas is zero there after each step. `generator` feeds schedulers
-    that draw noise.
-    """
-    timesteps = scheduler.timesteps[begin:]
-    if begin and hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(begin)
-    extra = _step_arguments(scheduler, generator)
-    for index, timestep in enumerate(timesteps):
-        prediction = predict(scheduler.scale_model_input(latents, timestep), timestep, index)
-        latents = scheduler.step(prediction, timestep, latents, return_dict=False, **extra)[0]
-        if keep is not None:
-            latents = latents * keep
-        if on_step is not None:
-            on_step(index, len(timesteps), timestep, latents)
-    return latents
-
-
-def _step_arguments(scheduler: Any, generator: torch.Generator | None) -> dict[str, Any]:
-    takes = "generator" in inspect.signature(scheduler.step).parameters
-    return {"generator": generator} if takes and generator is not None else {}
-
-
 @contextmanager
 def windowed(
     family: ModelFamily,
@@ -108,6 +67,7 @@ def windowed(
     embeddings: PromptEmbeddings,
     *,
     guidance_scale: float,
+    guidance_rescale: float = 0.0,
     time_ids: Tensor | None = None,
     window_batch: int = 0,
     together: bool = False,
@@ -126,6 +86,7 @@ def windowed(
         canvas,
         embeddings,
         guidance_scale=guidance_scale,
+        guidance_rescale=guidance_rescale,
         time_ids=time_ids,
         window_batch=window_batch,
         together=together,
@@ -150,6 +111,7 @@ class WindowPredictor:
         embeddings: PromptEmbeddings,
         *,
         guidance_scale: float,
+        guidance_rescale: float,
         time_ids: Tensor | None,
         window_batch: int,
         together: bool,
@@ -157,7 +119,7 @@ class WindowPredictor:
         image_embeds: list[Tensor] | None,
     ) -> None:
         self.family, self.canvas, self.control = family, canvas, control
-        self.guidance_scale = guidance_scale
+        self.guidance_scale, self.guidance_rescale = guidance_scale, guidance_rescale
         self.together = together
         self.split_halves = False
         self.evaluations = 0
@@ -165,7 +127,8 @@ class WindowPredictor:
         count = len(canvas.windows)
         wanted = window_batch or auto_window_batch(family, canvas.windows[0].shape, count)
         self.window_batch = count if together else min(wanted, count)
-        self._halves = _halves(family, embeddings, guidance_scale, image_embeds)
+        self._halves = guidance_halves(family, embeddings, guidance_scale, image_embeds)
+        self._joined = joined(self._halves)
         self._time_ids = None if time_ids is None else time_ids.to(family.device)
 
     def __call__(self, latents: Tensor, timestep: Tensor, index: int) -> Tensor:
@@ -231,25 +194,15 @@ class WindowPredictor:
         )
 
     def _guided(self, crops: Tensor, timestep: Tensor, index: int, chosen: range) -> Tensor:
-        """Classifier-free guidance in float32: u + g (c - u) (Ho and Salimans 2022, eq. 6)."""
+        """The guided prediction of some windows, in float32."""
+        told = self._halves if self.split_halves else [self._joined]
+        answers = torch.cat([self._forward(crops, timestep, index, chosen, one) for one in told])
         if len(self._halves) == 1:
-            return self._forward(crops, timestep, index, chosen, self._halves[0])
-        if self.split_halves:
-            unconditional, conditional = (
-                self._forward(crops, timestep, index, chosen, half) for half in self._halves
-            )
-        else:
-            both = self._forward(crops, timestep, index, chosen, self._both)
-            unconditional, conditional = both.chunk(2)
-        return unconditional + self.guidance_scale * (conditional - unconditional)
+            return answers
+        unconditional, conditional = answers.chunk(2)
+        return guide(unconditional, conditional, self.guidance_scale, self.guidance_rescale)
 
-    @property
-    def _both(self) -> _Half:
-        if not hasattr(self, "_joined"):
-            self._joined = _join(self._halves)
-        return self._joined
-
-    def _forward(self, crops: Tensor, timestep: Tensor, index: int, chosen: range, half: _Half) -> Tensor:
+    def _forward(self, crops: Tensor, timestep: Tensor, index: int, chosen: range, half: Condition) -> Tensor:
         groups = half.prompt.shape[0]
         samples = torch.cat([crops] * groups)
         evaluation = Evaluation(samples, timestep, index, half.prompt, self._added(half, chosen), chosen)
@@ -266,7 +219,7 @@ class WindowPredictor:
         result: Tensor = output.float()
         return result
 
-    def _added(self, half: _Half, chosen: range) -> dict[str, Any] | None:
+    def _added(self, half: Condition, chosen: range) -> dict[str, Any] | None:
         added: dict[str, Any] = {}
         if half.pooled is not None and self._time_ids is not None:
             added["text_embeds"] = half.pooled.repeat_interleave(len(chosen), dim=0)
@@ -275,41 +228,6 @@ class WindowPredictor:
         if half.images is not None:
             added["image_embeds"] = half.images
         return added or None
-
-
-@dataclass(frozen=True, slots=True)
-class _Half:
-    """What the UNet is told: one guidance half, or both with the unconditional first."""
-
-    prompt: Tensor
-    pooled: Tensor | None
-    images: list[Tensor] | None
-
-
-def _halves(
-    family: ModelFamily, embeddings: PromptEmbeddings, guidance_scale: float, images: list[Tensor] | None
-) -> list[_Half]:
-    """[unconditional, conditional]; without guidance (scale exactly 1) the conditional alone."""
-    there = embeddings.to(family.device, family.dtype)
-    conditional = _Half(there.prompt_embeds, there.pooled, _rows(images, -1))
-    if guidance_scale == 1.0:
-        return [conditional]
-    return [_Half(there.negative_prompt_embeds, there.negative_pooled, _rows(images, 0)), conditional]
-
-
-def _rows(images: list[Tensor] | None, row: int) -> list[Tensor] | None:
-    return None if images is None else [image[row][None] for image in images]
-
-
-def _join(halves: list[_Half]) -> _Half:
-    first, second = halves
-    pooled = (
-        None if first.pooled is None or second.pooled is None else torch.cat([first.pooled, second.pooled])
-    )
-    images = None
-    if first.images is not None and second.images is not None:
-        images = [torch.cat(pair) for pair in zip(first.images, second.images, strict=True)]
-    return _Half(torch.cat([first.prompt, second.prompt]), pooled, images)
 
 
 def coverage(canvas: Canvas, device: torch.device) -> Tensor | None:

@@ -12,7 +12,8 @@ from drspo.errors import UserError
 from drspo.hashing import seed_from
 from generate.base import Callback, Request, initial_noise
 from generate.control import Control, LineControl
-from generate.fusion import Canvas, coverage, denoise, windowed
+from generate.denoising import denoise
+from generate.fusion import Canvas, coverage, windowed
 from generate.lineart import control_crops
 from generate.models import ModelFamily
 from generate.scroll import (
@@ -47,7 +48,7 @@ def paint_windows(
     request_index: int = 0,
 ) -> Sampled:
     """Final latents of the scroll that follows the enlarged blueprint and, where given, its line art."""
-    canvas = plan_canvas(family, settings.windows, request.height, request.width)
+    canvas = plan_canvas(family.spec, settings.windows, request.height, request.width)
     scheduler = linear_scheduler(family, settings.windows.scheduler, request.steps)
     steps = remaining_steps(len(scheduler.timesteps), settings.strength)
     begin = len(scheduler.timesteps) - steps
@@ -56,7 +57,7 @@ def paint_windows(
     control = _control(family, settings, canvas, lines, steps)
     with windowed(
         family, canvas, encode_request(family, settings.windows, request),
-        guidance_scale=request.guidance_scale,
+        guidance_scale=request.guidance_scale, guidance_rescale=request.guidance_rescale,
         time_ids=canvas_time_ids(family, settings.windows.time_ids, canvas),
         window_batch=settings.windows.window_batch, control=control,
     ) as predict:  # fmt: skip

@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from diffusers.models.attention_processor import Attention
-from torch import Tensor
 
 from drspo.errors import UserError, did_you_mean
-from generate.attention import PromptAttention, attend, project_out, require_simple, share_prompts
-from generate.base import PIXELS_PER_LATENT, Callback, Generated, Request
-from generate.blend import merge_tokens, split_tokens
-from generate.fusion import Canvas, WindowPredictor, coverage, denoise, windowed
+from generate import multidiffusion
+from generate.attention import require_simple, share_prompts
+from generate.base import PIXELS_PER_LATENT, Request
+from generate.canvas_attention import CanvasCrossAttention, CanvasSelfAttention, Clock
+from generate.fusion import Canvas, WindowPredictor, coverage, windowed
+from generate.multidiffusion import MultiDiffusion
 from generate.prompts import PromptEmbeddings
-from generate.scroll import (
-    Sampled,
-    WindowSettings,
-    canvas_time_ids,
-    check_all,
-    encode_request,
-    first_latents,
-    generate_each,
-    linear_scheduler,
-    plan_canvas,
-    reporter,
-)
-from generate.windows import Window, shrink
+from generate.scroll import canvas_time_ids
 
 if TYPE_CHECKING:
-    from generate.models import ModelFamily
+    from generate.models import ModelFamily, ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(WindowSettings):
+class Config(multidiffusion.Config):
     """Settings of MAD."""
 
     threshold: int = -1
@@ -45,7 +33,7 @@ class Config(WindowSettings):
     """layers that merge: all, or the beginnings of their names, such as mid_block,up_blocks.0"""
 
 
-class MAD:
+class MAD(MultiDiffusion):
     """MultiDiffusion whose attention layers see the canvas instead of their window.
 
     Below the threshold step self-attention merges queries, keys and values; cross-attention merges its
@@ -55,68 +43,40 @@ class MAD:
     name = "mad"
     config_class = Config
 
-    def __init__(self, family: ModelFamily, config: Config | None = None) -> None:
-        self.family = family
-        self.config = config or Config()
-
-    def generate(self, requests: list[Request], callback: Callback | None = None) -> list[Generated]:
-        """One scroll per request, each as if it were alone."""
-        self.check(requests)
-        return generate_each(
-            self.family,
-            requests,
-            lambda i, r: self.sample(r, callback=callback, request_index=i),
-            wrap=self.config.wrap,
-        )
+    @classmethod
+    def check_settings(cls, config: Any, request: Request, spec: ModelSpec | None) -> None:
+        """UserError for what is wrong whatever the weights are."""
+        if config.threshold < -1:
+            raise UserError(
+                f"A threshold counts steps: -1 (half of them), 0 or more, not {config.threshold}."
+            )
+        super().check_settings(config, request, spec)
 
     def check(self, requests: list[Request]) -> None:
-        """Raises UserError for anything wrong with the requests, before heavy work."""
-        check_all(self.family, self.config, requests)
+        """UserError for anything wrong with the requests, before heavy work."""
+        super().check(requests)
         chosen_layers(self.family.unet, self.config.layers)
-        for request in requests:
-            linear_scheduler(self.family, self.config.scheduler, request.steps)
-            self._canvas(request)
 
-    def sample(
-        self,
-        request: Request,
-        *,
-        embeddings: PromptEmbeddings | None = None,
-        latents: Tensor | None = None,
-        callback: Callback | None = None,
-        request_index: int = 0,
-    ) -> Sampled:
-        """Final latents of one request; embeddings and latents at the first noise level may be given."""
-        family, config = self.family, self.config
-        canvas = self._canvas(request)
-        scheduler = linear_scheduler(family, config.scheduler, request.steps)
-        start = first_latents(family, request, scheduler) if latents is None else latents
-        with merged(
-            family,
-            canvas,
-            embeddings or encode_request(family, config, request),
-            guidance_scale=request.guidance_scale,
-            layers=config.layers,
-            threshold=self.threshold(len(scheduler.timesteps)),
-            time_ids=canvas_time_ids(family, config.time_ids, canvas),
-        ) as predict:
-            final = denoise(
-                predict,
-                start,
-                scheduler,
-                keep=coverage(canvas, family.device),
-                on_step=reporter(callback, request_index, self.name),
-            )
-        return Sampled(final, predict.facts())
+    def canvas(self, request: Request) -> Canvas:
+        """The request's canvas, whose windows lie on the grid of every feature map."""
+        canvas = super().canvas(request)
+        require_aligned(canvas, self.family.coarsest)
+        return canvas
 
     def threshold(self, steps: int) -> int:
         """tau: how many of the first steps merge self-attention; by default half (the authors' 25 of 50)."""
         return self.config.threshold if self.config.threshold >= 0 else steps // 2
 
-    def _canvas(self, request: Request) -> Canvas:
-        canvas = plan_canvas(self.family, self.config, request.height, request.width)
-        require_aligned(canvas, self.family.coarsest)
-        return canvas
+    def predictor(
+        self, canvas: Canvas, embeddings: PromptEmbeddings, request: Request
+    ) -> AbstractContextManager[WindowPredictor]:
+        """All windows together, attending on the canvas."""
+        return merged(
+            self.family, canvas, embeddings,
+            guidance_scale=request.guidance_scale, guidance_rescale=request.guidance_rescale,
+            layers=self.config.layers, threshold=self.threshold(len(self.scheduler(request).timesteps)),
+            time_ids=canvas_time_ids(self.family, self.config.time_ids, canvas),
+        )  # fmt: skip
 
 
 def require_aligned(canvas: Canvas, coarsest: int) -> None:
@@ -180,79 +140,3 @@ def chosen_layers(unet: Any, layers: str) -> set[str]:
             )
         chosen |= found
     return chosen
-
-
-class Clock:
-    """The sampling step, as the attention layers see it."""
-
-    step = 0
-
-    def set(self, step: int) -> None:
-        self.step = step
-
-
-class Grid:
-    """The canvas and its windows at each resolution of the UNet's feature maps."""
-
-    def __init__(self, canvas: Canvas) -> None:
-        self.canvas = canvas
-        self._at: dict[int, tuple[tuple[Window, ...], int, int]] = {}
-
-    @cached_property
-    def count(self) -> int:
-        return len(self.canvas.windows)
-
-    def at(self, tokens: int) -> tuple[tuple[Window, ...], int, int]:
-        """(windows, height, width) where a window has that many tokens."""
-        if tokens not in self._at:
-            h, w = self.canvas.windows[0].shape
-            factor = round((h * w / tokens) ** 0.5)
-            windows = tuple(shrink(window, factor) for window in self.canvas.windows)
-            self._at[tokens] = windows, self.canvas.height // factor, self.canvas.width // factor
-        return self._at[tokens]
-
-    def merge(self, hidden: Tensor) -> Tensor:
-        """Windows' tokens [g * n, L, C] to the canvas's [g, H * W, C]: the mean where windows overlap."""
-        tokens, channels = hidden.shape[1:]
-        return merge_tokens(hidden.reshape(-1, self.count * tokens, channels), *self.at(tokens))
-
-    def split(self, canvas: Tensor, tokens: int) -> Tensor:
-        """The canvas's tokens [g, H * W, C] back to the windows' [g * n, L, C]."""
-        return split_tokens(canvas, *self.at(tokens)).reshape(-1, tokens, canvas.shape[-1])
-
-
-class CanvasSelfAttention:
-    """Self-attention over the canvas up to the threshold step, over each window after it.
-
-    MAD averages the windows' queries, keys and values on the canvas. Projections are affine, so the mean of
-    projections is the projection of the mean: merging the tokens first gives the same numbers and projects
-    each canvas token once instead of once per window. The output projection acts per token, so it goes
-    before the split for the same reason.
-    """
-
-    def __init__(self, canvas: Canvas, clock: Clock, threshold: int) -> None:
-        self.grid, self.clock, self.threshold = Grid(canvas), clock, threshold
-
-    def __call__(
-        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Any = None, **_: Any
-    ) -> Tensor:
-        merge = self.clock.step < self.threshold
-        tokens = self.grid.merge(hidden_states) if merge else hidden_states
-        mixed = attend(attn, attn.to_q(tokens), attn.to_k(tokens), attn.to_v(tokens))
-        out = project_out(attn, mixed)
-        return self.grid.split(out, hidden_states.shape[1]) if merge else out
-
-
-class CanvasCrossAttention(PromptAttention):
-    """Cross-attention with queries merged on the canvas, at every step; image prompts attend the same way."""
-
-    def __init__(self, layer: Attention, canvas: Canvas) -> None:
-        super().__init__(layer)
-        self.grid = Grid(canvas)
-
-    def __call__(
-        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Any = None, **_: Any
-    ) -> Tensor:
-        query = attn.to_q(self.grid.merge(hidden_states))
-        out = project_out(attn, self.attend(attn, query, encoder_hidden_states))
-        return self.grid.split(out, hidden_states.shape[1])

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from drspo.errors import UserError
-from generate.weights import Checkpoint, fingerprint, locate
+from generate.controlnet import SDXL_CANNY, load_controlnet, locate_controlnet
+from generate.fingerprint import fingerprint
+from generate.weights import Checkpoint, locate
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ MODELS: dict[str, ModelSpec] = {
     ),
     "sdxl": ModelSpec(
         base="stabilityai/stable-diffusion-xl-base-1.0",
-        controlnet="diffusers/controlnet-canny-sdxl-1.0",
+        controlnet=SDXL_CANNY,
     ),
 }
 
@@ -120,25 +122,34 @@ class ModelFamily:
 
 
 def load_family(
-    model: str, *, device: str = "auto", dtype: str = "auto", controlnet: bool = False
+    model: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    controlnet: bool = False,
+    controlnet_source: str = "",
 ) -> ModelFamily:
     """The networks of a named model (MODELS), a Hub id or a folder, ready to sample.
 
     device "auto" takes CUDA, then Apple's GPU, then the CPU; dtype "auto" is float16 on CUDA and float32
-    elsewhere. The autoencoder stays in float32 where its configuration says that half precision overflows.
-    Weights that are missing raise UserError, naming id, file and how to get it, before anything loads.
+    elsewhere. The autoencoder is never in float16, and in bfloat16 only where its configuration allows that.
+    `controlnet` loads the model's canny ControlNet too, or the one of `controlnet_source` (Hub id or folder).
+    Weights that are missing raise UserError, naming id, file and how to get it, before anything loads; so
+    does a ControlNet of another base.
     """
     spec = MODELS.get(model)
     target = choose_device(device)
     kind = choose_dtype(dtype, target)
     found = locate(spec.base if spec else model, prefer_half=kind == torch.float16)
-    control = _locate_control(spec, model, kind) if controlnet else None
+    source = controlnet_source or (spec.controlnet if spec else "")
+    control = locate_controlnet(source, found, kind) if controlnet else None
     family = _load(found, spec or ModelSpec(base=model), target, kind)
     family.model_id = model
     if spec is None:
         family.spec = derived_spec(family)
     if control is not None:
-        family.controlnet = load_controlnet(control, family)
+        family.controlnet = load_controlnet(control, family.dtype)
+        freeze(family.controlnet, target)
         family.controlnet_id = control.source
     return family
 
@@ -187,7 +198,8 @@ def _load(found: Checkpoint, spec: ModelSpec, device: torch.device, dtype: torch
     unet = UNet2DConditionModel.from_pretrained(
         found.folder, subfolder="unet", dtype=dtype, use_safetensors=True, variant=found.variant("unet")
     )
-    vae_dtype = torch.float32 if found.vae_config().get("force_upcast", True) else dtype
+    overflows = found.config("vae").get("force_upcast", True) or dtype == torch.float16
+    vae_dtype = torch.float32 if overflows else dtype
     vae = AutoencoderKL.from_pretrained(
         found.folder, subfolder="vae", dtype=vae_dtype, use_safetensors=True, variant=found.variant("vae")
     )
@@ -207,7 +219,7 @@ def _load(found: Checkpoint, spec: ModelSpec, device: torch.device, dtype: torch
         zero_empty_negative=found.zero_empty_negative,
     )
     for network in (unet, vae, *encoders):
-        _freeze(network, device)
+        freeze(network, device)
     return family
 
 
@@ -227,48 +239,8 @@ def _load_text(found: Checkpoint, dtype: torch.dtype) -> tuple[list[Any], list[A
     return tokenizers, encoders
 
 
-def _freeze(network: Any, device: torch.device) -> None:
+def freeze(network: Any, device: torch.device) -> None:
+    """Puts a network on its device, to be evaluated and not trained."""
     network.requires_grad_(False)
     network.eval()
     network.to(device)
-
-
-def _locate_control(spec: ModelSpec | None, model: str, dtype: torch.dtype) -> Checkpoint:
-    source = spec.controlnet if spec else ""
-    if not source:
-        source = _default_control(model)
-    return locate(source, prefer_half=dtype == torch.float16, single="ControlNetModel")
-
-
-def _default_control(model: str) -> str:
-    """The published canny ControlNet for a checkpoint that names none: SDXL's, checked when it is loaded."""
-    logger.info("%s names no ControlNet; taking %s", model, MODELS["sdxl"].controlnet)
-    return MODELS["sdxl"].controlnet
-
-
-def load_controlnet(found: Checkpoint, family: ModelFamily) -> Any:
-    """A ControlNet checked to fit the family's UNet, on its device; UserError when it is of another base."""
-    from diffusers import ControlNetModel
-
-    network = ControlNetModel.from_pretrained(
-        found.folder, dtype=family.dtype, use_safetensors=True, variant=found.variant("")
-    )
-    for key in (
-        "block_out_channels",
-        "cross_attention_dim",
-        "transformer_layers_per_block",
-        "addition_embed_type",
-    ):
-        theirs, ours = network.config.get(key), family.unet.config.get(key)
-        if _listed(theirs) != _listed(ours):
-            raise UserError(
-                f"The ControlNet {found.source} is of another base than {family.model_id}: "
-                f"its {key} is {theirs}, the UNet's is {ours}.",
-                hint="Choose a ControlNet that was trained for this base model.",
-            )
-    _freeze(network, family.device)
-    return network
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, (list, tuple)) else value

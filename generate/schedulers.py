@@ -26,6 +26,7 @@ LINEAR = {
     "UniPCMultistepScheduler",
 }
 STOCHASTIC = {"DDPMScheduler", "EulerAncestralDiscreteScheduler"}
+DRAWS = "it draws noise at every step, which would be averaged away where windows overlap"
 
 
 def make_scheduler(family: ModelFamily, name: str, steps: int) -> Any:
@@ -39,7 +40,7 @@ def make_scheduler(family: ModelFamily, name: str, steps: int) -> Any:
 
     config = dict(family.scheduler_config)
     config.setdefault("clip_sample", False)
-    scheduler = getattr(diffusers, _class_name(name, config)).from_config(config)
+    scheduler = getattr(diffusers, class_name(name) or config["_class_name"]).from_config(config)
     try:
         scheduler.set_timesteps(steps, device=family.device)
     except (ValueError, IndexError) as error:
@@ -47,9 +48,10 @@ def make_scheduler(family: ModelFamily, name: str, steps: int) -> Any:
     return scheduler
 
 
-def _class_name(name: str, config: dict[str, Any]) -> str:
+def class_name(name: str) -> str:
+    """The diffusers class of a scheduler's name, "" for the checkpoint's own; UserError for unknown names."""
     if name == "checkpoint":
-        return str(config["_class_name"])
+        return ""
     if name not in SCHEDULERS:
         raise UserError(f"Unknown scheduler {name!r}.", hint=did_you_mean(name, [*SCHEDULERS, "checkpoint"]))
     return SCHEDULERS[name]
@@ -65,7 +67,7 @@ def require_linear(scheduler: Any) -> None:
     name, config = type(scheduler).__name__, scheduler.config
     reason = ""
     if name in STOCHASTIC or "sde" in str(config.get("algorithm_type", "")):
-        reason = "it draws noise at every step, which would be averaged away where windows overlap"
+        reason = DRAWS
     elif config.get("thresholding", False):
         reason = "its dynamic thresholding is not linear in the prediction"
     elif config.get("clip_sample", False):
@@ -73,7 +75,17 @@ def require_linear(scheduler: Any) -> None:
     elif name not in LINEAR:
         reason = "it is not known to be linear in the prediction"
     if reason:
-        raise UserError(
-            f"{name} cannot take one step for all windows: {reason}.",
-            hint="Use ddim, euler, pndm, dpmpp_2m or unipc.",
-        )
+        raise _not_linear(name, reason)
+
+
+def check_linear(name: str) -> None:
+    """UserError for names that no checkpoint's settings can make linear: unknown ones and stochastic ones."""
+    if class_name(name) in STOCHASTIC:
+        raise _not_linear(class_name(name), DRAWS)
+
+
+def _not_linear(name: str, reason: str) -> UserError:
+    return UserError(
+        f"{name} cannot take one step for all windows: {reason}.",
+        hint="Use ddim, euler, pndm, dpmpp_2m or unipc.",
+    )

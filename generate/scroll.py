@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,28 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drspo.errors import UserError
-from generate.base import (
-    PIXELS_PER_LATENT,
-    Callback,
-    Generated,
-    Request,
-    Step,
-    check_request,
-    initial_noise,
-    latent_size,
-)
+from generate.base import OWN, PIXELS_PER_LATENT, Callback, Request, Step, initial_noise, latent_size, own
 from generate.blend import WeightKind, window_weights
 from generate.conditioning import TimeIdsMode, window_time_ids
-from generate.fusion import Canvas, OnStep
-from generate.prompts import EmptyNegative, LongPrompt, PromptEmbeddings, check_lengths, encode_prompts
+from generate.denoising import OnStep
+from generate.fusion import Canvas
+from generate.prompts import EmptyNegative, LongPrompt, PromptEmbeddings, encode_prompts
 from generate.schedulers import make_scheduler, require_linear
 from generate.vae import decode_latents, to_pil
 from generate.windows import Edge, plan_windows, scale
 
 if TYPE_CHECKING:
-    from generate.models import ModelFamily
+    from generate.models import ModelFamily, ModelSpec
 
-logger = logging.getLogger(__name__)
 WRAP_MARGIN = 8
 """Latent columns of the other end shown to the decoder on each side of a wrapped scroll."""
 
@@ -42,10 +30,10 @@ WRAP_MARGIN = 8
 class WindowSettings:
     """How a canvas is cut into windows and put together again."""
 
-    window: int = 0
-    """side of the square window in pixels; 0: the model's own"""
-    stride: int = 0
-    """from one window to the next in pixels; 0: the model's own, or a quarter of the window if that is set"""
+    window: int = OWN
+    """side of the square window in pixels; -1: the model's own"""
+    stride: int = OWN
+    """from one window to the next in pixels; -1: the model's own, or a quarter of a window that is set"""
     weights: WeightKind = "uniform"
     """W_i of eq. 4: how much each part of a window counts where windows overlap"""
     edge: Edge = "flush"
@@ -72,49 +60,45 @@ class Sampled:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def plan_canvas(family: ModelFamily, settings: WindowSettings, height: int, width: int) -> Canvas:
+def plan_canvas(spec: ModelSpec, settings: WindowSettings, height: int, width: int) -> Canvas:
     """The windows of a canvas given in pixels; UserError for sizes that do not fit together."""
     canvas = latent_size(height, width)
-    window = _in_latents("window", settings.window or family.spec.window)
-    stride = _in_latents("stride", settings.stride or _own_stride(family, settings.window))
-    _require_fits(family, window, canvas, settings.window == 0)
+    check_window(settings)
+    window = own(settings.window, spec.window) // PIXELS_PER_LATENT
+    stride = own(settings.stride, _own_stride(settings.window, spec)) // PIXELS_PER_LATENT
+    if window > min(canvas):
+        whose = "The model's own window" if settings.window == OWN else "The window"
+        raise UserError(
+            f"{whose} of {window * PIXELS_PER_LATENT} pixels is larger than the canvas of {height}x{width} "
+            "(height x width).",
+            hint="Choose a smaller window or a larger canvas.",
+        )
+    if stride > window:
+        raise UserError(
+            f"A stride of {stride * PIXELS_PER_LATENT} pixels is larger than the window of "
+            f"{window * PIXELS_PER_LATENT}: it would leave gaps.",
+            hint="A quarter of the window is usual.",
+        )
     windows = plan_windows(*canvas, window, stride, edge=settings.edge, wrap=settings.wrap)
     return Canvas(*canvas, windows, window_weights(settings.weights, window, window))
 
 
-def _own_stride(family: ModelFamily, window: int) -> int:
-    return window // 4 // PIXELS_PER_LATENT * PIXELS_PER_LATENT if window else family.spec.stride
+def _own_stride(window: int, spec: ModelSpec) -> int:
+    return spec.stride if window == OWN else max(window // 4, PIXELS_PER_LATENT)
 
 
-def _in_latents(word: str, pixels: int) -> int:
-    if pixels % PIXELS_PER_LATENT or pixels <= 0:
-        low = max(pixels // PIXELS_PER_LATENT, 1) * PIXELS_PER_LATENT
-        raise UserError(
-            f"The {word} of {pixels} pixels is not a positive multiple of 8.",
-            hint=f"The nearest are {low} and {low + PIXELS_PER_LATENT}.",
-        )
-    return pixels // PIXELS_PER_LATENT
-
-
-def _require_fits(family: ModelFamily, window: int, canvas: tuple[int, int], own: bool) -> None:
-    if window > min(canvas):
-        size = f"{canvas[0] * PIXELS_PER_LATENT}x{canvas[1] * PIXELS_PER_LATENT}"
-        whose = f"{family.model_id}'s window" if own else "The window"
-        raise UserError(
-            f"{whose} of {window * PIXELS_PER_LATENT} pixels is larger than the canvas of {size} "
-            "(height x width).",
-            hint="Choose a smaller window or a larger canvas.",
-        )
-
-
-def check_all(family: ModelFamily, settings: Any, requests: list[Request]) -> None:
-    """Everything about requests that can be wrong, raised as UserError before any of them starts."""
-    for request in requests:
-        check_request(request)
-        make_scheduler(family, settings.scheduler, request.steps)
-        check_lengths(family, [request.prompt, request.negative_prompt], settings.long_prompt)
-        if isinstance(settings, WindowSettings):
-            plan_canvas(family, settings, request.height, request.width)
+def check_window(settings: WindowSettings) -> None:
+    """UserError for a window or stride that no canvas can have."""
+    for word, pixels in (("window", settings.window), ("stride", settings.stride)):
+        if pixels != OWN and (pixels % PIXELS_PER_LATENT or pixels <= 0):
+            low = max(pixels // PIXELS_PER_LATENT, 1) * PIXELS_PER_LATENT
+            near = f"The nearest are {low} and {low + PIXELS_PER_LATENT}." if pixels > 0 else ""
+            raise UserError(
+                f"The {word} of {pixels} pixels is not a positive multiple of 8.",
+                hint=near or "Leave it out for the model's own; a quarter of the window is a usual stride.",
+            )
+    if settings.window_batch < 0:
+        raise UserError(f"window_batch counts windows per forward, not {settings.window_batch}.")
 
 
 def linear_scheduler(family: ModelFamily, name: str, steps: int) -> Any:
@@ -179,28 +163,3 @@ def decode(family: ModelFamily, latents: Tensor, *, wrap: bool = False) -> Any:
     images = decode_latents(family.vae, padded)
     cut = margin * PIXELS_PER_LATENT
     return to_pil(images[..., cut : images.shape[-1] - cut])[0]
-
-
-def generate_each(
-    family: ModelFamily,
-    requests: list[Request],
-    sample: Callable[[int, Request], Sampled],
-    *,
-    wrap: bool = False,
-) -> list[Generated]:
-    """Samples and decodes requests one after the other: each scroll is the same in any company."""
-    made = []
-    for index, request in enumerate(requests):
-        start = time.perf_counter()
-        sampled = sample(index, request)
-        image = decode(family, sampled.latents, wrap=wrap)
-        made.append(
-            Generated(
-                request=request,
-                image=image,
-                seconds=time.perf_counter() - start,
-                latents=sampled.latents[0].float().cpu(),
-                facts=sampled.facts,
-            )
-        )
-    return made

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from generate.base import Callback, Generated, Request, latent_size
+from generate.base import Request, latent_size
 from generate.blend import window_weights
 from generate.conditioning import TimeIdsMode
-from generate.fusion import Canvas, denoise, windowed
+from generate.fusion import Canvas, WindowPredictor, windowed
+from generate.one_stage import OneStage
 from generate.prompts import EmptyNegative, LongPrompt, PromptEmbeddings
-from generate.schedulers import make_scheduler
-from generate.scroll import (
-    Sampled,
-    canvas_time_ids,
-    check_all,
-    encode_request,
-    first_latents,
-    generate_each,
-    reporter,
-)
+from generate.schedulers import class_name, make_scheduler
+from generate.scroll import canvas_time_ids
 from generate.windows import plan_windows
 
 if TYPE_CHECKING:
-    from generate.models import ModelFamily
+    from generate.models import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +34,7 @@ class Config:
     """a prompt beyond 77 tokens: refuse it, truncate it with a warning, or chunk it"""
 
 
-class SDXL:
+class SDXL(OneStage):
     """One forward over the whole canvas per step (Podell et al. 2023); SD checkpoints work alike.
 
     Any scheduler may be used: with a single window nothing is averaged.
@@ -52,60 +43,27 @@ class SDXL:
     name = "sdxl"
     config_class = Config
 
-    def __init__(self, family: ModelFamily, config: Config | None = None) -> None:
-        self.family = family
-        self.config = config or Config()
+    @classmethod
+    def check_settings(cls, config: Config, request: Request, spec: ModelSpec | None) -> None:
+        """UserError for what is wrong whatever the weights are."""
+        class_name(config.scheduler)
 
-    def generate(self, requests: list[Request], callback: Callback | None = None) -> list[Generated]:
-        """One scroll per request, each as if it were alone."""
-        self.check(requests)
-        return generate_each(
-            self.family, requests, lambda i, r: self.sample(r, callback=callback, request_index=i)
-        )
+    def canvas(self, request: Request) -> Canvas:
+        """The canvas as its own single window."""
+        height, width = latent_size(request.height, request.width)
+        windows = plan_windows(height, width, (height, width), (height, width))
+        return Canvas(height, width, windows, window_weights("uniform", height, width))
 
-    def check(self, requests: list[Request]) -> None:
-        """Raises UserError for anything wrong with the requests, before heavy work."""
-        check_all(self.family, self.config, requests)
+    def scheduler(self, request: Request) -> Any:
+        """The configured scheduler."""
+        return make_scheduler(self.family, self.config.scheduler, request.steps)
 
-    def sample(
-        self,
-        request: Request,
-        *,
-        embeddings: PromptEmbeddings | None = None,
-        latents: Tensor | None = None,
-        callback: Callback | None = None,
-        request_index: int = 0,
-    ) -> Sampled:
-        """Final latents of one request; embeddings and latents at the first noise level may be given."""
-        family, config = self.family, self.config
-        canvas = whole_canvas(request)
-        scheduler = make_scheduler(family, config.scheduler, request.steps)
-        start = first_latents(family, request, scheduler) if latents is None else latents
-        with windowed(
-            family,
-            canvas,
-            embeddings or encode_request(family, config, request),
-            guidance_scale=request.guidance_scale,
-            window_batch=1,
-            time_ids=canvas_time_ids(family, config.time_ids, canvas),
-        ) as predict:
-            final = denoise(
-                predict,
-                start,
-                scheduler,
-                generator=step_noise(request.seed),
-                on_step=reporter(callback, request_index, self.name),
-            )
-        return Sampled(final, predict.facts())
-
-
-def whole_canvas(request: Request) -> Canvas:
-    """The canvas as its own single window."""
-    height, width = latent_size(request.height, request.width)
-    windows = plan_windows(height, width, (height, width), (height, width))
-    return Canvas(height, width, windows, window_weights("uniform", height, width))
-
-
-def step_noise(seed: int) -> torch.Generator:
-    """The generator of schedulers that draw noise: on the CPU, and not the one of the first latents."""
-    return torch.Generator().manual_seed((seed ^ 0x5DEECE66D) % (1 << 63))
+    def predictor(
+        self, canvas: Canvas, embeddings: PromptEmbeddings, request: Request
+    ) -> AbstractContextManager[WindowPredictor]:
+        """One forward a step."""
+        return windowed(
+            self.family, canvas, embeddings,
+            guidance_scale=request.guidance_scale, guidance_rescale=request.guidance_rescale,
+            time_ids=canvas_time_ids(self.family, self.config.time_ids, canvas), window_batch=1,
+        )  # fmt: skip

@@ -16,7 +16,6 @@ from drspo.errors import UserError
 from drspo.registry import lookup
 from generate import GENERATORS
 from generate.base import Generator, Request, build_generator
-from generate.control import use_controlnet
 from generate.loras import FILE
 from generate.metadata import Record, versions
 from generate.models import ModelFamily, load_family
@@ -87,15 +86,13 @@ def open_session(setup: Setup) -> Session:
     if setup.threads:
         torch.set_num_threads(setup.threads)
     hashes = {stage: lora_hash(path) for stage, (path, _) in setup.loras.items()}
-    needed = needs_control(setup.method, setup.settings)
     family = load_family(
         setup.model,
         device=setup.device,
         dtype=setup.dtype,
-        controlnet=needed and not setup.controlnet,
+        controlnet=needs_control(setup.method, setup.settings),
+        controlnet_source=setup.controlnet,
     )
-    if needed and setup.controlnet:
-        use_controlnet(family, setup.controlnet)
     for stage, (path, weight) in setup.loras.items():
         family.load_lora(path, weight, stage, other_base=setup.other_base)
     family.use_lora("all" if "all" in setup.loras else None)

@@ -10,14 +10,15 @@ from typing import Any
 from PIL import Image
 
 from drspo.errors import UserError
-from generate.base import Callback, Generated, Request
+from generate.base import OWN, Callback, Generated, Request, own
 from generate.blueprint import Blueprint, blueprint_request, draw_blueprint
 from generate.call import Output, call
-from generate.control import Control, active_steps, use_controlnet
+from generate.control import Control, active_steps
 from generate.highres import HighRes, paint_windows, remaining_steps
-from generate.lineart import draw_lines, enlarge
-from generate.models import ModelFamily, load_family
-from generate.scroll import WindowSettings, check_all, decode, linear_scheduler
+from generate.lineart import check_lines, draw_lines, enlarge
+from generate.models import ModelFamily, ModelSpec, load_family
+from generate.multidiffusion import MultiDiffusion
+from generate.scroll import WindowSettings, decode, linear_scheduler
 from generate.sdxl import SDXL
 from generate.stages import STAGES, check_conditioning
 
@@ -26,7 +27,7 @@ from generate.stages import STAGES, check_conditioning
 class Config:
     """Both stages and what joins them; every row of the paper's Table 2 is a setting."""
 
-    strength: float = -1.0
+    strength: float = OWN
     """where stage two enters the schedule: 1 at pure noise, near 0 keeps the blueprint; -1: the model's
     own"""
     blueprint: Blueprint = field(default_factory=Blueprint)
@@ -74,10 +75,10 @@ class DRSPO:
     ) -> DRSPO:
         """A generator on a named model, a Hub id or a folder, with the LoRAs of both stages where given."""
         config = config or Config()
-        needed = cls.needs_control(config)
-        family = load_family(model, device=device, dtype=dtype, controlnet=needed and not controlnet)
-        if needed and controlnet:
-            use_controlnet(family, controlnet)
+        family = load_family(
+            model, device=device, dtype=dtype,
+            controlnet=cls.needs_control(config), controlnet_source=controlnet,
+        )  # fmt: skip
         for stage, path in zip(STAGES, (lora_blueprint, lora_highres), strict=True):
             if path:
                 family.load_lora(path, lora_weight, stage)
@@ -132,16 +133,26 @@ class DRSPO:
             extras={"blueprint": blueprint} | ({"lines": lines} if lines is not None else {}),
         )  # fmt: skip
 
+    @classmethod
+    def check_settings(cls, config: Config, request: Request, spec: ModelSpec | None) -> None:
+        """UserError for what is wrong whatever the weights are; without a spec the model is not known yet."""
+        MultiDiffusion.check_settings(config.windows, request, spec)
+        SDXL.check_settings(config.blueprint.sdxl, request, spec)
+        remaining_steps(request.steps, own(config.strength, 1.0))
+        active_steps(config.control, request.steps)
+        check_lines(config.control.lines)
+        if spec is not None:
+            blueprint_request(request, config.blueprint, spec)
+
     def check(self, requests: list[Request]) -> None:
         """UserError for anything wrong with the requests or the settings, before heavy work."""
         config, family = self.config, self.family
-        check_all(family, config.windows, requests)
-        small = [blueprint_request(request, config.blueprint, family.spec) for request in requests]
-        SDXL(family, config.blueprint.sdxl).check(small)
+        MultiDiffusion(family, config.windows).check(requests)
         for request in requests:
-            steps = remaining_steps(self._schedule(request), self.strength)
-            if config.control.enabled:
-                active_steps(config.control, steps)
+            self.check_settings(config, request, family.spec)
+            SDXL(family, config.blueprint.sdxl).check(
+                [blueprint_request(request, config.blueprint, family.spec)]
+            )
         if config.use_loras:
             check_conditioning(family, config.windows.time_ids)
 
@@ -153,14 +164,14 @@ class DRSPO:
     @property
     def strength(self) -> float:
         """The strength in force."""
-        return self.family.spec.strength if self.config.strength < 0 else self.config.strength
+        return own(self.config.strength, self.family.spec.strength)
 
     def _schedule(self, request: Request) -> int:
         return len(linear_scheduler(self.family, self.config.windows.scheduler, request.steps).timesteps)
 
     def _highres(self) -> HighRes:
         control = self.config.control
-        scale = self.family.spec.control_scale if control.scale < 0 else control.scale
+        scale = own(control.scale, self.family.spec.control_scale)
         return HighRes(
             strength=self.strength, windows=self.config.windows, control=control, control_scale=scale
         )

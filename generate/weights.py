@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ KINDS = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl"}
 TEXT_PARTS = {"sd": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
 SETTINGS = ("*.json", "*.txt")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-SAMPLE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,16 @@ class Checkpoint:
     def scheduler_config(self) -> dict[str, Any]:
         return _read_json(self.folder / "scheduler" / "scheduler_config.json")
 
-    def vae_config(self) -> dict[str, Any]:
-        return _read_json(self.folder / "vae" / "config.json")
+    def config(self, part: str) -> dict[str, Any]:
+        """The settings of one network: "unet", "vae", or "" of a single one."""
+        return _read_json(self.folder / part / "config.json")
+
+    def shards(self, part: str) -> list[Path]:
+        """The files that hold a part's weights."""
+        path = self.folder / self.files[part]
+        if path.suffix != ".json":
+            return [path]
+        return [path.parent / name for name in sorted(set(_read_json(path)["weight_map"].values()))]
 
     def variant(self, part: str) -> str | None:
         return "fp16" if ".fp16." in self.files[part] else None
@@ -231,35 +237,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"Cannot read the model's settings: {error}", where=str(path)) from error
     return content
-
-
-def fingerprint(found: Checkpoint) -> str:
-    """12 hex digits over a checkpoint's weights: per file its size, its header and up to 64 samples of 64 kB.
-
-    The same files give the same answer wherever they lie; reading gigabytes in full is avoided.
-    """
-    digest = hashlib.sha256()
-    for part, name in sorted(found.files.items()):
-        digest.update(part.encode())
-        for path in _shards(found.folder / name):
-            _sample_into(digest, path)
-    return digest.hexdigest()[:12]
-
-
-def _shards(path: Path) -> list[Path]:
-    if path.suffix != ".json":
-        return [path]
-    names = sorted(set(_read_json(path)["weight_map"].values()))
-    return [path.parent / name for name in names]
-
-
-def _sample_into(digest: Any, path: Path) -> None:
-    size = path.stat().st_size
-    digest.update(str(size).encode())
-    step = max(size // 64, SAMPLE)
-    with path.open("rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-        digest.update(file.read(min(header, 1 << 24)))
-        for start in range(0, size, step):
-            file.seek(start)
-            digest.update(file.read(SAMPLE))

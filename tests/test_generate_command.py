@@ -149,6 +149,15 @@ BAD = {
     "an empty prompt": (["  "], "nothing to make"),
     "a prompt twice": (["a", "a"], "twice"),
     "height": (["a", "--height", "130"], "multiple of 8"),
+    "no steps": (["a", "--steps", "0"], "at least one step"),
+    "a stride of zero": (["a", "--drspo.windows.stride", "0"], "stride of 0 pixels"),
+    "a negative stride": (["a", "--drspo.windows.stride", "-32"], "stride of -32 pixels"),
+    "a window beyond the canvas": (
+        ["a", "--method", "mad", "--mad.window", "256"],
+        "larger than the canvas of 128x512",
+    ),
+    "scheduler": (["a", "--drspo.windows.scheduler", "eulr"], "Did you mean 'euler'"),
+    "a scheduler that draws noise": (["a", "--drspo.windows.scheduler", "ddpm"], "draws noise"),
     "method": (["a", "--method", "mulidiffusion"], "Did you mean 'multidiffusion'"),
     "settings of another method": (["a", "--method", "mad", "--drspo.strength", "0.5"], "method is mad"),
     "jpeg": (["a", "--out", "x.jpg"], ".png or .webp"),
@@ -164,9 +173,12 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_said_plainly_with_exit_code_two(name, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_said_plainly_with_exit_code_two_before_any_weights_are_read(
+    name, tmp_path, monkeypatch, capsys
+):
     import re
 
+    monkeypatch.setattr("generate.models._load", lambda *a: pytest.fail("the model was loaded"))
     monkeypatch.chdir(tmp_path)
     argv, message = BAD[name]
     assert run(*argv) == 2

@@ -9,7 +9,7 @@ import torch
 
 from generate.base import Request
 from generate.blueprint import Blueprint
-from generate.control import Control, use_controlnet
+from generate.control import Control
 from generate.cost import Calls, count_evaluations, rehearse
 from generate.mad import MAD
 from generate.mad import Config as MADConfig
@@ -44,9 +44,10 @@ METHODS = {
 @pytest.fixture(scope="module")
 def family(golden, tmp_path_factory):
     base = golden / "models" / "tiny-sdxl"
-    family = load_family(str(base), device="cpu", dtype="float32")
-    use_controlnet(family, str(make_controlnet(base, tmp_path_factory.mktemp("controlnet"))))
-    return family
+    control = make_controlnet(base, tmp_path_factory.mktemp("controlnet"))
+    return load_family(
+        str(base), device="cpu", dtype="float32", controlnet=True, controlnet_source=str(control)
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)

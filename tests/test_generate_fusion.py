@@ -9,6 +9,7 @@ import torch
 from drspo.errors import UserError
 from generate.base import initial_noise
 from generate.fusion import Evaluation, windowed
+from generate.guidance import guide
 from generate.multidiffusion import Config, MultiDiffusion
 from generate.scroll import canvas_time_ids, encode_request, plan_canvas
 from generate.sdxl import SDXL
@@ -22,7 +23,7 @@ def prediction(model, *, guidance_scale=5.0, **options):
     """(the canvas's prediction for one step, the predictor)."""
     request = small_request()
     config = Config(**SMALL)
-    canvas = plan_canvas(model, config, request.height, request.width)
+    canvas = plan_canvas(model.spec, config, request.height, request.width)
     latents = initial_noise(0, (1, 4, canvas.height, canvas.width))
     with windowed(
         model,
@@ -38,7 +39,7 @@ def prediction(model, *, guidance_scale=5.0, **options):
 def one_window_at_a_time(model, guidance_scale):
     """The same prediction by plain diffusers calls, one window and one guidance half at a time."""
     request, config = small_request(), Config(**SMALL)
-    canvas = plan_canvas(model, config, request.height, request.width)
+    canvas = plan_canvas(model.spec, config, request.height, request.width)
     latents = initial_noise(0, (1, 4, canvas.height, canvas.width))
     text = encode_request(model, config, request)
     ids = canvas_time_ids(model, "crop", canvas)
@@ -250,3 +251,19 @@ def test_progress_is_reported_step_by_step(golden):
         (i, k, 2, "multidiffusion") for i in range(2) for k in range(2)
     ]
     assert seen[0].timestep > seen[1].timestep
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.4, 1.0])
+def test_guidance_and_its_rescaling_equal_diffusers(rescale):
+    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
+
+    u, c = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    plain = u + 7.0 * (c - u)
+    torch.testing.assert_close(guide(u, c, 7.0, rescale), rescale_noise_cfg(plain, c, rescale))
+
+
+def test_rescaled_guidance_reaches_the_scroll_and_lowers_its_contrast(golden):
+    method = MultiDiffusion(family(golden), Config(**SMALL))
+    strong = method.sample(small_request(guidance_scale=12.0)).latents
+    tamed = method.sample(small_request(guidance_scale=12.0, guidance_rescale=1.0)).latents
+    assert float(tamed.std()) < 0.99 * float(strong.std())

@@ -69,7 +69,7 @@ class LiteralMerge:
 def setting(model, **changes):
     """(canvas, latents, keyword arguments of `merged` and `windowed`)."""
     request = small_request(**changes)
-    canvas = plan_canvas(model, Config(**SMALL), request.height, request.width)
+    canvas = plan_canvas(model.spec, Config(**SMALL), request.height, request.width)
     latents = initial_noise(0, (1, 4, canvas.height, canvas.width))
     common = {"guidance_scale": 5.0, "time_ids": canvas_time_ids(model, "window", canvas)}
     return canvas, latents, encode_request(model, Config(), request), common

@@ -10,10 +10,12 @@ from safetensors.torch import save_file
 
 from drspo.errors import UserError
 from generate.base import build_generator
+from generate.fingerprint import fingerprint
 from generate.models import MODELS, load_family
 from generate.multidiffusion import Config, MultiDiffusion
-from generate.weights import fingerprint, locate
+from generate.weights import locate
 from tests.small_scrolls import SMALL, distance, small_request
+from tests.tiny_models import make_controlnet
 
 
 @pytest.fixture
@@ -36,10 +38,26 @@ def test_a_folders_facts_come_from_its_own_settings(golden, name, kind, window, 
     assert not family.unet.training
 
 
-def test_half_precision_leaves_an_overflowing_autoencoder_in_float32(golden):
+@pytest.mark.parametrize(
+    ("upcast", "dtype", "expected"),
+    [
+        (True, "bfloat16", torch.float32),
+        (True, "float16", torch.float32),
+        (False, "float16", torch.float32),
+        (False, "bfloat16", torch.bfloat16),
+    ],
+)
+def test_the_autoencoder_is_never_in_float16(golden, tmp_path, upcast, dtype, expected):
+    folder = shutil.copytree(golden / "models" / "tiny-sdxl", tmp_path / "model")
+    config = folder / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"force_upcast": upcast}))
+    family = load_family(str(folder), dtype=dtype)
+    assert str(family.unet.dtype) == f"torch.{dtype}"
+    assert family.vae.dtype == expected
+
+
+def test_latents_are_kept_in_single_precision(golden):
     family = load_family(str(golden / "models" / "tiny-sdxl"), dtype="bfloat16")
-    assert family.unet.dtype == torch.bfloat16
-    assert family.vae.dtype == torch.float32
     latents = MultiDiffusion(family, Config(**SMALL)).sample(small_request(steps=1)).latents
     assert latents.dtype == torch.float32
 
@@ -215,3 +233,23 @@ def test_generators_are_built_by_name_with_their_settings(tiny):
         build_generator("multidifusion", tiny)
     with pytest.raises(UserError, match="threshold"):
         build_generator("mad", tiny, {"treshold": 3})
+
+
+def test_a_controlnet_of_another_base_is_refused_before_any_weights_are_read(golden, tmp_path, monkeypatch):
+    control = make_controlnet(golden / "models" / "tiny-sdxl", tmp_path)
+    monkeypatch.setattr("generate.models._load", lambda *a: pytest.fail("the model was loaded"))
+    with pytest.raises(UserError, match="of another base than .*tiny-sd: its .* is"):
+        load_family(str(golden / "models" / "tiny-sd"), controlnet=True, controlnet_source=str(control))
+
+
+def test_a_base_without_a_published_controlnet_says_how_to_go_on(golden):
+    with pytest.raises(UserError, match="names no canny ControlNet") as error:
+        load_family(str(golden / "models" / "tiny-sd"), controlnet=True)
+    assert "--controlnet" in error.value.hint
+
+
+def test_a_missing_controlnet_is_named_before_any_weights_are_read(golden, tmp_path, monkeypatch):
+    monkeypatch.setattr("generate.models._load", lambda *a: pytest.fail("the model was loaded"))
+    (tmp_path / "config.json").write_text('{"_class_name": "ControlNetModel"}')
+    with pytest.raises(UserError, match=r"diffusion_pytorch_model.safetensors of the model .* is missing"):
+        load_family(str(golden / "models" / "tiny-sdxl"), controlnet=True, controlnet_source=str(tmp_path))

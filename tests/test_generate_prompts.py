@@ -133,6 +133,8 @@ def test_micro_conditioning_of_a_plan_is_one_row_per_window():
         ({"height": 64, "width": 320}, "larger than the canvas of 64x320"),
         ({"steps": 0}, "at least one step"),
         ({"seed": -1}, "non-negative"),
+        ({"guidance_scale": -2.0}, "not negative"),
+        ({"guidance_rescale": 1.5}, "between 0 and 1"),
     ],
 )
 def test_impossible_requests_are_refused_before_any_sampling(golden, change, message):
@@ -146,8 +148,12 @@ def test_impossible_requests_are_refused_before_any_sampling(golden, change, mes
     ("settings", "message"),
     [
         ({"window": 100}, "nearest are 96 and 104"),
-        ({"window": 128, "stride": 136}, "not between 1 and"),
+        ({"window": 128, "stride": 136}, "stride of 136 pixels is larger than the window of 128"),
         ({"window": 512}, "larger than the canvas"),
+        ({"window": 0}, "window of 0"),
+        ({"window": 128, "stride": 0}, "stride of 0 pixels"),
+        ({"window": 128, "stride": -32}, "stride of -32 pixels"),
+        ({"window_batch": -1}, "window_batch"),
     ],
 )
 def test_impossible_windows_are_refused(golden, settings, message):

@@ -6,7 +6,7 @@ import torch
 from drspo.errors import UserError
 from generate.base import initial_noise
 from generate.blend import blend, crop, window_weights
-from generate.fusion import denoise
+from generate.denoising import denoise
 from generate.multidiffusion import Config, MultiDiffusion
 from generate.schedulers import SCHEDULERS, make_scheduler, require_linear
 from generate.sdxl import SDXL

@@ -10,8 +10,9 @@ from PIL import Image
 from drspo.errors import UserError
 from generate.base import Request
 from generate.blueprint import Blueprint, blueprint_request
-from generate.control import Control, active_steps, use_controlnet
+from generate.control import Control, active_steps
 from generate.highres import HighRes, paint_windows, remaining_steps, start_latents
+from generate.lineart import LineArt
 from generate.models import load_family
 from generate.schedulers import make_scheduler
 from generate.scroll import WindowSettings
@@ -27,9 +28,10 @@ CONFIG = Config(strength=0.67, blueprint=SMALL, windows=WINDOWS, control=Control
 @pytest.fixture(scope="module")
 def family(golden, tmp_path_factory):
     base = golden / "models" / "tiny-sdxl"
-    family = load_family(str(base), device="cpu", dtype="float32")
-    use_controlnet(family, str(make_controlnet(base, tmp_path_factory.mktemp("controlnet"))))
-    return family
+    control = make_controlnet(base, tmp_path_factory.mktemp("controlnet"))
+    return load_family(
+        str(base), device="cpu", dtype="float32", controlnet=True, controlnet_source=str(control)
+    )
 
 
 def request(**changes) -> Request:
@@ -231,7 +233,12 @@ def test_a_blueprint_keeps_the_scrolls_proportions(family):
         (replace(CONFIG, windows=replace(WINDOWS, scheduler="eulr")), {}, "eulr"),
         (replace(CONFIG, windows=replace(WINDOWS, scheduler="ddpm")), {}, "noise"),
         (replace(CONFIG, strength=1.5), {}, "strength"),
+        (replace(CONFIG, strength=-0.5), {}, "strength"),
         (replace(CONFIG, control=Control(start=1.0, end=0.0)), {}, "start"),
+        (replace(CONFIG, control=Control(scale=-0.5)), {}, "control.scale"),
+        (replace(CONFIG, control=Control(lines=LineArt(low=300))), {}, "thresholds"),
+        (replace(CONFIG, blueprint=Blueprint(height=0)), {}, "blueprint of 0x"),
+        (replace(CONFIG, windows=replace(WINDOWS, stride=0)), {}, "stride of 0 pixels"),
         (CONFIG, {"prompt": "castle " * 90}, "77 tokens"),
         (CONFIG, {"steps": 0}, "step"),
     ],

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from drspo.errors import UserError
+from generate.base import own
 from generate.blend import window_weights
 from generate.windows import Window, plan_windows
 from train.config import TrainConfig
@@ -33,14 +34,14 @@ class Canvas:
 
 
 def make_canvas(config: TrainConfig, spec: Any) -> Canvas:
-    """The canvas of the configured stage; what the configuration leaves at 0 comes from the model's `spec`.
+    """The canvas of the configured stage; what the configuration leaves at -1 comes from the model's `spec`.
 
     Stage blueprint is the paper's stage LR: the whole small scroll is one window. Raises `UserError` for
     sizes that are not whole latents or that the windows do not fit.
     """
     default = spec.blueprint if config.stage == "blueprint" else spec.scroll
-    height, width = config.canvas.height or default[0], config.canvas.width or default[1]
-    window, stride = config.canvas.window or spec.window, config.canvas.stride or spec.stride
+    height, width = own(config.canvas.height, default[0]), own(config.canvas.width, default[1])
+    window, stride = own(config.canvas.window, spec.window), own(config.canvas.stride, spec.stride)
     for name, value in (("height", height), ("width", width), ("window", window), ("stride", stride)):
         if value <= 0 or value % PIXELS_PER_LATENT:
             raise UserError(

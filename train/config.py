@@ -34,15 +34,15 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CanvasConfig:
-    """The scroll in pixels and its windows. 0 takes the stage's value from the model."""
+    """The scroll in pixels and its windows. -1 takes the stage's value from the model."""
 
-    height: int = 0
+    height: int = -1
     """Height of the canvas in pixels."""
-    width: int = 0
+    width: int = -1
     """Width of the canvas in pixels."""
-    window: int = 0
+    window: int = -1
     """Side of a square window in pixels (stage highres; stage blueprint sees the canvas as one window)."""
-    stride: int = 0
+    stride: int = -1
     """Distance between windows in pixels."""
     weights: Literal["uniform", "gaussian", "feathered"] = "uniform"
     """Weights W_i of eq. 4 in the average of overlapping windows."""

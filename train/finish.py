@@ -6,6 +6,7 @@ from typing import Any
 
 from drspo.config import to_dict
 from drspo.run import RunDir, revision, versions
+from generate.base import own
 from train.canvas import PIXELS_PER_LATENT, Canvas
 from train.card import write_card
 from train.config import TrainConfig
@@ -46,7 +47,7 @@ def lora_facts(
         fingerprint=family.fingerprint,
         canvas=[canvas.height, canvas.width],
         window=[window.height * PIXELS_PER_LATENT, window.width * PIXELS_PER_LATENT],
-        stride=(config.canvas.stride or family.spec.stride) if config.stage == "highres" else 0,
+        stride=own(config.canvas.stride, family.spec.stride) if config.stage == "highres" else 0,
         weights=config.canvas.weights,
         time_ids=config.canvas.time_ids,
         dataset=config.data.source,

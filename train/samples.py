@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
-from generate.base import Request, build_generator
+from generate.base import Request, build_generator, own
 from train.canvas import PIXELS_PER_LATENT, Canvas
 from train.config import TrainConfig
 from train.prepare import PairSet
@@ -71,7 +71,7 @@ def _method(config: TrainConfig, canvas: Canvas, spec: Any) -> tuple[str, dict[s
         return "sdxl", {"long_prompt": "truncate"}
     return "multidiffusion", {
         "window": canvas.windows[0].width * PIXELS_PER_LATENT,
-        "stride": config.canvas.stride or spec.stride,
+        "stride": own(config.canvas.stride, spec.stride),
         "weights": config.canvas.weights,
         "time_ids": config.canvas.time_ids,
         "long_prompt": "truncate",
