@@ -1,9 +1,10 @@
-"""All four methods on the same first prompts and seeds, stacked into one picture:
-`docs/images/side_by_side.webp`.
+"""All four methods on the same prompts and seed, stacked into one picture: `docs/images/side_by_side.webp`.
 
-    python -m benchmarks.side_by_side [--prompts 3] [--seed 0] [--out docs/images/side_by_side.webp]
+    python -m benchmarks.side_by_side [--prompts 4] [--seed 0] [--out docs/images/side_by_side.webp]
 
-Nothing is picked: the prompts are `sample_prompt(1000)`, `sample_prompt(1001)`, ..., the seed is one for all.
+Nothing is picked: prompt k takes the k-th time of day, the k-th subject and the k-th ground in the order in
+which the world lists them, so that four prompts show each time and each ground once; weather and place are
+those of scene 1000 + k. One seed for all.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from PIL import Image, ImageDraw
 from generate import GENERATORS
 from generate.base import Request, build_generator
 from generate.models import load_family
-from miniature.world import sample_prompt
+from miniature.world import GROUNDS, SUBJECTS, TIMES, captions, sample_scene
 
 FIRST = 1000
 LABEL = 16
@@ -27,13 +28,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--prompts", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="miniature")
     parser.add_argument("--out", type=Path, default=Path("docs/images/side_by_side.webp"))
     options = parser.parse_args()
     family = load_family(options.model, controlnet=True)
-    prompts = [sample_prompt(FIRST + index) for index in range(options.prompts)]
+    prompts = [fixed_prompt(index) for index in range(options.prompts)]
     rows = []
     for prompt in prompts:
         rows.append((prompt, None))
@@ -41,6 +42,16 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     stack(rows).save(options.out, lossless=False, quality=88)
     print(f"{options.out}: {options.out.stat().st_size / 1024:.0f} KiB")
+
+
+def fixed_prompt(index: int) -> str:
+    """The prompt of that number by the rule above."""
+    scene = sample_scene(
+        FIRST + index, 128, 512,
+        time=TIMES[index % len(TIMES)], subject=SUBJECTS[index % len(SUBJECTS)],
+        ground=GROUNDS[index % len(GROUNDS)],
+    )  # fmt: skip
+    return captions(scene)[0]
 
 
 def scroll(family, method: str, prompt: str, seed: int) -> Image.Image:

@@ -1,10 +1,11 @@
 """How far should the windows depart from the blueprint? Repeated objects and detail against `strength`.
 
-    python -m benchmarks.strength [--prompts 6] [--seeds 1] [--json docs/strength.json] [--out
+    python -m benchmarks.strength [--prompts 12] [--seeds 1] [--json docs/strength.json] [--out
     docs/images/strength.svg]
 
 Every prompt and seed gets one blueprint; from it the high-resolution stage starts at each strength, without
-control and with the ControlNet at several scales. Counted by the miniature's detector in each scroll:
+control and with the ControlNet at several scales: about half a minute for a prompt on one idle core. The
+prompts are `sample_prompt(2000)`, `2001`, ... Counted by the miniature's detector in each scroll:
 
     extra     objects of a kind beyond the first, summed over kinds: a scene of this world has one subject and
               one sun or moon, so anything beyond is repetition
@@ -12,7 +13,8 @@ control and with the ControlNet at several scales. Counted by the miniature's de
     detail    mean absolute Laplacian of the brightness, over that of drawn scenes of the same prompts
 
 The first two are what strength endangers, the third is what it is for. Blueprint (enlarged) and
-MultiDiffusion (from noise, no blueprint) are the two ends.
+MultiDiffusion (from noise, no blueprint) are the two ends. The table gives means, and of the first also its
+standard error over scrolls.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import json
 import statistics
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from PIL import Image
 
 from generate.base import Request, build_generator
 from generate.control import Control
-from generate.lineart import enlarge
+from generate.lineart import LineArt, enlarge
 from generate.models import load_family
 from generate.two_stage import DRSPO, Config
 from miniature.detector import count_objects
@@ -56,10 +58,12 @@ def main() -> None:
     family = load_family("miniature", controlnet=True)
     points: dict[tuple[str, float], list[Point]] = defaultdict(list)
     started = time.monotonic()
-    for index in range(FIRST, FIRST + options.prompts):
+    for done, index in enumerate(range(FIRST, FIRST + options.prompts), start=1):
         for seed in range(options.seeds):
             _measure(family, index, seed, options, points)
-        print(f"prompt {index}: {time.monotonic() - started:.0f} s", flush=True)
+        passed = time.monotonic() - started
+        left = passed * (options.prompts - done) / done
+        print(f"{done} of {options.prompts} prompts, {passed:.0f} s, about {left:.0f} s left", flush=True)
     table = {f"{name} @ {strength}": _mean(values) for (name, strength), values in points.items()}
     _print(points)
     options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +72,7 @@ def main() -> None:
         "seeds": options.seeds,
         "first": FIRST,
         "steps": options.steps,
+        "lines": options.lines,
         "model": family.fingerprint,
     }
     options.json.write_text(json.dumps({"settings": settings, "table": table}, indent=1) + "\n")
@@ -79,13 +84,16 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--prompts", type=int, default=6)
+    parser.add_argument("--prompts", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=0, help="0: the model's own")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--strengths", type=float, nargs="+", default=[0.3, 0.5, 0.7, 1.0])
     parser.add_argument(
-        "--strengths", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+        "--scales", type=float, nargs="+", default=[0.0, 0.5, 1.0, 1.5], help="0: without control"
     )
-    parser.add_argument("--scales", type=float, nargs="+", default=[0.0, 0.5, 1.0], help="0: without control")
+    parser.add_argument(
+        "--lines", type=int, nargs=2, default=[LineArt().low, LineArt().high], help="Canny's thresholds"
+    )
     parser.add_argument("--pictures", type=Path, help="a folder for every scroll")
     parser.add_argument("--json", type=Path, default=Path("docs/strength.json"))
     parser.add_argument("--out", type=Path, default=Path("docs/images/strength.svg"))
@@ -99,7 +107,7 @@ def _measure(family: Any, index: int, seed: int, options: argparse.Namespace, po
     drawn = Image.fromarray(paint(scene))
     request = Request(
         prompt=sample_prompt(index, height, width), height=height, width=width, seed=seed,
-        steps=options.steps or spec.steps,
+        steps=options.steps,
         guidance_scale=spec.guidance_scale,
     )  # fmt: skip
 
@@ -114,7 +122,8 @@ def _measure(family: Any, index: int, seed: int, options: argparse.Namespace, po
     note("blueprint, enlarged", 0.0, enlarge(blueprint, height, width))
     note("multidiffusion", 1.0, build_generator("multidiffusion", family, {}).generate([request])[0].image)
     for scale in options.scales:
-        control = replace(Control(), enabled=scale > 0, scale=scale)
+        low, high = options.lines
+        control = Control(enabled=scale > 0, scale=scale, lines=LineArt(low=low, high=high))
         name = f"control {scale:g}" if scale else "without control"
         for strength in options.strengths:
             painter = DRSPO(family, Config(strength=strength, control=control))
@@ -138,17 +147,27 @@ def detail(image: Image.Image) -> float:
 def _mean(values: list[Point]) -> dict[str, float]:
     return {
         "extra": round(statistics.mean(v.extra for v in values), 3),
+        "extra_error": round(_standard_error([float(v.extra) for v in values]), 3),
         "kept": round(statistics.mean(v.kept for v in values), 3),
         "detail": round(statistics.mean(v.detail for v in values), 3),
         "scrolls": len(values),
     }
 
 
+def _standard_error(values: list[float]) -> float:
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+
 def _print(points: dict[tuple[str, float], list[Point]]) -> None:
-    print(f"{'':22}{'strength':>9}{'extra':>8}{'kept':>8}{'detail':>8}{'n':>5}")
-    for (name, strength), values in sorted(points.items()):
+    """The table as the documentation has it."""
+    print("| | strength | objects too many | subject found | detail | scrolls |\n|---|---|---|---|---|---|")
+    for (name, strength), values in sorted(
+        points.items(), key=lambda item: ("control" in item[0][0], item[0])
+    ):
         m = _mean(values)
-        print(f"{name:22}{strength:9.2f}{m['extra']:8.2f}{m['kept']:8.0%}{m['detail']:8.2f}{m['scrolls']:5d}")
+        at = f"{strength:g}" if "control" in name else ""
+        extra = f"{m['extra']:.2f} +- {m['extra_error']:.2f}"
+        print(f"| {name} | {at} | {extra} | {m['kept']:.0%} | {m['detail']:.2f} | {m['scrolls']} |")
 
 
 COLOURS = ("#b3552e", "#2e7d8c", "#5a4a9c", "#8a8a2e", "#444444")
