@@ -121,8 +121,9 @@ def theirs(options: argparse.Namespace, pairs: Path, folder: Path, name: str, st
     """The script with its defaults where ours has the same ones."""
     settings = {
         "pretrained_model_name_or_path": model_folder(options.model), "dataset_name": pairs.parent,
-        "output_dir": folder / name, "resolution": options.resolution, "train_batch_size": 1, "rank": RANK,
-        "max_train_steps": steps, "learning_rate": RATE, "lr_scheduler": "constant", "lr_warmup_steps": 0,
+        "dataset_split_name": "train", "output_dir": folder / name, "resolution": options.resolution,
+        "train_batch_size": 1, "rank": RANK, "max_train_steps": steps,
+        "learning_rate": RATE, "lr_scheduler": "constant", "lr_warmup_steps": 0,
         "beta_dpo": BETA, "checkpointing_steps": 10_000, "seed": 0, "dataloader_num_workers": 0,
         "mixed_precision": "no", "report_to": "tensorboard", "cache_dir": folder / "hub",
     }  # fmt: skip

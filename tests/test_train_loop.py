@@ -117,8 +117,17 @@ def test_forty_steps_equal_twenty_and_a_kill_and_twenty_to_the_bit(golden, sourc
     assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(cut).items())
 
 
+@pytest.fixture
+def one_thread():
+    """As many threads as the processes that are started: products are rounded alike."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.timeout(900)
-def test_two_processes_with_one_pair_each_equal_one_process_with_two(golden, source, tmp_path):
+def test_two_processes_with_one_pair_each_equal_one_process_with_two(golden, source, tmp_path, one_thread):
     one = train(golden, source, tmp_path / "one", max_steps=3, pairs_per_step=2, validation__every=3)
     argv = [
         *flags(golden, source, max_steps=3, pairs_per_step=2, validation__every=3),
@@ -131,14 +140,11 @@ def test_two_processes_with_one_pair_each_equal_one_process_with_two(golden, sou
     done = subprocess.run(argv, env=OFFLINE, capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "two" / "pairs.json").read_bytes() == (one / "pairs.json").read_bytes()
-    # Equal up to float rounding: matrix products may round differently in another process.
-    for ours, theirs in zip(records(tmp_path / "two"), records(one), strict=True):
-        assert ours["error_w"] == pytest.approx(theirs["error_w"], rel=1e-5)
-        assert ours["margin"] == pytest.approx(theirs["margin"], abs=0.02)
-        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+    # One pair per process: the sum of two shares is the same in either order, so nothing may differ at all.
+    for name in ("metrics.jsonl", "validation.jsonl"):
+        assert (tmp_path / "two" / name).read_bytes() == (one / name).read_bytes(), name
     two = weights(tmp_path / "two")
-    for name, tensor in weights(one).items():
-        assert torch.linalg.norm(two[name] - tensor) <= 1e-3 * torch.linalg.norm(tensor), name
+    assert all(torch.equal(two[name], tensor) for name, tensor in weights(one).items())
 
 
 def test_the_cache_serves_the_second_run(golden, source, tmp_path, caplog):
