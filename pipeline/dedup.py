@@ -54,13 +54,15 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, int]:
 def _likely(signatures: np.ndarray, index: int, others: list[int], threshold: float) -> list[int]:
     """Those of the others whose signatures agree about as much as the threshold: the rest need no exact look.
 
-    The share that agrees estimates the similarity, with the standard deviation of a share.
+    The share that agrees estimates the similarity, with the standard deviation of a share. A byte of each
+    hash is enough for that: one in 256 agrees by chance.
     """
     if not others:
         return []
-    share = (signatures[others] == signatures[index]).mean(axis=1)
-    least = threshold - _DEVIATIONS * math.sqrt(threshold * (1 - threshold) / signatures.shape[1])
-    return [others[place] for place in np.flatnonzero(share >= least).tolist()]
+    count = signatures.shape[1]
+    agreed = (signatures[others] == signatures[index]).view(np.uint8).sum(axis=1, dtype=np.uint8)
+    least = count * threshold - _DEVIATIONS * math.sqrt(count * threshold * (1 - threshold))
+    return [others[place] for place in np.flatnonzero(agreed >= least).tolist()]
 
 
 def _twin(texts: Sequence[str], index: int, others: list[int], threshold: float) -> int | None:
@@ -102,9 +104,9 @@ def _shingles(codes: np.ndarray) -> np.ndarray:
 
 
 def _minhash(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Bucket keys uint64 [n, BANDS] and signatures uint16 [n, BANDS * ROWS] of all texts."""
+    """Bucket keys uint64 [n, BANDS] and signatures uint8 [n, BANDS * ROWS] of all texts."""
     keys = np.zeros((len(texts), BANDS), np.uint64)
-    signatures = np.zeros((len(texts), BANDS * ROWS), np.uint16)
+    signatures = np.zeros((len(texts), BANDS * ROWS), np.uint8)
     for start in range(0, len(texts), _CHUNK):
         stop = min(start + _CHUNK, len(texts))
         _fill(keys[start:stop], signatures[start:stop], [texts[i] for i in range(start, stop)])
@@ -126,7 +128,7 @@ def _fill(keys: np.ndarray, signatures: np.ndarray, texts: list[str]) -> None:
         np.add(permuted, shift, out=permuted)
         np.right_shift(permuted, np.uint64(16), out=permuted)
         least = np.minimum.reduceat(permuted, starts)
-        signatures[:, band * ROWS + row] = least.astype(np.uint16)
+        signatures[:, band * ROWS + row] = least.astype(np.uint8)
         keys[:, band] = (keys[:, band] ^ (least + np.uint64(row))) * _MIX
 
 

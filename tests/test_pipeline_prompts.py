@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import unicodedata
 
 import polars as pl
@@ -104,6 +106,36 @@ def test_the_limit_counts_accepted_ideas(tmp_path):
     (tmp_path / "a.txt").write_text("a calm lake\n\na calm lake\na wide plain\na tall hill\n")
     rows = read(tmp_path / "a.txt", limit=2)
     assert accepted(rows) == ["a calm lake", "a wide plain"] and len(rows) == 4
+
+
+LARGE = """
+import resource, sys, time
+from pipeline.prompts import ingest
+from pipeline.sources import PromptSettings
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+ingest(PromptSettings(limit=10))
+before = peak()
+table = ingest(PromptSettings(source=sys.argv[1], limit=1000))
+print(table.num_rows, peak() - before)
+table = ingest(PromptSettings(source=sys.argv[1]))
+print(table.num_rows, table["status"].to_pylist().count("ok"), peak() - before)
+"""
+
+
+def test_a_large_file_is_read_in_a_stream_and_only_as_far_as_asked(tmp_path, repository):
+    path, count = tmp_path / "a.csv", 200_000
+    with path.open("w") as file:
+        file.write("id,prompt\n")
+        file.writelines(f'{i},"a lake in the hills, number {i % (count - 500)}"\n' for i in range(count))
+    command = [sys.executable, "-c", LARGE, str(path)]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    some, every = ([float(value) for value in line.split()] for line in done.stdout.splitlines())
+    assert some[0] == 1000 and some[1] < 10, "nothing is read beyond the limit"
+    assert every[:2] == [count, count - 500]
+    # MiB: a row of text and a key to know its twin by, and no copy of the file.
+    assert every[2] < count * 1200 / 2**20
 
 
 @pytest.mark.parametrize(
