@@ -41,7 +41,7 @@ def fake_config(folder: Path, out: Path | str, ideas: list[str] = IDEAS, **chang
         executor="local",
         prompts=PromptSettings(source=str(ideas_file(folder, ideas))),
         expand=ExpandSettings(expander="none"),
-        filter=FilterSettings(near_duplicates=0),
+        filter=FilterSettings(near_duplicates=0.0),
         candidates=CandidateSettings(
             model="",
             generators=(f"{FAKES}:Painter", f"{FAKES}:Sketcher"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,12 +86,25 @@ def misbehave(how: str) -> None:
         import ctypes
 
         ctypes.string_at(0)
-    if how == "exit":
-        os._exit(1)
+    if how == "killed":  # as the kernel does when memory runs out
+        os.kill(os.getpid(), signal.SIGKILL)
     if how == "hang":
         time.sleep(3600)
     if how == "memory":
-        raise MemoryError("out of memory")
+        fill_memory()
+
+
+def fill_memory(spare: int = 64 * 2**20) -> None:
+    """Allocate until there is no more, within a limit of a little above what the process has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + spare, hard))
+    hoard = []
+    try:
+        while True:
+            hoard.append(bytearray(2**22))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def append(path: str, line: str) -> None:

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from drspo import backends
@@ -115,6 +117,59 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         build(fake_config(tmp_path, tmp_path / "file" / "out"))
 
 
+def test_folders_that_became_read_only_are_named_and_the_same_command_continues(
+    tmp_path: Path, repository: Path
+) -> None:
+    config = fake_config(tmp_path, tmp_path / "out")
+    build(config)
+    before = final_tables(tmp_path / "out")
+    lost = unit_files(tmp_path / "out")[2]
+    lost.unlink()
+    locked = [lost.parent, tmp_path / "out/attempts"]
+    for folder in locked:
+        folder.chmod(0o555)
+    try:
+        done = run_program(config, tmp_path, repository, *WITHOUT_PRIVILEGES)
+    finally:
+        for folder in locked:
+            folder.chmod(0o755)
+    assert done.returncode == 2, done.stderr
+    assert f"Permission denied ({tmp_path}/out/attempts/" in done.stderr and "Traceback" not in done.stderr
+    assert build(config).made_now == 1
+    assert final_tables(tmp_path / "out") == before
+
+
+# Root may write anywhere, unless it gives that up.
+WITHOUT_PRIVILEGES = ("setpriv", "--bounding-set=-dac_override") if os.geteuid() == 0 else ()
+
+
+@pytest.mark.parametrize("name", ["plan.parquet", "prompts.parquet", "units/ab/{}.parquet"])
+def test_a_foreign_parquet_file_is_never_used(tmp_path: Path, name: str) -> None:
+    config = fake_config(tmp_path, tmp_path / "out")
+    build(config)
+    before = final_tables(tmp_path / "out")
+    unit = unit_files(tmp_path / "out")[0]
+    foreign = tmp_path / "out" / name if "units" not in name else unit
+    pq.write_table(pa.table({"unit_id": [unit.stem], "config_hash": ["0"]}), foreign)
+    if foreign == unit:
+        assert build(config).made_now == 1
+        assert final_tables(tmp_path / "out") == before
+        assert unit.stem in next((tmp_path / "out/quarantine").iterdir()).name
+    else:
+        with pytest.raises(UserError, match=f"{name} has other columns"):
+            build(config)
+
+
+@pytest.mark.parametrize("damage", [truncate, empty])
+def test_a_damaged_shard_is_written_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    config = fake_config(tmp_path, tmp_path / "out")
+    build(config)
+    before = final_tables(tmp_path / "out")
+    damage(next((tmp_path / "out/export/data").iterdir()))
+    assert build(config).made_now == 0
+    assert final_tables(tmp_path / "out") == before
+
+
 def poisoned(folder: Path, how: str, **guard: Any) -> Any:
     config = fake_config(folder, folder / "out")
     options = [f"tests.plugin_fakes:Painter.{key}" for key in ("poison=castle", f"how={how}")]
@@ -122,10 +177,12 @@ def poisoned(folder: Path, how: str, **guard: Any) -> Any:
     return replace(config, guard=replace(config.guard, **guard))
 
 
-def run_program(config: Any, folder: Path, repository: Path) -> subprocess.CompletedProcess[str]:
+def run_program(
+    config: Any, folder: Path, repository: Path, *before: str
+) -> subprocess.CompletedProcess[str]:
     file = folder / "config.yaml"
     file.write_text(dump(config))
-    command = [sys.executable, "-m", "dataset_builder", "--config", str(file)]
+    command = [*before, sys.executable, "-m", "dataset_builder", "--config", str(file)]
     return subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=280)
 
 
