@@ -155,6 +155,8 @@ for config in ("default", "pickapic"):
         assert stream[0].keys() == whole[0].keys()
         text = "prompt" if config == "default" else "caption"
         assert [row[text] for row in stream] == whole[text][:]
+from train.data import read_rows
+found["trainer"] = [sum(1 for _ in read_rows(sys.argv[1], split)) for split in ("train", "validation")]
 from pipeline.prompts import ingest
 from pipeline.sources import PromptSettings
 rows = ingest(PromptSettings(source=sys.argv[1], split="validation")).to_pylist()
@@ -185,6 +187,7 @@ def test_load_dataset_reads_both_configs_streaming_and_not(run, hub, tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     expected = {split: len(list(read_pairs(str(run), split))) for split in ("train", "validation")}
     ideas, missing = found.pop("ideas"), found.pop("missing")
+    assert found.pop("trainer") == [expected["train"], expected["validation"]]
     texts = [pair["prompt"] for pair in read_pairs(str(run), "validation", columns=["prompt"])]
     assert [text for text, *_ in ideas] == texts and ideas[0][1] == f"{REPO}/validation#0"
     assert {text for text, _, status in ideas if status == "ok"} == set(texts)
@@ -215,6 +218,21 @@ def test_the_pickapic_config_feeds_the_diffusion_dpo_script(run):
         winner = row["image_1_uid"] if swap else row["image_0_uid"]
         assert winner == row["best_image_uid"] and winner in winners
         assert pixels[0].size == pixels[1].size and isinstance(row["caption"], str)
+
+
+def test_our_trainer_reads_both_configs_of_a_publication_as_the_same_pairs(run, tmp_path):
+    from train.data import PairRow, check_pair, has_split, read_rows
+
+    tree = tmp_path / "tree"
+    publish(run, "--dry-run", str(tree))
+    for split in ("train", "validation"):
+        rows = {config: list(read_rows(str(tree / config), split)) for config in (".", "pickapic")}
+        for row in (row for of_config in rows.values() for row in of_config):
+            assert isinstance(row, PairRow)
+            check_pair(row, 32, 64, "none")
+        pairs = {config: [(r.prompt, r.chosen, r.rejected) for r in found] for config, found in rows.items()}
+        assert pairs["."] == pairs["pickapic"] and len(pairs["."]) > 0
+        assert has_split(str(tree), split)
 
 
 def test_a_lora_is_published_with_its_licence_and_without_checkpoints(hub, tmp_path):
