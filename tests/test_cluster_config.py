@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import fields
 from pathlib import Path
+
+import yaml
 
 from dataset_builder.build import check
 from dataset_builder.config import BuildConfig
@@ -27,3 +30,46 @@ def test_the_cluster_configuration_loads_and_names_only_what_exists(repository: 
         known_fields = {field.name for field in fields(lookup(GENERATORS, name, "method").config_class)}
         assert {"window"} <= known_fields or name == "sdxl"
         assert set(options_of(config.candidates.options, name)) <= known_fields
+
+
+# The fields of ray.io/v1 that a manifest may use, from the reference of its custom resources.
+RAY_JOB = set(
+    """activeDeadlineSeconds backoffLimit clusterSelector deletionStrategy entrypoint entrypointNumCpus
+    entrypointNumGpus entrypointResources jobId managedBy metadata preRunningDeadlineSeconds rayClusterSpec
+    runtimeEnvYAML shutdownAfterJobFinishes submissionMode submitterConfig submitterPodTemplate suspend
+    ttlSecondsAfterFinished""".split()
+)
+RAY_CLUSTER = set(
+    """authOptions autoscalerOptions enableInTreeAutoscaling gcsFaultToleranceOptions headGroupSpec
+    headServiceAnnotations managedBy rayVersion suspend upgradeStrategy workerGroupSpecs""".split()
+)
+HEAD = set("enableIngress headService labels rayStartParams resources serviceType template".split())
+WORKERS = set(
+    """groupName idleTimeoutSeconds labels maxReplicas minReplicas numOfHosts rayStartParams replicas
+    resources scaleStrategy suspend template""".split()
+)
+NEEDED = {"groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"}
+
+
+def test_the_manifest_for_kubernetes_is_a_ray_job_of_our_program(repository: Path) -> None:
+    page = (repository / "docs/cluster.md").read_text()
+    (text,) = re.findall(r"```yaml\n(apiVersion: ray\.io/v1\n.*?)```", page, re.DOTALL)
+    manifest = yaml.safe_load(text)
+    assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", "RayJob")
+    spec = manifest["spec"]
+    cluster = spec["rayClusterSpec"]
+    head, workers = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
+    assert set(spec) <= RAY_JOB and set(cluster) <= RAY_CLUSTER and set(head) <= HEAD
+    for group in workers:
+        assert NEEDED <= set(group) <= WORKERS
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+    for group in (head, *workers):
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        pod = group["template"]["spec"]
+        volumes = {volume["name"] for volume in pod.get("volumes", ())}
+        for container in pod["containers"]:
+            assert {mount["name"] for mount in container.get("volumeMounts", ())} <= volumes
+            assert all(isinstance(limit, str) for limit in container["resources"]["limits"].values())
+    entry = spec["entrypoint"].split()
+    assert entry[:3] == ["python", "-m", "dataset_builder"]
+    assert (repository / entry[entry.index("--config") + 1].removeprefix("/app/")).is_file()
