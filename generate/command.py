@@ -76,7 +76,9 @@ def _make(config: Config) -> int:
     if check := getattr(session.generator, "check", None):  # a plugin need not have one
         check(requests)
     if config.plan:
-        return _print_plan(rehearse(session.generator, session.family, requests[0]), session, requests)
+        recorder = Recorder() if config.save_steps else None
+        plan = rehearse(session.generator, session.family, requests[0], recorder)
+        return _print_plan(plan, session, requests)
     todo = [
         job for job in jobs if not is_done(store, job.name, session.record(job.request), config.overwrite)
     ]

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from generate.base import Generator, Request
+from generate.preview import Recorder
 
 
 @dataclass
@@ -64,10 +65,10 @@ class Plan:
         return sum(self.evaluations.get(network, {}).values())
 
 
-def rehearse(generator: Generator, family: Any, request: Request) -> Plan:
+def rehearse(generator: Generator, family: Any, request: Request, recorder: Recorder | None = None) -> Plan:
     """The cost of one request, at the price of a few evaluations of each network at each shape.
 
-    Seconds exclude loading the model and the first evaluation's warm-up.
+    Seconds exclude loading the model and the first evaluation's warm-up; they include the GIF of a recorder.
     """
     networks = {
         name: getattr(family, name)
@@ -78,7 +79,7 @@ def rehearse(generator: Generator, family: Any, request: Request) -> Plan:
     logs: dict[tuple[str, tuple[int, int, int]], Calls] = {}
     started = time.perf_counter()
     with _stubbed(networks, logs, family.device):
-        generator.generate([request])
+        generator.generate([request], recorder)
         _synchronize(family.device)
     elapsed = time.perf_counter() - started
     outside = elapsed - sum(sum(calls.seconds.values()) for calls in logs.values())
@@ -87,6 +88,7 @@ def rehearse(generator: Generator, family: Any, request: Request) -> Plan:
         sizes = evaluations.setdefault(name, {})
         sizes[height, width] = sizes.get((height, width), 0) + calls.samples
     seconds = outside + sum(calls.total() for calls in logs.values())
+    seconds += recorder.estimate(family.vae) if recorder is not None else 0.0
     return Plan(evaluations, seconds, peak_bytes(family.device), elapsed)
 
 

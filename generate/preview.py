@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,11 +30,21 @@ class Recorder:
     def animate(self, vae: Any, width: int = 1024) -> bytes:
         """An animated GIF of the kept latents, decoded; frames of both stages have the scroll's size, at most
         `width` pixels wide."""
-        pictures = [
-            to_pil(decode_latents(vae, latents.reshape(-1, *latents.shape[-3:])[:1]))[0]
-            for _, latents in self.kept
-        ]
-        return encode_gif(pictures, width)
+        return encode_gif([_picture(vae, latents) for _, latents in self.kept], width)
+
+    def estimate(self, vae: Any) -> float:
+        """Seconds that `animate` will take, from decoding one frame of each stage."""
+        total = 0.0
+        for stage in dict.fromkeys(stage for stage, _ in self.kept):
+            frames = [latents for name, latents in self.kept if name == stage]
+            started = time.perf_counter()
+            _picture(vae, frames[-1])
+            total += len(frames) * (time.perf_counter() - started)
+        return total
+
+
+def _picture(vae: Any, latents: torch.Tensor) -> Image.Image:
+    return to_pil(decode_latents(vae, latents.reshape(-1, *latents.shape[-3:])[:1]))[0]
 
 
 def encode_gif(pictures: Sequence[Image.Image], width: int) -> bytes:

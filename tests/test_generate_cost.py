@@ -16,6 +16,7 @@ from generate.mad import Config as MADConfig
 from generate.models import load_family
 from generate.multidiffusion import Config as MultiDiffusionConfig
 from generate.multidiffusion import MultiDiffusion
+from generate.preview import Recorder
 from generate.scroll import WindowSettings
 from generate.sdxl import SDXL
 from generate.two_stage import DRSPO, Config
@@ -75,7 +76,7 @@ def test_a_rehearsal_runs_few_evaluations_and_leaves_the_networks_as_they_were(f
 
 
 def test_networks_come_back_after_an_error_in_the_rehearsal(family):
-    def fail(_requests):
+    def fail(_requests, _callback):
         family.unet(torch.zeros(1, 4, 16, 16), 5, encoder_hidden_states=None)
 
     with pytest.raises(TypeError):
@@ -107,3 +108,21 @@ def test_planned_seconds_are_those_that_are_then_spent(family, monkeypatch):
     assert plan.rehearsal_seconds < 0.8 * spent
     assert plan.seconds == pytest.approx(spent, rel=0.25)
     assert plan.peak_bytes > 0
+
+
+def test_a_plan_with_a_gif_counts_the_decoding_of_every_frame(family, monkeypatch):
+    clock = [0.0]
+
+    def decode(vae, latents):
+        clock[0] += latents.shape[-1]  # as many seconds as columns
+        return torch.zeros(1, 3, 8, 8)
+
+    monkeypatch.setattr("generate.preview.decode_latents", decode)
+    monkeypatch.setattr("generate.preview.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    recorder = Recorder()
+    plan = rehearse(METHODS["drspo"](family), family, REQUEST, recorder)
+    assert clock[0] == 16 + 32  # one frame of the blueprint, one of the windows
+    clock[0] = 0.0
+    recorder.animate(None)
+    assert clock[0] > 200
+    assert clock[0] < plan.seconds < clock[0] + 100
