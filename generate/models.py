@@ -66,7 +66,7 @@ class ModelFamily:
     spec: ModelSpec
     model_id: str
     fingerprint: str
-    """Identifies the weights' content, wherever they lie (see `generate.weights.fingerprint`)."""
+    """Identifies the weights' content, wherever they lie (see `generate.fingerprint`)."""
     unet: Any
     vae: Any
     tokenizers: list[Any]

@@ -137,7 +137,7 @@ def canvas_time_ids(family: ModelFamily, mode: TimeIdsMode, canvas: Canvas) -> T
 
 
 def reporter(callback: Callback | None, request_index: int, stage: str) -> OnStep | None:
-    """A callback in the form that `fusion.denoise` calls."""
+    """A callback in the form that `denoising.denoise` calls."""
     if callback is None:
         return None
 

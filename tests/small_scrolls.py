@@ -2,17 +2,28 @@
 
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from generate.base import Request
 from generate.models import ModelFamily, load_family
+from tests.tiny_models import make_controlnet
 
 
 @lru_cache
 def family(golden: Path, name: str = "tiny-sdxl") -> ModelFamily:
     """A golden checkpoint, loaded once; tests leave it as they found it."""
     return load_family(str(golden / "models" / name), device="cpu")
+
+
+@lru_cache
+def controlled_family(golden: Path) -> ModelFamily:
+    """The golden SDXL with a ControlNet made for it, loaded once."""
+    base = golden / "models" / "tiny-sdxl"
+    with TemporaryDirectory() as folder:
+        control = make_controlnet(base, Path(folder))
+        return load_family(str(base), device="cpu", controlnet=True, controlnet_source=str(control))
 
 
 def small_request(**changes) -> Request:

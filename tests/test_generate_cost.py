@@ -13,14 +13,13 @@ from generate.control import Control
 from generate.cost import Calls, count_evaluations, rehearse
 from generate.mad import MAD
 from generate.mad import Config as MADConfig
-from generate.models import load_family
 from generate.multidiffusion import Config as MultiDiffusionConfig
 from generate.multidiffusion import MultiDiffusion
 from generate.preview import Recorder
 from generate.scroll import WindowSettings
 from generate.sdxl import SDXL
 from generate.two_stage import DRSPO, Config
-from tests.tiny_models import make_controlnet
+from tests.small_scrolls import controlled_family
 
 REQUEST = Request(prompt="a castle", height=128, width=256, steps=6, guidance_scale=3.0)
 WINDOWS = {"window": 128, "stride": 64}
@@ -43,12 +42,8 @@ METHODS = {
 
 
 @pytest.fixture(scope="module")
-def family(golden, tmp_path_factory):
-    base = golden / "models" / "tiny-sdxl"
-    control = make_controlnet(base, tmp_path_factory.mktemp("controlnet"))
-    return load_family(
-        str(base), device="cpu", dtype="float32", controlnet=True, controlnet_source=str(control)
-    )
+def family(golden):
+    return controlled_family(golden)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,12 +12,11 @@ from generate.blueprint import Blueprint, blueprint_request
 from generate.control import Control, active_steps
 from generate.highres import HighRes, paint_windows, remaining_steps, start_latents
 from generate.lineart import LineArt
-from generate.models import load_family
 from generate.schedulers import make_scheduler
 from generate.scroll import WindowSettings
 from generate.two_stage import DRSPO, Config
 from generate.vae import encode_images, from_pil
-from tests.tiny_models import make_controlnet
+from tests.small_scrolls import controlled_family
 
 WINDOWS = WindowSettings(window=128, stride=64)
 SMALL = Blueprint(height=64, width=128)
@@ -26,12 +24,8 @@ CONFIG = Config(strength=0.67, blueprint=SMALL, windows=WINDOWS, control=Control
 
 
 @pytest.fixture(scope="module")
-def family(golden, tmp_path_factory):
-    base = golden / "models" / "tiny-sdxl"
-    control = make_controlnet(base, tmp_path_factory.mktemp("controlnet"))
-    return load_family(
-        str(base), device="cpu", dtype="float32", controlnet=True, controlnet_source=str(control)
-    )
+def family(golden):
+    return controlled_family(golden)
 
 
 def request(**changes) -> Request:
@@ -269,34 +263,3 @@ def test_each_stage_wears_its_own_lora_and_none_without_dpo(family, monkeypatch)
     DRSPO(family, CONFIG).generate([request()])
     DRSPO(family, replace(CONFIG, use_loras=False)).generate([request()])
     assert worn == ["blueprint", "highres", None, None]
-
-
-def test_the_call_is_that_of_a_diffusers_pipeline(family, scroll):
-    drspo = DRSPO(family, CONFIG)
-    seen = []
-    options = {"height": 128, "width": 256, "num_inference_steps": 3, "guidance_scale": 3.0}
-    output = drspo(
-        "a castle", seed=1, num_images_per_prompt=2, **options,
-        callback_on_step_end=lambda pipe, index, t, kwargs: seen.append((pipe, kwargs["latents"].shape)),
-    )  # fmt: skip
-    assert output.images[0].tobytes() == scroll.image.tobytes()
-    assert output.blueprints[0].tobytes() == scroll.extras["blueprint"].tobytes()
-    assert output.seeds == [1, 2]
-    assert len(seen) == 10 and seen[0][0] is drspo
-    latent = drspo("a castle", seed=1, output_type="latent", **options).images
-    assert torch.equal(latent[0], scroll.latents)
-    array = drspo("a castle", seed=1, output_type="np", **options).images
-    assert np.array_equal((array[0] * 255).round().astype(np.uint8), np.asarray(scroll.image))
-
-
-def test_a_torch_generator_decides_the_seeds(family):
-    from generate.call import _seeds
-
-    def seeds() -> list[int]:
-        return _seeds(None, torch.Generator().manual_seed(5), 2, 2)
-
-    assert seeds() == seeds()
-    assert len(set(seeds())) == 4
-    for bad in ({"seed": 1, "generator": torch.Generator()}, {"seed": [1, 2, 3]}, {"output_type": "jpeg"}):
-        with pytest.raises(UserError):
-            DRSPO(family, CONFIG)(["a", "b"], **bad)
