@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 SERVER = """
-import json, os, sys
+import importlib, json, os, sys
 import generate.base, openai, openai.types.chat, polars, pyarrow.parquet
 import dataset_builder.command, pipeline.local, tests.plugin_fakes
 from dataset_builder import build, export, stats
 from pipeline import pairing, scores
 from drspo import cli
+for name in sys.argv[1:]:
+    importlib.import_module(name)
 print("ready", flush=True)
 for line in sys.stdin:
     argv, log, env = json.loads(line)
@@ -37,11 +39,12 @@ for line in sys.stdin:
 
 
 class Forks:
-    """Starts of the builder as real processes."""
+    """Starts of the builder as real processes, with further modules imported beforehand."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *modules: str) -> None:
+        command = [sys.executable, "-c", SERVER, *modules]
         self.server = subprocess.Popen(
-            [sys.executable, "-c", SERVER], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self._answer() == "ready"
 

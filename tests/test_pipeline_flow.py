@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import random
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,13 @@ from typing import Any
 import pytest
 
 from dataset_builder.build import Build, Outcome
+from drspo.config import dump
 from drspo.errors import UserError
+from drspo.storage import Storage
+from pipeline.plan import read_plan
 from pipeline.settings import ResourceSettings
 from tests.building import IDEAS, build, fake_config, final_tables, with_candidates
+from tests.forks import Forks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -21,16 +26,20 @@ RESOURCES = ResourceSettings(generator_actors=2, actor_cpus=0.5)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def session(repository: Path) -> Iterator[None]:
-    """One Ray for the module: its start costs more than its work."""
+def session(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One Ray for the module, whose start costs more than its work; gives the log of images made on it."""
     import ray
 
     from pipeline.cluster import connect
 
+    made = tmp_path_factory.mktemp("made") / "made.log"
     # Workers import the fakes from the checkout, whatever path this session was given.
-    os.environ["PYTHONPATH"] = str(repository)
-    connect(ResourceSettings(object_store_mb=300))
-    yield
+    workers = {"PYTHONPATH": str(repository), "FAKE_LOG": str(made), "FAKE_SECONDS": "0.02"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in workers.items():
+            patch.setenv(name, value)
+        connect(ResourceSettings(object_store_mb=300))
+    yield made
     ray.shutdown()
 
 
@@ -53,7 +62,7 @@ def test_both_executors_give_the_same_tables(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("how", "reason"),
-    [("segfault", "Segmentation fault"), ("exit", "died without a word"), ("hang", "no answer within 4 s")],
+    [("segfault", "Segmentation fault"), ("killed", "died without a word"), ("hang", "no answer within 4 s")],
 )
 def test_a_prompt_that_takes_workers_down_is_one_dead_row(tmp_path: Path, how: str, reason: str) -> None:
     config = fake_config(tmp_path, tmp_path / "out", resources=RESOURCES)
@@ -96,3 +105,57 @@ def test_resources_that_do_not_exist_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         build_on_ray(fake_config(tmp_path, tmp_path / "out", resources=resources))
+
+
+LIGHTS = ("fog", "rain", "moonlight", "the evening", "winter")
+# What a run has just written when its driver is killed; a number counts unit files. The last start ends.
+MOMENTS: list[str | int] = ["plan.parquet", 3, 9, "scores.parquet", ""]
+
+
+def test_kills_of_the_driver_lose_and_double_nothing(tmp_path: Path, session: Path, repository: Path) -> None:
+    import ray
+
+    ideas = [f"a {scene} in {light}" for scene in ("fjord", "mesa", "delta", "moor") for light in LIGHTS]
+    calm, out = tmp_path / "calm", tmp_path / "out"
+    calm.mkdir()
+    build(fake_config(calm, calm / "out", ideas))
+    file, log = tmp_path / "config.yaml", tmp_path / "log.txt"
+    file.write_text(dump(fake_config(tmp_path, out, ideas, resources=RESOURCES, executor="ray")))
+    address = ray.get_runtime_context().gcs_address
+    forks, rng, codes = Forks(repository, "pipeline.flow"), random.Random(3), []
+    stood, seen = set(), 0
+    try:
+        for moment in MOMENTS:
+            pid = forks.start(["--config", str(file)], log, RAY_ADDRESS=address)
+            if moment:
+                wait_until(out, moment)
+                time.sleep(rng.uniform(0, 0.2))
+                forks.kill(pid)
+            codes.append(forks.wait())
+            images = session.read_text().splitlines() if session.exists() else []
+            again = [image for image in images[seen:] if any(prompt in image for prompt in stood)]
+            assert not again, "a unit that had its file was made again"
+            stood, seen = prompts_done(out), len(images)
+    finally:
+        forks.close()
+    assert codes.count(-9) >= 3 and codes[-1] == 0, (codes, log.read_text())
+    assert final_tables(out) == final_tables(calm / "out")
+    assert not list(out.glob("dead/*")) and not list(out.glob("quarantine/*"))
+
+
+def wait_until(out: Path, moment: str | int) -> None:
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        if (out / moment).exists() if isinstance(moment, str) else len(committed(out)) >= moment:
+            return
+        time.sleep(0.01)
+
+
+def committed(out: Path) -> set[str]:
+    return {file.stem for file in (out / "units").rglob("[0-9a-f]*.parquet")}
+
+
+def prompts_done(out: Path) -> set[str]:
+    done = committed(out)
+    units = read_plan(Storage(out)).to_pylist()
+    return {unit["prompts"][0]["text"] for unit in units if unit["unit_id"] in done}
