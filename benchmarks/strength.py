@@ -183,7 +183,7 @@ def curve(points: dict[tuple[str, float], list[Point]]) -> str:
     lines = sorted({name for name, _ in points if "control" in name})
     body = [panel(points, lines, key, title, 60 + 300 * column) for column, (key, title) in enumerate(PANELS)]
     keys = "".join(
-        f'<text x="{60 + 170 * i}" y="262" fill="{COLOURS[i]}">&#9632; {name}</text>'
+        f'<text x="{60 + 140 * i}" y="262" fill="{COLOURS[i]}">&#9632; {name}</text>'
         for i, name in enumerate(lines)
     )
     return (
