@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import secrets
 import threading
@@ -193,8 +192,7 @@ class RemoteFolder:
             patiently(lambda: self.filesystem.rm_file(self.path(name)), self.url(name))
 
     def open(self, name: str, mode: str) -> BinaryIO:
-        file = RemoteFile(self.filesystem, self.path(name), self.url(name))
-        return cast(BinaryIO, io.BufferedReader(file))
+        return cast(BinaryIO, RemoteFile(self.filesystem, self.path(name), self.url(name)))
 
 
 def _is_conflict(error: OSError) -> bool:

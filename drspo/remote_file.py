@@ -9,7 +9,7 @@ from drspo.patience import patiently
 
 
 class RemoteFile(io.RawIOBase):
-    """Ranges of one object. The scores of a unit are a thousandth of it: nothing is read ahead."""
+    """Ranges of one object, a request for each read. The scores of a unit are a thousandth of it."""
 
     def __init__(self, filesystem: Any, path: str, where: str) -> None:
         self.filesystem, self.path, self.where = filesystem, path, where
@@ -38,3 +38,6 @@ class RemoteFile(io.RawIOBase):
         buffer[: len(data)] = data
         self.position += len(data)
         return len(data)
+
+    def readall(self) -> bytes:
+        return self.read(max(0, self.size - self.position)) or b""

@@ -38,7 +38,8 @@ def test_what_was_written_is_read_back_and_the_last_writer_wins(storage):
     storage.write("a/b.bin", b"second")
     assert storage.read("a/b.bin") == b"second"
     with storage.open("a/b.bin") as file:
-        assert file.read() == b"second"
+        assert file.read() == b"second" and file.read() == b""
+        assert (file.seek(-3, os.SEEK_END), file.read(2), file.tell(), file.read(9)) == (3, b"on", 5, b"d")
 
 
 def test_the_first_creator_wins(storage):
