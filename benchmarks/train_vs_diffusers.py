@@ -3,10 +3,11 @@
     git clone https://github.com/huggingface/diffusers        (any checkout that has the script)
     python -m benchmarks.train_vs_diffusers --diffusers PATH [--model FOLDER] [--pairs FILE.parquet]
 
-Same checkpoint, same square pairs (the script knows no other shape), same rank, learning rate, beta and
-seed, one thread. Each program runs twice, with few and with many steps; the difference of the two is free
-of start-up costs. Ours runs with warm caches, which is how every run after the first goes. The script
-imports wandb whatever is asked of it; where that is not installed an empty module of the name stands in.
+Same checkpoint, same square pairs (the script knows no other shape), same rank, learning rate, beta, batch
+and seed, winner and loser in one call, no gradient checkpointing, one thread. Each program runs twice, with
+few and with many steps; the difference of the two is free of start-up costs. Ours runs with warm caches,
+which is how every run after the first goes. The script imports wandb whatever is asked of it; where that is
+not installed an empty module of the name stands in.
 """
 
 import argparse
@@ -112,6 +113,7 @@ def ours(options: argparse.Namespace, pairs: Path, folder: Path, name: str, step
         "canvas.width": options.resolution, "lora.rank": RANK, "lora.alpha": RANK, "optimizer.name": "adamw",
         "optimizer.lr": RATE, "optimizer.warmup-steps": 0, "optimizer.weight-decay": 0.01, "loss.beta": BETA,
         "max-steps": steps, "checkpoint-every": 10_000, "device": "cpu", "precision": "fp32", "seed": 0,
+        "memory.window-batch": 2,
     }  # fmt: skip
     flags = [token for key, value in settings.items() for token in (f"--{key}", str(value))]
     return measure([sys.executable, "-m", "train", *flags], {}, folder / f"{name}.log")

@@ -87,7 +87,7 @@ class MemoryConfig:
     schedule: Literal["stream", "two_pass", "autograd"] = "stream"
     """How the gradient over windows is made: stream is exact in flat memory, two_pass needs the least."""
     window_batch: int = 1
-    """Windows per model call."""
+    """Windows per model call; in stage blueprint 2 takes winner and loser in one call."""
     gradient_checkpointing: bool = False
     """Recompute the UNet's activations in the backward pass."""
 

@@ -41,7 +41,7 @@ def next_saving(config: TrainConfig, canvas: Canvas) -> str:
     many = len(canvas.windows) > 1
     if memory.schedule == "autograd" and many:
         return "--memory.schedule stream"
-    if memory.window_batch > 1 and many:
+    if memory.window_batch > 1:
         return f"--memory.window-batch {memory.window_batch // 2}"
     if not memory.gradient_checkpointing:
         return "--memory.gradient-checkpointing True"

@@ -14,6 +14,7 @@ from torch import Tensor
 from train.losses import NOTHING, Context, LossSettings, needs_reference
 from train.preference import Geometry, LossResult, pair_loss
 from train.region import choose_windows, region_problem
+from train.together import Split, errors_together, fits_together, gradients_together
 from train.windowed import Problem, Schedule, SideResult, errors, gradients
 
 Off = Callable[[], AbstractContextManager[Any]]
@@ -49,11 +50,17 @@ class PairResult:
         return all(math.isfinite(value) for value in seen)
 
 
-def reference_pass(problem: Problem, off: Off) -> Reference:
-    """Errors and averages of the model with its adapters off; `off` is `lambda: reference(unet)`."""
+def reference_pass(problem: Problem, off: Off, *, together: bool = False) -> Reference:
+    """Errors and averages of the model with its adapters off; `off` is `lambda: reference(unet)`.
+
+    together: both scrolls in one call, as the policy's pass has them, or z would not start at exactly 0.
+    """
     with off():
-        error_w, aggregate_w = errors(problem.side("w"))
-        error_l, aggregate_l = errors(problem.side("l"))
+        if together:
+            (error_w, aggregate_w), (error_l, aggregate_l) = errors_together(problem)
+        else:
+            error_w, aggregate_w = errors(problem.side("w"))
+            error_l, aggregate_l = errors(problem.side("l"))
     return Reference(error_w, error_l, aggregate_w, aggregate_l)
 
 
@@ -67,18 +74,25 @@ def pair_gradients(
     context: Context = NOTHING,
     known: Reference | None = None,
     region_seed: int = 0,
+    split: Split | None = None,
 ) -> PairResult:
     """Loss, exact gradient dL/dtheta and metrics of one pair (eqs 19 and 23).
 
-    off: context manager that switches the adapters off; known: the reference's errors when they were cached;
-    region_seed: makes the draw of the region term's window a function of the step. At most three LoRA-sized
-    buffers live at once (two, plus one with the region term or the anchor). The parameters' .grad is not
-    touched.
+    off: context manager that switches the adapters off; split: `lambda: halves(unet)`, lets winner and loser
+    run in one call where a scroll is one window and two per call are allowed; known: the reference's errors
+    when they were cached; region_seed: makes the draw of the region term's window a function of the step. At
+    most three LoRA-sized buffers live at once (two, plus one with the region term or the anchor). The
+    parameters' .grad is not touched.
     """
-    seen = known or (reference_pass(problem, off) if needs_reference(settings) else NO_REFERENCE)
-    anchor = _anchor(seen, settings)
-    winner = gradients(problem.side("w"), parameters, schedule, anchor)
-    loser = gradients(problem.side("l"), parameters, schedule)
+    together = split is not None and fits_together(problem) and settings.reference_anchor == 0
+    seen = known or (
+        reference_pass(problem, off, together=together) if needs_reference(settings) else NO_REFERENCE
+    )
+    if split is not None and together:
+        winner, loser = gradients_together(problem, parameters, split)
+    else:
+        winner = gradients(problem.side("w"), parameters, schedule, _anchor(seen, settings))
+        loser = gradients(problem.side("l"), parameters, schedule)
     geometry = _geometry(winner, loser)
     context = replace(context, numel=problem.latents_w.numel(), drift=winner.drift)
     result = pair_loss(winner.error, loser.error, seen.error_w, seen.error_l, settings, context, geometry)

@@ -18,6 +18,7 @@ from train.optimizers import learning_rate, set_learning_rate
 from train.predictor import window_predictor
 from train.prepare import Pair
 from train.targets import NoiseProcess
+from train.together import halves
 from train.windowed import Problem
 
 
@@ -53,6 +54,7 @@ class Trainee:
             schedule=self.config.memory.schedule,
             context=self.context(drawn.t),
             region_seed=drawn.seed,
+            split=lambda: halves(self.unet),
         )
         result.metrics["t"] = drawn.t
         return result
