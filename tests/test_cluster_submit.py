@@ -53,8 +53,10 @@ class Cluster:
             self.submission(*command), env=self.env, capture_output=True, text=True, timeout=900
         )
 
-    def submission(self, *command: str) -> list[str]:
-        return [*self.ray("job", "submit"), f"--address={self.dashboard}", "--working-dir=.", "--", *command]
+    def submission(self, *command: str, name: str = "") -> list[str]:
+        named = [f"--submission-id={name}"] if name else []
+        where = [f"--address={self.dashboard}", "--working-dir=.", *named]
+        return [*self.ray("job", "submit"), *where, "--", *command]
 
     def ray(self, *arguments: str) -> list[str]:
         return [str(Path(sys.executable).parent / "ray"), *arguments]
@@ -134,7 +136,7 @@ def test_a_submission_without_the_token_is_refused(cluster: Cluster, repository:
     assert "uthentic" in done.stdout + done.stderr
 
 
-def test_a_submitted_job_survives_the_loss_of_a_node(
+def test_a_submitted_job_survives_being_stopped_and_the_loss_of_a_node(
     cluster: Cluster, tmp_path: Path, repository: Path
 ) -> None:
     (tmp_path / "calm").mkdir()
@@ -144,18 +146,19 @@ def test_a_submitted_job_survives_the_loss_of_a_node(
     file = tmp_path / "config.yaml"
     file.write_text(dump(config))
     lost, kept = cluster.start_node(), cluster.start_node()
-    command = cluster.submission("python", "-m", "dataset_builder", "--config", str(file))
-    log = tmp_path / "job.txt"
-    with log.open("w") as stream:
-        job = subprocess.Popen(
-            command, env=cluster.env, cwd=repository, stdout=stream, stderr=subprocess.STDOUT
-        )
-        try:
-            wait_for(lambda: len(list((tmp_path / "out/units").rglob("[0-9a-f]*.parquet"))) >= 2, job, log)
-            cluster.lose(lost)
-            assert job.wait(600) == 0, log.read_text()
-        finally:
-            job.kill()
+    program = ("python", "-m", "dataset_builder", "--config", str(file))
+    units, log = tmp_path / "out/units", tmp_path / "job.txt"
+    with running(cluster, repository, log, "stopped-job", *program) as job:
+        wait_for(lambda: len(list(units.rglob("[0-9a-f]*.parquet"))) >= 1, job, log)
+        stop = [*cluster.ray("job", "stop"), f"--address={cluster.dashboard}", "stopped-job"]
+        subprocess.run(stop, env=cluster.env, capture_output=True, timeout=300, check=True)
+        job.wait(300)
+    stood = len(list(units.rglob("[0-9a-f]*.parquet")))
+    assert stood < len(IDEAS), "stopped too late to show anything"
+    with running(cluster, repository, log, "second-job", *program) as job:
+        wait_for(lambda: len(list(units.rglob("[0-9a-f]*.parquet"))) > stood, job, log)
+        cluster.lose(lost)
+        assert job.wait(600) == 0, log.read_text()
     said = log.read_text()
     assert "up to 2 generator and 1 scorer actors, 0.75 + 0.25 GPU each" in said
     assert final_tables(tmp_path / "out") == final_tables(tmp_path / "calm/out")
@@ -163,6 +166,22 @@ def test_a_submitted_job_survives_the_loss_of_a_node(
     # What travelled to the cluster is the code: no weights, runs or environments.
     packages = list(cluster.folder.rglob("_ray_pkg_*.zip"))
     assert all(path.stat().st_size < 20_000_000 for path in packages)
+
+
+@contextlib.contextmanager
+def running(
+    cluster: Cluster, repository: Path, log: Path, name: str, *program: str
+) -> Iterator[subprocess.Popen]:
+    """A submitted job under this name, its words in the log."""
+    command = cluster.submission(*program, name=name)
+    with log.open("w") as stream:
+        job = subprocess.Popen(
+            command, env=cluster.env, cwd=repository, stdout=stream, stderr=subprocess.STDOUT
+        )
+        try:
+            yield job
+        finally:
+            job.kill()
 
 
 def wait_for(condition: object, job: subprocess.Popen, log: Path) -> None:
