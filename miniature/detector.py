@@ -20,10 +20,9 @@ from miniature.scene import COUNTABLE
 
 DETECTOR_VERSION = 1
 STRIDE = 4
-HEIGHT = (
-    64  # every picture is shown at this height, so that objects have one scale whatever the picture's size
-)
-THRESHOLD = 0.35
+# Every picture is shown at this height, so that objects have one scale whatever the picture's size.
+HEIGHT = 64
+THRESHOLD = 0.5
 APART = 0.16  # two peaks of a class nearer than this share of the height are one object
 FOLDER = Path(__file__).parent / "weights" / "detector"
 

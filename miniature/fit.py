@@ -78,7 +78,7 @@ class Zoo:
 
     @cached_property
     def detector(self):
-        return fit_detector(self.autoencoder, self.work, self._steps(DETECTOR_STEPS))
+        return fit_detector(self.decoder, self.work, self._steps(DETECTOR_STEPS))
 
     @cached_property
     def unet(self):

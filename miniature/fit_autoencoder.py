@@ -16,7 +16,7 @@ from miniature.pictures import BLUEPRINT, FRESH_SEED, SQUARE, WIDE, painted, sav
 from miniature.scene import sample_scene
 
 STEPS = 3500
-DECODER_STEPS = 640
+DECODER_STEPS = 3000
 PICTURES = {SQUARE: 8000, BLUEPRINT: 8000, WIDE: 2000}
 KL_WEIGHT = 5e-5
 # A cycle of steps: crops are cheap and teach detail, whole pictures teach the norms their true statistics.

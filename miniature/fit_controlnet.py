@@ -20,7 +20,7 @@ from miniature.latents import TextStack, kept, picture_latents
 from miniature.loop import Task, train
 from miniature.pictures import SCROLL, SQUARE, painted, scene_of
 
-STEPS = 1450
+STEPS = 2000
 BATCH = 16
 COUNT = 2000
 WINDOW = SQUARE[0]

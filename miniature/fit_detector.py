@@ -19,7 +19,7 @@ from miniature.paint import paint
 from miniature.pictures import BLUEPRINT, FRESH_SEED, SCROLL, SQUARE, painted, scene_of, to_tensor
 from miniature.scene import COUNTABLE, Thing, countable, sample_scene
 
-STEPS = 450
+STEPS = 1000
 BATCH = 16
 COUNT = 8000
 _SPREAD = 1.3  # of a peak in the target map, in cells
@@ -47,7 +47,7 @@ def batch(pictures: dict, step: int, vae: AutoencoderKL | None) -> tuple[np.ndar
     make = _collage if step % 2 else _blueprint
     made = [make(pictures, rng) for _ in range(BATCH)]
     shown = np.stack([picture for picture, _ in made])
-    if vae is not None and step % 3 == 0:
+    if vae is not None:
         shown[: BATCH // 2] = reconstruct(vae, shown[: BATCH // 2])
     shown = np.stack([degrade(picture, sample_damage(rng), rng) for picture in shown])
     return shown, [things for _, things in made]

@@ -50,10 +50,14 @@ def _learn_merges(lines: list[str]) -> list[tuple[str, str]]:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # Letters that end a word are named in advance: else they are numbered as they are met, in the
+    # random order of a hash map, and pairs that are equally frequent merge in another order in every process.
     trainer = trainers.BpeTrainer(
+        special_tokens=[letter + "</w>" for letter in letters],
         vocab_size=_VOCABULARY,
         min_frequency=2,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        initial_alphabet=letters,
         end_of_word_suffix="</w>",
         show_progress=False,
     )

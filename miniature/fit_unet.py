@@ -15,7 +15,7 @@ from miniature.latents import Encoded
 from miniature.loop import Task, train
 from miniature.pictures import BLUEPRINT, SQUARE, WIDE
 
-STEPS = 7000
+STEPS = 11000
 TIME_WIDTH = 32
 DROP = 0.1  # share of captions replaced by zeros, which is also what the pipeline feeds for an empty prompt
 SNR_LIMIT = 5.0

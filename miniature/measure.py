@@ -145,7 +145,7 @@ def figures(count: int, keep: Callable[[list[Row]], None]) -> None:
     pipe = StableDiffusionXLPipeline.from_pretrained(WEIGHTS / "sdxl", torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     lines: list[tuple[str, str, Callable[[], str]]] = [
-        ("autoencoder, PSNR on fresh scenes", "28 dB", lambda: reconstruction(pipe, max(8, count // 4))),
+        ("autoencoder, PSNR on fresh scenes", "28 dB", lambda: reconstruction(pipe, count)),
         ("CLIP, top-1 among 64 fresh captions", "90 %", lambda: retrieval(count)),
         ("detector, precision / recall on fresh scenes", "0.95 / 0.95", lambda: detection(pipe, count)),
         ("squares that show the subject they were asked for", "85 of 100", lambda: named(pipe, count)),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import miniature
 from miniature import loop
 from miniature.aesthetics import Damage, aesthetic, degrade, sample_damage
 from miniature.detector import COUNTABLE, Detector, find_peaks
@@ -148,3 +153,14 @@ def test_the_edges_of_a_scroll_outline_its_subject():
     edges = canny(paint(scene))
     assert set(np.unique(edges)) <= {0, 255}
     assert (edges[top:bottom, left:right] > 0).mean() > 5 * max((edges > 0).mean() / 5, 0.01)
+
+
+def test_every_process_learns_the_merges_that_are_shipped():
+    code = (
+        "from miniature.fit_tokenizer import _corpus, _learn_merges;"
+        "print('\\n'.join(' '.join(pair) for pair in _learn_merges(_corpus())))"
+    )
+    shipped = (Path(miniature.__path__[0]) / "weights/sdxl/tokenizer/merges.txt").read_text(encoding="utf-8")
+    for _ in range(2):
+        learned = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert learned.stdout.splitlines() == shipped.splitlines()[1:]
