@@ -183,6 +183,7 @@ def test_a_store_that_stops_serving_is_named_and_the_same_command_continues(
     expected: dict[str, str],
     flaky: FlakyStore,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
     always: str,
     after: int,
     said: str,
@@ -190,6 +191,7 @@ def test_a_store_that_stops_serving_is_named_and_the_same_command_continues(
     url = f"s3://{bucket}/run"
     file = tmp_path / "config.yaml"
     file.write_text(dump(fake_config(tmp_path, url)))
+    monkeypatch.setattr(patience, "WAITS", (0.02,))
     flaky.always, flaky.after = always, after
     assert execute(main, ["--config", str(file)]) == 2
     message = capsys.readouterr().err

@@ -109,7 +109,7 @@ def test_resources_that_do_not_exist_are_refused(
 
 LIGHTS = ("fog", "rain", "moonlight", "the evening", "winter")
 # What a run has just written when its driver is killed; a number counts unit files. The last start ends.
-MOMENTS: list[str | int] = ["plan.parquet", 3, 9, "scores.parquet", ""]
+MOMENTS: list[str | int] = ["plan.parquet", 3, 9, ""]
 
 
 def test_kills_of_the_driver_lose_and_double_nothing(tmp_path: Path, session: Path, repository: Path) -> None:
@@ -138,7 +138,7 @@ def test_kills_of_the_driver_lose_and_double_nothing(tmp_path: Path, session: Pa
             stood, seen = prompts_done(out), len(images)
     finally:
         forks.close()
-    assert codes.count(-9) >= 3 and codes[-1] == 0, (codes, log.read_text())
+    assert codes.count(-9) >= 2 and codes[-1] == 0, (codes, log.read_text())
     assert final_tables(out) == final_tables(calm / "out")
     assert not list(out.glob("dead/*")) and not list(out.glob("quarantine/*"))
 
