@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -120,6 +121,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Itera
         yield found
     finally:
         found.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_submission_without_the_token_is_refused(cluster: Cluster, repository: Path) -> None:
