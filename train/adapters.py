@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from peft import LoraConfig
@@ -17,6 +18,9 @@ from drspo.hashing import seed_from
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 ADAPTER = "default"
 _inside_reference = 0
+_known: WeakKeyDictionary[Any, tuple[dict[str, nn.Parameter], list[BaseTunerLayer]]] = WeakKeyDictionary()
+"""Parameters and layers of each UNet with a LoRA: walking a UNet's modules several times a step is a tenth of
+a small model's time."""
 
 
 def add_lora(
@@ -57,6 +61,7 @@ def add_lora(
     for name, parameter in named_lora_parameters(unet).items():
         parameter.data = parameter.data.to(dtype)
         _initialise(parameter, name, rank, seed)
+    _known[unet] = named_lora_parameters(unet), _tuner_layers(unet)
 
 
 def _initialise(parameter: Tensor, name: str, rank: int, seed: int) -> None:
@@ -71,6 +76,8 @@ def _initialise(parameter: Tensor, name: str, rank: int, seed: int) -> None:
 
 def named_lora_parameters(unet: Any) -> dict[str, nn.Parameter]:
     """Name -> parameter of the training LoRA, sorted by name."""
+    if unet in _known:
+        return dict(_known[unet][0])
     found = {name: p for name, p in unet.named_parameters() if ".lora_A." in name or ".lora_B." in name}
     return dict(sorted(found.items()))
 
@@ -148,7 +155,7 @@ def reference(unet: Any) -> Iterator[Any]:
     forbid_reference()
     parameters = lora_parameters(unet)
     hooks = [p.register_hook(_refuse) for p in parameters if p.requires_grad]
-    layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
+    layers = _tuner_layers(unet)
     _inside_reference += 1
     try:
         _switch(layers, False)
@@ -159,6 +166,13 @@ def reference(unet: Any) -> Iterator[Any]:
         _inside_reference -= 1
         for hook in hooks:
             hook.remove()
+
+
+def _tuner_layers(unet: Any) -> list[BaseTunerLayer]:
+    """The layers that carry an adapter."""
+    if unet in _known:
+        return _known[unet][1]
+    return [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
 
 
 def _switch(layers: list[BaseTunerLayer], enabled: bool) -> None:

@@ -26,9 +26,9 @@ def window_predictor(
 ) -> Predict:
     """predict(crops [n, C, h, w], windows in latents) -> [n, C, h, w] for one prompt at one timestep.
 
-    prompt_embeds [1, L, d]; pooled [1, p] for SDXL, None for SD; canvas in pixels; autocast: the base's half
-    type, so that float32 adapters do not keep float32 copies of every input. Micro-conditioning is as in
-    sampling.
+    prompt_embeds [1, L, d] in the network's own number format; pooled [1, p] for SDXL, None for SD; canvas in
+    pixels; autocast: the base's half type, so that float32 adapters do not keep float32 copies of every
+    input. Micro-conditioning is as in sampling.
     """
 
     def predict(crops: Tensor, windows: list[Window]) -> Tensor:
@@ -40,7 +40,7 @@ def window_predictor(
         times = torch.full((count,), t, device=device, dtype=torch.float32 if t % 1 else torch.long)
         with torch.autocast(device.type, autocast) if autocast else nullcontext():
             return unet(
-                crops.to(unet.dtype),
+                crops.to(prompt_embeds.dtype),
                 times,
                 prompt_embeds.expand(count, -1, -1),
                 added_cond_kwargs=extra,

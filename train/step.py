@@ -79,11 +79,12 @@ class Trainee:
         """The pair noised as a whole (eq. 12), with its windows and the network that will see them."""
         clean_w, clean_l = pair.latents_w.to(self.device), pair.latents_l.to(self.device)
         noise_w, noise_l = drawn.noise_w.to(self.device), drawn.noise_l.to(self.device)
+        dtype = self.unet.conv_in.weight.dtype  # unet.dtype walks over all parameters
         predict = window_predictor(
             self.unet,
             self.process.model_time(drawn.t),
-            pair.embeds.to(self.device, self.unet.dtype),
-            None if pair.pooled is None else pair.pooled.to(self.device, self.unet.dtype),
+            pair.embeds.to(self.device, dtype),
+            None if pair.pooled is None else pair.pooled.to(self.device, dtype),
             (self.canvas.height, self.canvas.width),
             time_ids=self.config.canvas.time_ids,
             autocast=self.autocast,
