@@ -6,6 +6,10 @@ base.
     python -m benchmarks.it_learns --out DIR --pairs drawn       quick: drawn scenes against faded copies of
     them
 
+The prompts leave hour and weather open ("a castle in the snow"). These decide most of the miniature's
+aesthetic score; a prompt that names them fixes it, and what then differs between seeds is close to noise,
+which nothing can learn (docs/performance.md).
+
 With drawn pairs what is preferred is exactly known, colour, so the judge is Hasler and Suesstrunk's measure
 of colourfulness instead of the aesthetic scorer.
 
@@ -16,9 +20,11 @@ bootstrap interval. Starting it again goes on where it stopped.
 
 import argparse
 import io
+import itertools
 import json
 import statistics
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +40,14 @@ from eval.statistics import bootstrap_ci, mean_by_prompt, paired_difference
 from generate.base import Request, build_generator
 from generate.models import ModelFamily, load_family
 from miniature.aesthetics import colourfulness
-from miniature.captions import captions, sample_prompt
+from miniature.captions import captions
 from miniature.paint import paint
 from miniature.scene import sample_scene
 from train.command import main as train
 from train.metrics import JsonLines
 
+GROUND_ONLY = 6
+"""Which of a scene's captions names neither hour nor weather."""
 METHOD = {"blueprint": "sdxl", "highres": "multidiffusion"}
 
 
@@ -72,9 +80,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pairs", choices=("generated", "drawn"), default="generated")
     parser.add_argument("--judge", default="", help="whose aesthetic scorer judges; empty: the model's")
     parser.add_argument("--stage", choices=sorted(METHOD), default="blueprint")
-    parser.add_argument("--prompts", type=int, default=200, help="prompts to make pairs of")
+    parser.add_argument("--prompts", type=int, default=100, help="prompts to make pairs of")
+    parser.add_argument("--candidates", type=int, default=4, help="images per prompt")
     parser.add_argument(
-        "--candidates", type=int, default=6, help="images per prompt; best and worst make the pair"
+        "--gap", type=float, default=0.5, help="two of them that score so far apart are a pair"
     )
     parser.add_argument("--fresh", type=int, default=60, help="prompts of the final comparison")
     parser.add_argument("--seeds", type=int, default=2, help="seeds per fresh prompt")
@@ -92,17 +101,16 @@ def make_pairs(options: argparse.Namespace) -> Path:
     family, judge = load_family(options.model), judge_of(options)
     canvas = canvas_of(family, options)
     rows = []
-    with progress(options.prompts, "pairs", "prompts") as bar:
-        for number in range(options.prompts):
-            if options.pairs == "drawn":
-                rows.append(drawn_row(number, canvas, judge))
-                continue
-            prompt = prompt_of("train", number, canvas)
-            seeds = [seed_from(prompt, index) for index in range(options.candidates)]
-            images = [draw(family, options, prompt, seed) for seed in seeds]
-            scores = judge.score(images, [prompt] * len(images))
-            rows.append(row_of(prompt, images, scores))
-            bar.advance()
+    if options.pairs == "drawn":
+        rows = [drawn_row(number, canvas, judge) for number in range(options.prompts)]
+    else:
+        prompts = open_prompts("train", options.prompts, canvas)
+        with progress(len(prompts), "pairs", "prompts") as bar:
+            for prompt in prompts:
+                seeds = [seed_from(prompt, index) for index in range(options.candidates)]
+                images = [draw(family, options, prompt, seed) for seed in seeds]
+                rows += pairs_of(prompt, images, judge.score(images, [prompt] * len(images)), options.gap)
+                bar.advance()
     gaps = [row["margin"] for row in rows]
     print(f"{len(rows)} pairs, median score gap {statistics.median(gaps):.3f}")
     parquet.write_table(pa.Table.from_pylist(rows), path)
@@ -120,13 +128,29 @@ def drawn_row(number: int, canvas: tuple[int, int], judge: Any) -> dict:
     return row_of(prompt, images, judge.score(images, [prompt] * 2))
 
 
-def prompt_of(kind: str, number: int, canvas: tuple[int, int]) -> str:
-    """A caption of a random scene; training and fresh ones come from different seeds."""
-    return sample_prompt(seed_from("it learns", kind, number), *canvas)
+def open_prompts(kind: str, count: int, canvas: tuple[int, int], without: Collection[str] = ()) -> list[str]:
+    """Different captions that name subject, ground and place only, none of them in `without`."""
+    found: dict[str, None] = {}
+    for number in itertools.count():
+        prompt = captions(sample_scene(seed_from("it learns", kind, number), *canvas))[GROUND_ONLY]
+        if prompt not in without:
+            found[prompt] = None
+        if len(found) == count:
+            return list(found)
+    raise AssertionError("the count is endless")
+
+
+def pairs_of(prompt: str, images: list[Image.Image], scores: list[float], gap: float) -> list[dict]:
+    """Every two candidates whose scores lie at least `gap` apart."""
+    return [
+        row_of(prompt, [images[first], images[second]], [scores[first], scores[second]])
+        for first, second in itertools.combinations(range(len(images)), 2)
+        if abs(scores[first] - scores[second]) >= gap
+    ]
 
 
 def row_of(prompt: str, images: list[Image.Image], scores: list[float]) -> dict:
-    """The pair of one prompt, in our layout."""
+    """Best and worst of these images as a pair in our layout."""
     best, worst = scores.index(max(scores)), scores.index(min(scores))
     return {
         "prompt": prompt,
@@ -187,8 +211,8 @@ def fresh_figures(options: argparse.Namespace, trained: Path) -> dict:
     prompts, scores = [], {"base": [], "trained": []}
     started = time.process_time()
     with progress(options.fresh, "fresh prompts", "prompts") as bar:
-        for number in range(options.fresh):
-            prompt = prompt_of("fresh", number, canvas_of(family, options))
+        fresh = open_prompts("fresh", options.fresh, canvas_of(family, options), seen_prompts(trained))
+        for number, prompt in enumerate(fresh):
             for index in range(options.seeds):
                 prompts.append(prompt)
                 for name, lora in (("base", None), ("trained", "default")):
@@ -208,6 +232,12 @@ def fresh_figures(options: argparse.Namespace, trained: Path) -> dict:
     }
     seconds = round(time.process_time() - started)
     return {"fresh": {"score": means, "difference": interval, "seeds": options.seeds, "cpu_seconds": seconds}}
+
+
+def seen_prompts(trained: Path) -> set[str]:
+    """The prompts of the pairs trained or measured on."""
+    listing = json.loads((trained / "pairs.json").read_text())
+    return {pair["prompt"] for name in ("train", "held_out") for pair in listing[name]}
 
 
 def save_first(image: Image.Image, path: Path, number: int, index: int) -> None:
