@@ -1,6 +1,6 @@
 """What the pipeline itself costs: `python -m benchmarks.dataset NAME...` prints one line per figure.
 
-overhead   phase 5 with the in-process executor against a bare loop of the same generator and scorer
+overhead   phase 5 in-process, and on Ray with one actor, against a bare loop of the same models
 scaling    sleeping actors with real image bytes, 2 against 8, on Ray
 spill      12 MB images through a 700 MB object store
 resume     a start with nothing to do, and the listing of 100,000 unit files
@@ -132,6 +132,9 @@ def overhead(units: int) -> None:
     for name, bare_seconds, our_seconds in zip(("wall", "CPU"), loop, ours):
         times = f"bare {bare_seconds:.1f} s, pipeline {our_seconds:.1f} s"
         print(f"overhead: {units - 1} units, {name} time {times}, ratio {our_seconds / bare_seconds:.3f}")
+    seconds, _ = on_ray(config, units, 500)
+    print(f"overhead on Ray: {units - 1} units, first to last commit {seconds:.1f} s, "
+          f"wall time ratio {seconds / loop[0]:.3f}")  # fmt: skip
 
 
 def clocks() -> np.ndarray:

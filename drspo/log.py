@@ -119,7 +119,8 @@ class Progress:
         """The state in one plain line: done, total, rate, time left, facts."""
         seconds = time.monotonic() - self.started
         rate = (self.done - self.begun_at) / seconds if seconds > 0 else 0.0
-        parts = [f"{self.description}: {self.done}/{self.total} {self.unit}"]
+        total = f"/{self.total}" if self.total else ""  # 0: nobody knows how many there are
+        parts = [f"{self.description}: {self.done}{total} {self.unit}"]
         if rate > 0 and self.done < self.total:
             parts.append(f"{_rate(rate, self.unit)}, {_duration((self.total - self.done) / rate)} left")
         elif self.done >= self.total:
@@ -172,7 +173,7 @@ class BarProgress(Progress):
             bars.TextColumn("{task.fields[facts]}"),
         )
         self.bar = bars.Progress(*columns, console=_console(), transient=False)
-        self.task = self.bar.add_task(description, total=total, facts="")
+        self.task = self.bar.add_task(description, total=total or None, facts="")
         self.bar.start()
 
     def show(self) -> None:

@@ -9,7 +9,7 @@ million prompts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
@@ -18,15 +18,18 @@ SHINGLE = 5
 BANDS, ROWS = 16, 4  # two texts with similarity 0.8 meet in a bucket with probability 0.9998
 _MOST_COMPARED = 64  # earlier rows of one bucket that a row is compared with
 _DEVIATIONS = 3.2  # standard deviations by which signatures may underestimate a similarity
+_TELL = 1000  # rows between two calls of `advance`
 _CHUNK = 256  # so many texts' shingles fit a processor's cache
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
-def near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, int]:
+def near_duplicates(
+    texts: Sequence[str], threshold: float, advance: Callable[[int], object] = lambda count: None
+) -> dict[int, int]:
     """For each text that resembles an earlier kept one, {its index: the index of that one}.
 
     Resemblance is the Jaccard similarity of the shingle sets, at least `threshold` in (0, 1]. Of a bucket
-    with more than 64 kept texts only the first 64 are compared.
+    with more than 64 kept texts only the first 64 are compared. `advance` hears how many more are done.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"a similarity threshold lies in (0, 1], not {threshold}")
@@ -35,7 +38,11 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, int]:
     del keys
     members: list[list[int] | None] = [None] * count
     found: dict[int, int] = {}
+    told = 0
     for index in np.flatnonzero((groups >= 0).any(axis=1)).tolist():
+        if index - told >= _TELL:
+            advance(index - told)
+            told = index
         buckets = [group for group in groups[index].tolist() if group >= 0]
         earlier = sorted({other for bucket in buckets for other in members[bucket] or ()})
         twin = _twin(texts, index, _likely(signatures, index, earlier, threshold), threshold)
@@ -48,6 +55,7 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, int]:
                 members[bucket] = [index]
             elif len(kept) < _MOST_COMPARED:
                 kept.append(index)
+    advance(len(texts) - told)
     return found
 
 

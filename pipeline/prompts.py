@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from drspo.log import progress
 from drspo.storage import Storage
 from pipeline.dedup import near_duplicates
 from pipeline.expanders import ExpandSettings
@@ -104,7 +105,8 @@ def drop_near_duplicates(table: pa.Table, threshold: float) -> pa.Table:
     accepted = pc.indices_nonzero(pc.equal(table["status"], OK)).to_pylist()
     texts = table["text"].take(pa.array(accepted, pa.int64())).to_pylist()
     ids = table["prompt_id"]
-    twins = near_duplicates(texts, threshold)
+    with progress(len(texts), "near duplicates", "prompts") as bar:
+        twins = near_duplicates(texts, threshold, bar.advance)
     return _dropped(
         table, {accepted[i]: f"near duplicate of {ids[accepted[j]].as_py()}" for i, j in twins.items()}
     )
