@@ -50,9 +50,13 @@ def candidates_graph(units: pa.Table, spec: StageSpec, capacity: Capacity) -> Da
     return scored.map(Actor, fn_constructor_args=(Commit, spec), compute=pool(1, 4), num_cpus=0.1)
 
 
-def pool(most: int, in_flight: int) -> ActorPoolStrategy:
-    """One to `most` actors; rows are large, so few are queued at each."""
-    return ActorPoolStrategy(min_size=1, max_size=most, max_tasks_in_flight_per_actor=in_flight)
+def pool(size: int, in_flight: int) -> ActorPoolStrategy:
+    """Exactly `size` actors; rows are large, so few are queued at each.
+
+    A pool that may grow does not: Ray Data adds an actor when 1.75 tasks are queued at each, which at one in
+    flight never happens, and one actor works while the other GPUs idle.
+    """
+    return ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=in_flight)
 
 
 class Actor:

@@ -66,9 +66,9 @@ class ResourceSettings:
     """The actors of the Ray executor. Fractions of a GPU are bookkeeping: nothing limits its memory."""
 
     generator_actors: int = 0
-    """Most generator actors; 0 is one per GPU share, or one where there is no GPU."""
+    """Generator actors; 0 is one per GPU share, or one where there is no GPU."""
     scorer_actors: int = 1
-    """Most scorer actors."""
+    """Scorer actors."""
     generator_gpus: float = 0.0
     """GPU share of a generator actor."""
     scorer_gpus: float = 0.0

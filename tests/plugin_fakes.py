@@ -42,6 +42,7 @@ class Painter:
         log, seconds = os.environ.get("FAKE_LOG"), float(os.environ.get("FAKE_SECONDS", "0"))
         if log:
             append(log, f"{type(self).__name__} {request.prompt} {request.seed}")
+            append(f"{log}.pids", str(os.getpid()))
         time.sleep(seconds)
         rng = np.random.default_rng(seed_from(type(self).__name__, request.prompt, request.seed))
         pixels = rng.integers(0, 255, (request.height // 8, request.width // 8, 3), dtype=np.uint8)

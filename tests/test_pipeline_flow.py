@@ -60,6 +60,13 @@ def test_both_executors_give_the_same_tables(tmp_path: Path) -> None:
     assert build_on_ray(config).made_now == 0
 
 
+def test_every_generator_actor_works(tmp_path: Path, session: Path) -> None:
+    pids = session.with_name(f"{session.name}.pids")
+    pids.unlink(missing_ok=True)
+    build_on_ray(fake_config(tmp_path, tmp_path / "out", resources=RESOURCES))
+    assert len(set(pids.read_text().split())) == RESOURCES.generator_actors
+
+
 @pytest.mark.parametrize(
     ("how", "reason"),
     [("segfault", "Segmentation fault"), ("killed", "died without a word"), ("hang", "no answer within 4 s")],
