@@ -200,7 +200,8 @@ def draw(family: ModelFamily, options: argparse.Namespace, prompt: str, seed: in
 def held_out_figures(trained: Path) -> dict:
     """The last measurement on held-out pairs."""
     last = JsonLines(trained / "validation.jsonl").records()[-1]
-    names = ("step", "pairs", "loss", "accuracy", "margin", "winner_drift", "winner_drift_share")
+    accuracies = ("accuracy", "pair_accuracy")
+    names = ("step", "pairs", "loss", *accuracies, "margin", "winner_drift", "winner_drift_share")
     return {"held_out": {name: last[name] for name in names}}
 
 

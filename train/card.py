@@ -89,10 +89,10 @@ def _table(records: list[dict[str, Any]]) -> str:
     best = min(records, key=lambda record: record.get("loss", 0.0))
     chosen = {"before training": records[0], "lowest loss": best, "last": records[-1]}
     lines = [
-        "| | step | loss | preference loss | implicit accuracy | margin | winner drift |",
-        "|---|---|---|---|---|---|---|",
+        "| | step | loss | preference loss | implicit accuracy | of pairs | margin | winner drift |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    shown = ("loss", "preference_loss", "accuracy", "margin")
+    shown = ("loss", "preference_loss", "accuracy", "pair_accuracy", "margin")
     for name, record in chosen.items():
         cells = [f"{record[key]:.4f}" if key in record else "-" for key in shown]
         drift = f"{100 * record['winner_drift_share']:+.2f} %" if "winner_drift_share" in record else "-"

@@ -176,9 +176,11 @@ class Run:
             return False
         self.tracker.validated({"step": step, **record, "lora_norm": norm})
         log.info(
-            "step %d, held out: preference loss %.4f, accuracy %.3f, margin %+.4f, winner drift %+.2f %%",
+            "step %d, held out: preference loss %.4f, accuracy %.3f (of pairs %.3f), margin %+.4f, "
+            "winner drift %+.2f %%",
             step,
-            record["preference_loss"], record.get("accuracy", math.nan), record.get("margin", math.nan),
+            record["preference_loss"], record.get("accuracy", math.nan),
+            record.get("pair_accuracy", math.nan), record.get("margin", math.nan),
             100 * record.get("winner_drift_share", math.nan),
         )  # fmt: skip
         self.facts["drift_shares"].append(record.get("winner_drift_share", 0.0))

@@ -4,9 +4,11 @@ The training loss does not (it hovers about ln 2 while preferences improve); hel
 above all the winner's drift do.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 
@@ -42,8 +44,9 @@ class Validator:
         if self.accelerator.num_processes > 1:
             measured = gather_object(measured)
         # In the order of the pairs, so that the sums do not depend on the number of processes.
-        ordered = [metrics for _, metrics in sorted(measured, key=lambda item: (item[0], item[1]["t"]))]
-        return relative_drift(summarise(ordered, process.timesteps))
+        ordered = sorted(measured, key=lambda item: (item[0], item[1]["t"]))
+        record = relative_drift(summarise([metrics for _, metrics in ordered], process.timesteps))
+        return record | pair_accuracy(ordered)
 
     def _measure(self, index: int, t: int) -> dict[str, float]:
         pair = self.pairs[index]
@@ -55,6 +58,22 @@ class Validator:
             # even the first time, and a resumed run writes the same records as an unbroken one.
             self.references[index, t] = Reference(result.reference.error_w, result.reference.error_l)
         return {name: value for name, value in result.metrics.items() if not name.startswith("kl_proxy")}
+
+
+def pair_accuracy(measured: Sequence[tuple[int, dict[str, float]]]) -> dict[str, float]:
+    """The share of pairs whose winner has the larger implicit reward, ties counting half; empty without z.
+
+    The reward is an expectation over timesteps and noise (Wallace et al. 2024, eq. 9), here the mean over the
+    grid. `accuracy` asks each (t, noise) alone, most of which says little about a picture.
+    """
+    margins: dict[int, list[float]] = {}
+    for index, metrics in measured:
+        if "margin" in metrics:
+            margins.setdefault(index, []).append(metrics["margin"])
+    if not margins:
+        return {}
+    right = [0.5 * (1 + np.sign(math.fsum(values))) for values in margins.values()]
+    return {"pair_accuracy": float(np.mean(right))}
 
 
 def relative_drift(record: dict[str, Any]) -> dict[str, Any]:
