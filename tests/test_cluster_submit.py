@@ -45,14 +45,18 @@ class Cluster:
             "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2", "--num-gpus=0",
             f"--temp-dir={self.folder}",
         )  # fmt: skip
+        self._wait_for_an_agent()
+
+    def _wait_for_an_agent(self) -> None:
+        """A head that runs refuses jobs until its agent has reported, which takes a busy machine a while."""
+        deadline = time.monotonic() + 200
+        nothing = [*self.ray("job", "submit"), f"--address={self.dashboard}", "--no-wait", "--", "true"]
+        while (done := subprocess.run(nothing, env=self.env, capture_output=True, text=True)).returncode:
+            assert time.monotonic() < deadline, done.stdout + done.stderr
+            time.sleep(1)
 
     def start_node(self) -> subprocess.Popen:
         return self._start(f"--address={self.address}", "--num-cpus=2", "--num-gpus=1")
-
-    def submit(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.submission(*command), env=self.env, capture_output=True, text=True, timeout=900
-        )
 
     def submission(self, *command: str, name: str = "") -> list[str]:
         named = [f"--submission-id={name}"] if name else []
