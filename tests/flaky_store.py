@@ -7,8 +7,9 @@ import random
 import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+from tests.loopback import Loopback, QuietHandler
 
 BUSY = (503, "SlowDown", "Please reduce your request rate.")
 FAULTY = (500, "InternalError", "We encountered an internal error. Please try again.")
@@ -16,7 +17,7 @@ FORBIDDEN = (403, "AccessDenied", "Access Denied")
 KINDS = ("slow", "busy", "faulty", "cut before", "cut after", "half an answer")
 
 
-class FlakyStore:
+class FlakyStore(Loopback):
     """`with FlakyStore(upstream) as store:` forwards requests to `store.url`, each with a fault by chance.
 
     `share` is the part of the requests that meet a fault of KINDS; `always` is a fault for all of them.
@@ -30,7 +31,7 @@ class FlakyStore:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.http.server_address[1]}"
+        return self.origin
 
     def fault(self) -> str:
         """What happens to the next request; empty when nothing does."""
@@ -41,25 +42,12 @@ class FlakyStore:
             self.met[kind] += 1
             return kind
 
-    def __enter__(self) -> FlakyStore:
-        handler = type("Handler", (_Handler,), {"store": self})
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.http.daemon_threads = True
-        self.http.handle_error = lambda *_: None  # type: ignore[method-assign]
-        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.http.shutdown()
-        self.http.server_close()
+    def handler(self) -> type[_Handler]:
+        return type("Handler", (_Handler,), {"store": self})
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(QuietHandler):
     store: FlakyStore
-
-    def log_message(self, *_: object) -> None:
-        pass
 
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -7,14 +7,15 @@ import re
 import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.loopback import Loopback, QuietHandler
 
 KEY = "sk-loopback-5ecret"
 _SOURCE = re.compile(r"<(idea|prompt)>(.*)</\1>", re.DOTALL)
 
 
-class HostileLLM:
+class HostileLLM(Loopback):
     """`with HostileLLM() as server:` serves chat completions at `server.url` until the block ends."""
 
     def __init__(self, patience: float = 3.0) -> None:
@@ -27,31 +28,18 @@ class HostileLLM:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+        return f"{self.origin}/v1"
 
     @property
     def total(self) -> int:
         return sum(self.requests.values())
 
-    def __enter__(self) -> HostileLLM:
-        handler = type("Handler", (_Handler,), {"owner": self})
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.http.daemon_threads = True
-        self.http.handle_error = lambda *_: None  # clients that leave are part of the game
-        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.http.shutdown()
-        self.http.server_close()
+    def handler(self) -> type[_Handler]:
+        return type("Handler", (_Handler,), {"owner": self})
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(QuietHandler):
     owner: HostileLLM
-
-    def log_message(self, *_: object) -> None:
-        pass
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -7,16 +7,17 @@ import hashlib
 import json
 import re
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.loopback import Loopback, QuietHandler
 
 TOKEN = "hf_standInToken123"
 READ_ONLY = "hf_readOnlyToken123"
 _REPO = r"(?P<kind>datasets|models)/(?P<id>[\w.-]+/[\w.-]+)"
 
 
-class HubStandIn:
+class HubStandIn(Loopback):
     """`with HubStandIn() as hub:` serves at `hub.url`. `hub.cut_after(n)` breaks every connection after n
     more requests, until `hub.cut_after(None)`."""
 
@@ -29,7 +30,7 @@ class HubStandIn:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.http.server_address[1]}"
+        return self.origin
 
     def cut_after(self, requests: int | None) -> None:
         self.left = requests
@@ -40,25 +41,12 @@ class HubStandIn:
     def commits(self, repo: str, kind: str = "datasets") -> list[str]:
         return [commit["oid"] for commit in self.repos[kind, repo]["commits"]]
 
-    def __enter__(self) -> HubStandIn:
-        handler = type("Handler", (_Handler,), {"hub": self})
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.http.daemon_threads = True
-        self.http.handle_error = lambda *_: None
-        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.http.shutdown()
-        self.http.server_close()
+    def handler(self) -> type[_Handler]:
+        return type("Handler", (_Handler,), {"hub": self})
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(QuietHandler):
     hub: HubStandIn
-
-    def log_message(self, *_: object) -> None:
-        pass
 
     def handle_any(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
