@@ -19,8 +19,7 @@ class Loopback:
         return f"http://127.0.0.1:{self.http.server_address[1]}"
 
     def __enter__(self) -> Self:
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
-        self.http.daemon_threads = True
+        self.http = _Server(("127.0.0.1", 0), self.handler())
         self.http.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that leave are expected
         threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
         return self
@@ -28,6 +27,11 @@ class Loopback:
     def __exit__(self, *_: object) -> None:
         self.http.shutdown()
         self.http.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # with the library's 5, many clients at once lose connections or wait seconds
 
 
 class QuietHandler(BaseHTTPRequestHandler):
