@@ -81,7 +81,7 @@ class Cluster:
 
     def _start(self, *arguments: str) -> subprocess.Popen:
         """A running node. Ray allows its own start 30 s, which a busy machine may exceed: tried again."""
-        # By default every Ray on a machine wants the same port here; a node that does not get it takes no jobs.
+        # By default every Ray on a machine wants the same port here; a node without it takes no jobs.
         agent = f"--dashboard-agent-listen-port={free_port()}"
         command = [*self.ray("start"), *arguments, agent, "--object-store-memory=100000000", "--block"]
         for _ in range(4):

@@ -7,10 +7,11 @@ import torch
 
 from generate.windows import Window
 from tests.test_train_adapters import load_unet, problem
-from train.adapters import add_lora, lora_parameters, reference
+from train.adapters import add_lora, lora_parameters, reference, tuner_layers
 from train.losses import LossSettings
 from train.objective import pair_gradients
-from train.together import gradients_together, halves
+from train.product import halves
+from train.together import gradients_together
 from train.windowed import gradients
 
 WHOLE = (Window(0, 16, 0, 32),)
@@ -97,7 +98,7 @@ def test_only_one_window_and_two_per_call_run_together(trained):
 
 
 def test_afterwards_the_layers_are_as_before(trained):
-    layers = [m for n, m in trained.named_modules() if n.endswith((".lora_A.default", ".lora_B.default"))]
+    layers = tuner_layers(trained)
     with pytest.raises(RuntimeError, match="in the middle"), halves(trained):
         assert all("forward" in layer.__dict__ for layer in layers)
         raise RuntimeError("in the middle")

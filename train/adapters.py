@@ -61,7 +61,7 @@ def add_lora(
     for name, parameter in named_lora_parameters(unet).items():
         parameter.data = parameter.data.to(dtype)
         _initialise(parameter, name, rank, seed)
-    _known[unet] = named_lora_parameters(unet), _tuner_layers(unet)
+    _known[unet] = named_lora_parameters(unet), tuner_layers(unet)
 
 
 def _initialise(parameter: Tensor, name: str, rank: int, seed: int) -> None:
@@ -133,6 +133,7 @@ def lora_norm(unet: Any) -> float:
         for name, a in named.items():
             if ".lora_A." in name:
                 b = named[name.replace(".lora_A.", ".lora_B.")]
+                a, b = a.flatten(1), b.flatten(1)  # a convolution's is [r, in, k, k] and [out, r, 1, 1]
                 total += float(((b.T @ b) * (a @ a.T)).sum())
     return settings["alpha"] / settings["rank"] * max(total, 0.0) ** 0.5
 
@@ -155,7 +156,7 @@ def reference(unet: Any) -> Iterator[Any]:
     forbid_reference()
     parameters = lora_parameters(unet)
     hooks = [p.register_hook(_refuse) for p in parameters if p.requires_grad]
-    layers = _tuner_layers(unet)
+    layers = tuner_layers(unet)
     _inside_reference += 1
     try:
         _switch(layers, False)
@@ -168,7 +169,7 @@ def reference(unet: Any) -> Iterator[Any]:
             hook.remove()
 
 
-def _tuner_layers(unet: Any) -> list[BaseTunerLayer]:
+def tuner_layers(unet: Any) -> list[BaseTunerLayer]:
     """The layers that carry an adapter."""
     if unet in _known:
         return _known[unet][1]

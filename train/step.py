@@ -17,8 +17,8 @@ from train.objective import PairResult, Reference, inner, pair_errors, pair_grad
 from train.optimizers import learning_rate, set_learning_rate
 from train.predictor import window_predictor
 from train.prepare import Pair
+from train.product import halves, lora_products, splits
 from train.targets import NoiseProcess
-from train.together import halves
 from train.windowed import Problem
 
 
@@ -46,16 +46,17 @@ class Trainee:
         # Dropout draws from torch's own generator; seeding it here makes its masks a function of the step
         # too.
         torch.manual_seed(drawn.seed)
-        result = pair_gradients(
-            self.problem(pair, drawn),
-            lora_parameters(self.unet),
-            self.config.loss,
-            off=lambda: reference(self.unet),
-            schedule=self.config.memory.schedule,
-            context=self.context(drawn.t),
-            region_seed=drawn.seed,
-            split=lambda: halves(self.unet),
-        )
+        with lora_products(self.unet):
+            result = pair_gradients(
+                self.problem(pair, drawn),
+                lora_parameters(self.unet),
+                self.config.loss,
+                off=lambda: reference(self.unet),
+                schedule=self.config.memory.schedule,
+                context=self.context(drawn.t),
+                region_seed=drawn.seed,
+                split=(lambda: halves(self.unet)) if splits(self.unet) else None,
+            )
         result.metrics["t"] = drawn.t
         return result
 
