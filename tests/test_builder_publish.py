@@ -156,7 +156,10 @@ for config in ("default", "pickapic"):
         text = "prompt" if config == "default" else "caption"
         assert [row[text] for row in stream] == whole[text][:]
 from train.data import read_rows
-found["trainer"] = [sum(1 for _ in read_rows(sys.argv[1], split)) for split in ("train", "validation")]
+found["trainer"] = [
+    [sum(1 for _ in read_rows(sys.argv[1], split, subset)) for split in ("train", "validation")]
+    for subset in ("", "pickapic")
+]
 from pipeline.prompts import ingest
 from pipeline.sources import PromptSettings
 rows = ingest(PromptSettings(source=sys.argv[1], split="validation")).to_pylist()
@@ -187,7 +190,7 @@ def test_load_dataset_reads_both_configs_streaming_and_not(run, hub, tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     expected = {split: len(list(read_pairs(str(run), split))) for split in ("train", "validation")}
     ideas, missing = found.pop("ideas"), found.pop("missing")
-    assert found.pop("trainer") == [expected["train"], expected["validation"]]
+    assert found.pop("trainer") == [[expected["train"], expected["validation"]]] * 2
     texts = [pair["prompt"] for pair in read_pairs(str(run), "validation", columns=["prompt"])]
     assert [text for text, *_ in ideas] == texts and ideas[0][1] == f"{REPO}/validation#0"
     assert {text for text, _, status in ideas if status == "ok"} == set(texts)

@@ -62,6 +62,11 @@ def test_a_source_that_does_not_exist_is_the_users_error(tmp_path):
         list(read_rows(str(tmp_path / "none.parquet"), "train"))
 
 
+def test_a_subset_of_files_is_refused_rather_than_ignored(tmp_path):
+    with pytest.raises(UserError, match="only a Hub dataset has configurations"):
+        list(read_rows(write(tmp_path / "a.parquet", pair_rows(1)), "train", "pickapic"))
+
+
 @pytest.mark.parametrize(
     ("pair", "reason"),
     [

@@ -14,6 +14,8 @@ class DataConfig:
 
     source: str = ""
     """Run or export folder of the dataset builder, Parquet file or glob, or Hub dataset id."""
+    subset: str = ""
+    """Which configuration of a Hub dataset, such as pickapic; empty: its default one."""
     split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"

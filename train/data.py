@@ -33,18 +33,19 @@ class Dropped(Exception):
     """Why a row cannot be trained on; the run writes it to dropped.jsonl and goes on."""
 
 
-def read_rows(source: str, split: str) -> Iterator[PairRow | tuple[str, Dropped]]:
+def read_rows(source: str, split: str, subset: str = "") -> Iterator[PairRow | tuple[str, Dropped]]:
     """Every row of `source` in its own order: a `PairRow`, or (row id, `Dropped`) for a row without a
     preference.
 
-    `source` is a run or export folder of the dataset builder, a Parquet file or glob, or a Hub dataset id.
+    `source` is a run or export folder of the dataset builder, a Parquet file or glob, or a Hub dataset id,
+    of which `subset` names the configuration.
     Raises `UserError` where the source cannot be read or has neither column layout.
     """
     if not source:
         raise UserError(
             "no pairs to train on", "--data.source", "a run folder, a Parquet file or a Hub dataset id"
         )
-    rows = _open(source, split)
+    rows = _open(source, split, subset)
     for index, row in enumerate(rows):
         if index == 0:
             as_pair = _reader_of(row, source)
@@ -54,13 +55,13 @@ def read_rows(source: str, split: str) -> Iterator[PairRow | tuple[str, Dropped]
             yield str(row.get("pair_id") or row.get("ranking_id") or f"{split}-{index}"), reason
 
 
-def has_split(source: str, split: str) -> bool:
+def has_split(source: str, split: str, subset: str = "") -> bool:
     """True when `source` names its splits and has at least one row in `split`; a plain file has only one
     part."""
     if _is_pattern(source):
         return False
     try:
-        return next(iter(_open(source, split)), None) is not None
+        return next(iter(_open(source, split, subset)), None) is not None
     except (UserError, ValueError, FileNotFoundError):
         return False
 
@@ -160,9 +161,12 @@ def _bytes(value: Any, name: str) -> bytes:
     raise Dropped(f"{name}: no image bytes")
 
 
-def _open(source: str, split: str) -> Iterator[dict[str, Any]]:
+def _open(source: str, split: str, subset: str) -> Iterator[dict[str, Any]]:
     """Raw rows of one split, whatever the source is."""
     local = Path(source)
+    if subset and (_is_pattern(source) or local.exists() or "://" in source):
+        hint = "give the files or the folder of that configuration instead, and leave --data.subset out"
+        raise UserError("only a Hub dataset has configurations to choose from", "--data.subset", hint)
     if _is_pattern(source):
         return _parquet(source)
     if loose := _loose_files(local, split):
@@ -171,7 +175,7 @@ def _open(source: str, split: str) -> Iterator[dict[str, Any]]:
         from pipeline.shards import read_pairs
 
         return iter(read_pairs(source, split=split))
-    return _hub(source, split)
+    return _hub(source, split, subset)
 
 
 def _is_pattern(source: str) -> bool:
@@ -208,11 +212,11 @@ def _parquet(pattern: str) -> Iterator[dict[str, Any]]:
             raise
 
 
-def _hub(source: str, split: str) -> Iterator[dict[str, Any]]:
+def _hub(source: str, split: str, subset: str) -> Iterator[dict[str, Any]]:
     import datasets
 
     try:
-        table = datasets.load_dataset(source, split=split)
+        table = datasets.load_dataset(source, subset or None, split=split)
     except (
         ConnectionError,
         FileNotFoundError,

@@ -145,12 +145,12 @@ def _complete(listing: Path, preparer: Preparer) -> bool:
 
 def _rows(config: DataConfig) -> Iterator[tuple[str, PairRow | tuple[str, Dropped]]]:
     """("held_out" or "train", row) in a fixed order."""
-    if config.validation_pairs and has_split(config.source, config.validation_split):
-        for count, row in enumerate(read_rows(config.source, config.validation_split)):
+    if config.validation_pairs and has_split(config.source, config.validation_split, config.subset):
+        for count, row in enumerate(read_rows(config.source, config.validation_split, config.subset)):
             if count >= config.validation_pairs:
                 break
             yield "held_out", row
-    for count, row in enumerate(read_rows(config.source, config.split)):
+    for count, row in enumerate(read_rows(config.source, config.split, config.subset)):
         if config.limit and count >= config.limit:
             break
         yield "train", row
