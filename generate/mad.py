@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from diffusers.models.attention_processor import Attention
@@ -63,6 +63,10 @@ class MAD(MultiDiffusion):
         require_aligned(canvas, self.family.coarsest)
         return canvas
 
+    def resolved(self, request: Request) -> Any:
+        """The settings in force, with the threshold that these steps give."""
+        return replace(super().resolved(request), threshold=self._threshold_of(request))
+
     def threshold(self, steps: int) -> int:
         """tau: how many of the first steps merge self-attention; by default half (the authors' 25 of 50)."""
         return self.config.threshold if self.config.threshold >= 0 else steps // 2
@@ -74,9 +78,12 @@ class MAD(MultiDiffusion):
         return merged(
             self.family, canvas, embeddings,
             guidance_scale=request.guidance_scale, guidance_rescale=request.guidance_rescale,
-            layers=self.config.layers, threshold=self.threshold(len(self.scheduler(request).timesteps)),
+            layers=self.config.layers, threshold=self._threshold_of(request),
             time_ids=canvas_time_ids(self.family, self.config.time_ids, canvas),
         )  # fmt: skip
+
+    def _threshold_of(self, request: Request) -> int:
+        return self.threshold(len(self.scheduler(request).timesteps))
 
 
 def require_aligned(canvas: Canvas, coarsest: int) -> None:

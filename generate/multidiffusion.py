@@ -11,7 +11,14 @@ from generate.fusion import Canvas, WindowPredictor, windowed
 from generate.one_stage import OneStage
 from generate.prompts import PromptEmbeddings
 from generate.schedulers import check_linear
-from generate.scroll import WindowSettings, canvas_time_ids, check_window, linear_scheduler, plan_canvas
+from generate.scroll import (
+    WindowSettings,
+    canvas_time_ids,
+    check_window,
+    in_force,
+    linear_scheduler,
+    plan_canvas,
+)
 
 if TYPE_CHECKING:
     from generate.models import ModelSpec
@@ -35,6 +42,10 @@ class MultiDiffusion(OneStage):
         check_window(config)
         if spec is not None:
             plan_canvas(spec, config, request.height, request.width)
+
+    def resolved(self, request: Request) -> Any:
+        """The settings in force: the model's own window and stride where none are set."""
+        return in_force(self.config, self.family.spec)
 
     def canvas(self, request: Request) -> Canvas:
         """The request's canvas with its windows."""

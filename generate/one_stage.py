@@ -34,6 +34,10 @@ class OneStage:
         """UserError for what is wrong whatever the weights are; without a spec the model is not known yet."""
         raise NotImplementedError
 
+    def resolved(self, request: Request) -> Any:
+        """The settings in force for a request: numbers instead of "the model's own"."""
+        return self.config
+
     def canvas(self, request: Request) -> Canvas:
         """The request's canvas with its windows."""
         raise NotImplementedError

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,6 +52,9 @@ class WindowSettings:
     """a prompt beyond 77 tokens: refuse it, truncate it with a warning, or chunk it"""
 
 
+Settings = TypeVar("Settings", bound=WindowSettings)
+
+
 @dataclass(slots=True)
 class Sampled:
     """Final scaled latents [1, C, H, W] float32 on the family's device, and what it took."""
@@ -64,8 +67,8 @@ def plan_canvas(spec: ModelSpec, settings: WindowSettings, height: int, width: i
     """The windows of a canvas given in pixels; UserError for sizes that do not fit together."""
     canvas = latent_size(height, width)
     check_window(settings)
-    window = own(settings.window, spec.window) // PIXELS_PER_LATENT
-    stride = own(settings.stride, _own_stride(settings.window, spec)) // PIXELS_PER_LATENT
+    settled = in_force(settings, spec)
+    window, stride = settled.window // PIXELS_PER_LATENT, settled.stride // PIXELS_PER_LATENT
     if window > min(canvas):
         whose = "The model's own window" if settings.window == OWN else "The window"
         raise UserError(
@@ -83,8 +86,14 @@ def plan_canvas(spec: ModelSpec, settings: WindowSettings, height: int, width: i
     return Canvas(*canvas, windows, window_weights(settings.weights, window, window))
 
 
-def _own_stride(window: int, spec: ModelSpec) -> int:
-    return spec.stride if window == OWN else max(window // 4, PIXELS_PER_LATENT)
+def in_force(settings: Settings, spec: ModelSpec) -> Settings:
+    """The settings with the model's own window and stride where none are set."""
+    quarter = max(settings.window // 4, PIXELS_PER_LATENT)
+    return replace(
+        settings,
+        window=own(settings.window, spec.window),
+        stride=own(settings.stride, spec.stride if settings.window == OWN else quarter),
+    )
 
 
 def check_window(settings: WindowSettings) -> None:

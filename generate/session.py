@@ -64,11 +64,17 @@ class Session:
             model=self.setup.model,
             fingerprint=self.family.fingerprint,
             method=self.setup.method,
-            settings=to_dict(from_dict(type(self.generator.config), self.setup.settings)),
+            settings=to_dict(self._in_force(request)),
             loras=loras,
             options=self._options(facts or {}),
             versions=versions(),
         )
+
+    def _in_force(self, request: Request) -> Any:
+        """The settings as numbers, so that a scroll can be made again when a model's own numbers change."""
+        asked = build_generator(self.setup.method, self.family, self.setup.settings)
+        resolved = getattr(asked, "resolved", None)  # a plugin may have nothing to resolve
+        return resolved(request) if resolved else asked.config
 
     def _options(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         family = self.family

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL import Image
@@ -18,7 +18,7 @@ from generate.highres import HighRes, paint_windows, remaining_steps
 from generate.lineart import check_lines, draw_lines, enlarge
 from generate.models import ModelFamily, ModelSpec, load_family
 from generate.multidiffusion import MultiDiffusion
-from generate.scroll import WindowSettings, decode, linear_scheduler
+from generate.scroll import WindowSettings, decode, in_force, linear_scheduler
 from generate.sdxl import SDXL
 from generate.stages import STAGES, check_conditioning
 
@@ -156,6 +156,18 @@ class DRSPO:
         if config.use_loras:
             check_conditioning(family, config.windows.time_ids)
 
+    def resolved(self, request: Request) -> Config:
+        """The settings in force: the model's own numbers where none are set."""
+        config, spec = self.config, self.family.spec
+        first = blueprint_request(request, config.blueprint, spec)
+        blueprint = replace(
+            config.blueprint, height=first.height, width=first.width, steps=first.steps,
+            guidance_scale=first.guidance_scale,
+        )  # fmt: skip
+        windows = in_force(config.windows, spec)
+        control = replace(config.control, scale=self.control_scale)
+        return replace(config, strength=self.strength, blueprint=blueprint, control=control, windows=windows)
+
     def count_steps(self, request: Request) -> int:
         """How many steps a callback sees for one request."""
         first = blueprint_request(request, self.config.blueprint, self.family.spec).steps
@@ -166,15 +178,19 @@ class DRSPO:
         """The strength in force."""
         return own(self.config.strength, self.family.spec.strength)
 
+    @property
+    def control_scale(self) -> float:
+        """The ControlNet's scale in force."""
+        return own(self.config.control.scale, self.family.spec.control_scale)
+
     def _schedule(self, request: Request) -> int:
         return len(linear_scheduler(self.family, self.config.windows.scheduler, request.steps).timesteps)
 
     def _highres(self) -> HighRes:
-        control = self.config.control
-        scale = own(control.scale, self.family.spec.control_scale)
         return HighRes(
-            strength=self.strength, windows=self.config.windows, control=control, control_scale=scale
-        )
+            strength=self.strength, windows=self.config.windows, control=self.config.control,
+            control_scale=self.control_scale,
+        )  # fmt: skip
 
     def _wear(self, stage: str) -> None:
         wanted = self.config.use_loras and stage in self.family.loras

@@ -8,10 +8,13 @@ import pytest
 from PIL import Image
 
 from drspo.cli import execute
+from drspo.config import to_dict
 from drspo.errors import UserError
-from generate.base import Request
+from generate import GENERATORS
+from generate.base import Request, build_generator
 from generate.jobs import file_name, read_prompts, split_out
 from generate.metadata import read
+from generate.session import Setup, open_session
 from tests.tiny_models import make_controlnet
 
 
@@ -48,6 +51,20 @@ def test_a_scroll_says_how_it_was_made(scroll, model):
     assert record.options["dtype"] == "float32"
     text = json.dumps(record.to_dict())
     assert str(scroll.parent) not in text.replace(model[3], "")  # not where it was put
+
+
+def leaves(values):
+    return [x for v in values.values() for x in (leaves(v) if isinstance(v, dict) else [v])]
+
+
+@pytest.mark.parametrize("method", sorted(GENERATORS))
+def test_a_record_has_numbers_where_the_models_own_were_taken(method):
+    session = open_session(Setup(model="miniature", method=method))
+    request = Request(prompt="a pine", height=128, width=512, steps=7)
+    found = session.record(request).settings
+    assert -1 not in leaves(found)
+    again = build_generator(method, session.family, found)
+    assert to_dict(again.config) == to_dict(again.resolved(request)) == found
 
 
 def test_extras_and_the_denoising_lie_beside_the_scroll(scroll):
