@@ -5,7 +5,8 @@
 
 Same checkpoint, same square pairs (the script knows no other shape), same rank, learning rate, beta, batch
 and seed, winner and loser in one call, no gradient checkpointing, one thread. Each program runs twice, with
-few and with many steps; the difference of the two is free of start-up costs. Ours runs with warm caches,
+few and with many steps; the difference of the two is free of start-up costs. The programs take turns, so that
+both see the machine's better and worse moments; medians are compared. Ours runs with warm caches,
 which is how every run after the first goes. The script imports wandb whatever is asked of it; where that is
 not installed an empty module of the name stands in.
 """
@@ -15,12 +16,15 @@ import importlib.util
 import io
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,16 +53,34 @@ def main() -> None:
         pairs = data / "train-00000-of-00001.parquet"
         parquet.write_table(square_pairs(options), pairs)
         ours(options, pairs, folder, "warm", 1)
-        few, many = options.steps
-        figures = {}
-        for name, run in (("ours", ours), ("diffusers", theirs)):
-            first, second = (run(options, pairs, folder, f"{name}-{steps}", steps) for steps in options.steps)
-            per_step = (second.cpu_seconds - first.cpu_seconds) / (many - few)
-            figures[name] = {"cpu_seconds_per_step": round(per_step, 4), "peak_mib": round(second.peak_mib)}
+        costs: dict[str, list[Cost]] = {"ours": [], "diffusers": []}
+        for turn in range(options.repeats):
+            for name, run in (("ours", ours), ("diffusers", theirs)):
+                costs[name].append(per_step(run, options, pairs, folder, f"{name}-{turn}"))
+    figures: dict[str, Any] = {name: summary(found) for name, found in costs.items()}
     speed = figures["diffusers"]["cpu_seconds_per_step"] / figures["ours"]["cpu_seconds_per_step"]
     memory = figures["ours"]["peak_mib"] / figures["diffusers"]["peak_mib"]
     figures |= {"steps_per_cpu_second_ratio": round(speed, 2), "memory_ratio": round(memory, 2)}
     print(json.dumps(figures, indent=1))
+
+
+def per_step(
+    run: Callable[..., Cost], options: argparse.Namespace, pairs: Path, folder: Path, name: str
+) -> Cost:
+    """CPU seconds of one step, from a short and a long run, and the long one's peak memory."""
+    few, many = options.steps
+    short, long = (run(options, pairs, folder, f"{name}-{steps}", steps) for steps in (few, many))
+    return Cost((long.cpu_seconds - short.cpu_seconds) / (many - few), long.peak_mib)
+
+
+def summary(costs: list[Cost]) -> dict[str, Any]:
+    """The medians, and every turn's seconds."""
+    seconds = [round(cost.cpu_seconds, 4) for cost in costs]
+    return {
+        "cpu_seconds_per_step": round(statistics.median(seconds), 4),
+        "peak_mib": round(statistics.median(cost.peak_mib for cost in costs)),
+        "turns": seconds,
+    }
 
 
 def parse() -> argparse.Namespace:
@@ -74,7 +96,8 @@ def parse() -> argparse.Namespace:
         "--pairs", type=Path, help="a pick-a-pic-shaped Parquet file of square pairs; empty: drawn here"
     )
     parser.add_argument("--resolution", type=int, default=128)
-    parser.add_argument("--steps", type=int, nargs=2, default=(4, 24), metavar=("FEW", "MANY"))
+    parser.add_argument("--steps", type=int, nargs=2, default=(4, 64), metavar=("FEW", "MANY"))
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each program")
     return parser.parse_args()
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.test_train_adapters import load_unet, problem
-from train.adapters import add_lora, lora_norm, lora_parameters, reference, tuner_layers
+from train.adapters import add_lora, lora_layers, lora_norm, lora_parameters, reference
 from train.losses import LossSettings
 from train.objective import pair_gradients
 from train.product import dense_is_cheaper, halves, lora_products, splits
@@ -54,8 +54,8 @@ def assert_equal(ours, theirs, tolerance):
 
 
 def is_dense(net, x):
-    made = tuner_layers(net)[0]
-    return dense_is_cheaper(x, made.get_base_layer().weight, made.lora_A["default"].weight)
+    made = lora_layers(net)[0]
+    return dense_is_cheaper(x, made.base.weight, made.a)
 
 
 @settings(max_examples=40, deadline=None)
@@ -94,7 +94,7 @@ def test_each_half_of_the_batch_gets_its_own_gradient(rank):
 
 def test_under_autocast_it_rounds_as_peft_does():
     net = layer(32, 32, 8, dtype=torch.float32)
-    tuner_layers(net)[0].get_base_layer().to(torch.bfloat16)
+    lora_layers(net)[0].base.to(torch.bfloat16)
     x, pull = torch.randn(2, 64, 32).bfloat16(), torch.randn(2, 64, 32).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         theirs = output_and_gradients(net, x, pull)
@@ -108,7 +108,7 @@ def test_a_layer_whose_adapter_is_off_is_the_base_alone():
     net = layer(16, 16, 4)
     x = torch.randn(2, 5, 16).double()
     with lora_products(net), reference(net):
-        assert torch.equal(net(x), tuner_layers(net)[0].get_base_layer()(x))
+        assert torch.equal(net(x), lora_layers(net)[0].base(x))
 
 
 def test_layers_that_are_not_linear_keep_their_product_and_are_not_split(golden):

@@ -7,7 +7,7 @@ import torch
 
 from generate.windows import Window
 from tests.test_train_adapters import load_unet, problem
-from train.adapters import add_lora, lora_parameters, reference, tuner_layers
+from train.adapters import add_lora, lora_layers, lora_parameters, reference
 from train.losses import LossSettings
 from train.objective import pair_gradients
 from train.product import halves
@@ -98,8 +98,8 @@ def test_only_one_window_and_two_per_call_run_together(trained):
 
 
 def test_afterwards_the_layers_are_as_before(trained):
-    layers = tuner_layers(trained)
+    layers = lora_layers(trained)
     with pytest.raises(RuntimeError, match="in the middle"), halves(trained):
-        assert all("forward" in layer.__dict__ for layer in layers)
+        assert all("forward" in layer.module.__dict__ for layer in layers)
         raise RuntimeError("in the middle")
-    assert layers and not any("forward" in layer.__dict__ for layer in layers)
+    assert layers and not any("forward" in layer.module.__dict__ for layer in layers)

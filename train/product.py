@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from train.adapters import ADAPTER, tuner_layers
+from train.adapters import LoraLayer, lora_layers, replaced_forwards
 
 Halves = dict[int, Tensor]
 """Gradient of the batch's second half, by the parameter's id."""
@@ -31,19 +32,9 @@ def lora_products(unet: Any, second: Halves | None = None) -> Iterator[None]:
     second: a backward pass then gives the parameters the gradient of the batch's first half, and this
     dictionary that of the second. Layers other than linear ones keep peft's product (see `splits`).
     """
-    layers: list[Any] = [
-        layer for layer in tuner_layers(unet) if isinstance(layer.get_base_layer(), nn.Linear)
-    ]
-    before = [layer.__dict__.get("forward") for layer in layers]
-    try:
-        for layer in layers:
-            layer.forward = _Product(layer, second)
+    layers = [layer for layer in lora_layers(unet) if isinstance(layer.base, nn.Linear)]
+    with replaced_forwards(layers, lambda layer: _Product(layer, second)):
         yield
-    finally:
-        for layer, forward in zip(layers, before, strict=True):
-            layer.__dict__.pop("forward")
-            if forward is not None:
-                layer.forward = forward
 
 
 @contextmanager
@@ -56,30 +47,27 @@ def halves(unet: Any) -> Iterator[Halves]:
 
 def splits(unet: Any) -> bool:
     """True where `halves` can tell the halves apart: all LoRA layers are linear."""
-    return all(isinstance(layer.get_base_layer(), nn.Linear) for layer in tuner_layers(unet))
+    return all(isinstance(layer.base, nn.Linear) for layer in lora_layers(unet))
 
 
+@dataclass(frozen=True, slots=True)
 class _Product:
     """The forward of one LoRA layer."""
 
-    def __init__(self, layer: Any, second: Halves | None) -> None:
-        self.layer, self.second = layer, second
-        self.base = layer.get_base_layer()
-        self.dropout = layer.lora_dropout[ADAPTER]
-        self.a, self.b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+    layer: LoraLayer
+    second: Halves | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.layer.disable_adapters:
-            plain: Tensor = self.base(x)
-            return plain
-        dropped = None if isinstance(self.dropout, nn.Identity) else self.dropout(x)
-        scale = self.layer.scaling[ADAPTER]
-        dense = dropped is None and dense_is_cheaper(x, self.base.weight, self.a)
-        product: Tensor = _LoraProduct.apply(x, dropped, self.a, self.b, self.base, scale, dense, self.second)
+        layer = self.layer
+        dropped = None if isinstance(layer.dropout, nn.Identity) else layer.dropout(x)
+        dense = dropped is None and dense_is_cheaper(x, layer.base.weight, layer.a)
+        product: Tensor = _LoraProduct.apply(
+            x, dropped, layer.a, layer.b, layer.base, layer.scale, dense, self.second
+        )
         return product
 
 
-def dense_is_cheaper(x: Tensor, weight: Tensor, a: Tensor) -> bool:
+def dense_is_cheaper(x: Tensor, weight: Any, a: Tensor) -> bool:
     """Whether W + s B A costs fewer multiplications for x [..., in], in a type wide enough for the sum."""
     (rank, width), out = a.shape, weight.shape[0]
     tokens = x.numel() // width
