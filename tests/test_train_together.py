@@ -10,8 +10,8 @@ from tests.test_train_adapters import load_unet, problem
 from train.adapters import add_lora, lora_layers, lora_parameters, reference
 from train.losses import LossSettings
 from train.objective import pair_gradients
-from train.product import halves
 from train.together import gradients_together
+from train.twins import twins
 from train.windowed import gradients
 
 WHOLE = (Window(0, 16, 0, 32),)
@@ -47,7 +47,7 @@ def test_each_side_gets_the_gradient_that_it_gets_alone(trained, checkpointing):
         trained.enable_gradient_checkpointing()
         trained.train()
     try:
-        both = gradients_together(pair, parameters, lambda: halves(trained))
+        both = gradients_together(pair, lambda: twins(trained))
     finally:
         trained.disable_gradient_checkpointing()
         trained.eval()
@@ -65,7 +65,7 @@ def test_in_float64_the_gradients_are_the_same_to_rounding(golden):
         pair, **{n: getattr(pair, n).double() for n in ("latents_w", "latents_l", "noise_w", "noise_l")}
     )
     parameters = lora_parameters(unet)
-    both = gradients_together(pair, parameters, lambda: halves(unet))
+    both = gradients_together(pair, lambda: twins(unet))
     for which, ours in zip(("w", "l"), both, strict=True):
         assert distance(ours.grads, gradients(pair.side(which), parameters).grads) < 1e-10
 
@@ -76,8 +76,8 @@ def test_the_first_step_has_z_exactly_zero(golden, precision):
     unet = load_unet(golden).to(autocast or torch.float32)
     add_lora(unet, rank=4)
     pair = problem(unet, windows=WHOLE, micro_batch=2, autocast=autocast)
-    off, split = (lambda: reference(unet)), (lambda: halves(unet))
-    result = pair_gradients(pair, lora_parameters(unet), LossSettings(), off=off, split=split)
+    off, both = (lambda: reference(unet)), (lambda: twins(unet))
+    result = pair_gradients(pair, lora_parameters(unet), LossSettings(), off=off, twins=both)
     assert result.metrics["z"] == 0.0 and result.metrics["kl_proxy_w"] == 0.0
     assert any(g.any() for g in result.grads) and {g.dtype for g in result.grads} == {torch.float32}
 
@@ -91,15 +91,15 @@ def test_only_one_window_and_two_per_call_run_together(trained):
         counting = replace(
             pair, predict=lambda x, w, p=pair.predict, seen=seen: (seen.append(len(w)), p(x, w))[1]
         )
-        split = lambda: halves(trained)  # noqa: E731
-        pair_gradients(counting, lora_parameters(trained), LossSettings(), off=off, split=split)
+        both = lambda: twins(trained)  # noqa: E731
+        pair_gradients(counting, lora_parameters(trained), LossSettings(), off=off, twins=both)
         calls.append(seen)
     assert calls == [[2, 2], [1, 1, 1, 1], [2, 1] * 4]
 
 
 def test_afterwards_the_layers_are_as_before(trained):
     layers = lora_layers(trained)
-    with pytest.raises(RuntimeError, match="in the middle"), halves(trained):
+    with pytest.raises(RuntimeError, match="in the middle"), twins(trained):
         assert all("forward" in layer.module.__dict__ for layer in layers)
         raise RuntimeError("in the middle")
     assert layers and not any("forward" in layer.module.__dict__ for layer in layers)

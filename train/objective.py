@@ -14,7 +14,7 @@ from torch import Tensor
 from train.losses import NOTHING, Context, LossSettings, needs_reference
 from train.preference import Geometry, LossResult, pair_loss
 from train.region import choose_windows, region_problem
-from train.together import Split, errors_together, fits_together, gradients_together
+from train.together import Twins, errors_together, fits_together, gradients_together
 from train.windowed import Problem, Schedule, SideResult, errors, gradients
 
 Off = Callable[[], AbstractContextManager[Any]]
@@ -74,22 +74,22 @@ def pair_gradients(
     context: Context = NOTHING,
     known: Reference | None = None,
     region_seed: int = 0,
-    split: Split | None = None,
+    twins: Twins | None = None,
 ) -> PairResult:
     """Loss, exact gradient dL/dtheta and metrics of one pair (eqs 19 and 23).
 
-    off: context manager that switches the adapters off; split: `lambda: halves(unet)`, lets winner and loser
+    off: context manager that switches the adapters off; twins: `lambda: twins(unet)`, lets winner and loser
     run in one call where a scroll is one window and two per call are allowed; known: the reference's errors
     when they were cached; region_seed: makes the draw of the region term's window a function of the step. At
     most three LoRA-sized buffers live at once (two, plus one with the region term or the anchor). The
     parameters' .grad is not touched.
     """
-    together = split is not None and fits_together(problem) and settings.reference_anchor == 0
+    together = twins is not None and fits_together(problem) and settings.reference_anchor == 0
     seen = known or (
         reference_pass(problem, off, together=together) if needs_reference(settings) else NO_REFERENCE
     )
-    if split is not None and together:
-        winner, loser = gradients_together(problem, parameters, split)
+    if twins is not None and together:
+        winner, loser = gradients_together(problem, twins)
     else:
         winner = gradients(problem.side("w"), parameters, schedule, _anchor(seen, settings))
         loser = gradients(problem.side("l"), parameters, schedule)
@@ -126,10 +126,10 @@ def pair_errors(
 
 def combine(winner: SideResult, loser: SideResult, result: LossResult) -> list[Tensor]:
     """coef_w g_w + coef_l g_l (+ coef_anchor g_anchor), in the winner's buffer."""
-    for index, grad in enumerate(winner.grads):
-        grad.mul_(result.coef_w).add_(loser.grads[index], alpha=result.coef_l)
-        if winner.anchor_grads is not None:
-            grad.add_(winner.anchor_grads[index], alpha=result.coef_anchor)
+    torch._foreach_mul_(winner.grads, result.coef_w)
+    torch._foreach_add_(winner.grads, loser.grads, alpha=result.coef_l)
+    if winner.anchor_grads is not None:
+        torch._foreach_add_(winner.grads, winner.anchor_grads, alpha=result.coef_anchor)
     return winner.grads
 
 
@@ -187,8 +187,7 @@ def _add_regions(
             region_problem(problem, index), parameters, inside, off=off, schedule=schedule, context=context
         )
         values.append(region.loss)
-        for grad, extra in zip(total.grads, region.grads, strict=True):
-            grad.add_(extra, alpha=weight)
+        torch._foreach_add_(total.grads, region.grads, alpha=weight)
     total.metrics["region_loss"] = sum(values) / len(values)
     total.metrics["scroll_loss"] = total.loss
     total.loss += weight * sum(values)

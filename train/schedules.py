@@ -109,8 +109,7 @@ class Buffers:
 
     def _finished(self, buffer: list[Tensor | None], numel: int) -> list[Tensor]:
         done = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, buffer, strict=True)]
-        for grad in done:
-            grad.div_(numel)
+        torch._foreach_div_(done, numel)
         return done
 
 

@@ -17,8 +17,8 @@ from train.objective import PairResult, Reference, inner, pair_errors, pair_grad
 from train.optimizers import learning_rate, set_learning_rate
 from train.predictor import window_predictor
 from train.prepare import Pair
-from train.product import halves, lora_products, splits
 from train.targets import NoiseProcess
+from train.twins import can_twin, twins
 from train.windowed import Problem
 
 
@@ -46,17 +46,16 @@ class Trainee:
         # Dropout draws from torch's own generator; seeding it here makes its masks a function of the step
         # too.
         torch.manual_seed(drawn.seed)
-        with lora_products(self.unet):
-            result = pair_gradients(
-                self.problem(pair, drawn),
-                lora_parameters(self.unet),
-                self.config.loss,
-                off=lambda: reference(self.unet),
-                schedule=self.config.memory.schedule,
-                context=self.context(drawn.t),
-                region_seed=drawn.seed,
-                split=(lambda: halves(self.unet)) if splits(self.unet) else None,
-            )
+        result = pair_gradients(
+            self.problem(pair, drawn),
+            lora_parameters(self.unet),
+            self.config.loss,
+            off=lambda: reference(self.unet),
+            schedule=self.config.memory.schedule,
+            context=self.context(drawn.t),
+            region_seed=drawn.seed,
+            twins=(lambda: twins(self.unet)) if can_twin(self.unet) else None,
+        )
         result.metrics["t"] = drawn.t
         return result
 
@@ -106,10 +105,11 @@ class Trainee:
 
 def add_share(total: list[Tensor] | None, grads: list[Tensor], pairs: int) -> list[Tensor]:
     """The running mean over a step's pairs: each gradient is divided by `pairs` and added in order."""
-    shares = [grad.div_(pairs) for grad in grads]
+    torch._foreach_div_(grads, pairs)
     if total is None:
-        return shares
-    return [kept.add_(share) for kept, share in zip(total, shares, strict=True)]
+        return grads
+    torch._foreach_add_(total, grads)
+    return total
 
 
 def sum_over_processes(accelerator: Any, grads: list[Tensor]) -> list[Tensor]:
@@ -136,8 +136,7 @@ def apply_gradient(
         return None
     limit = config.optimizer.max_grad_norm
     if limit and norm > limit:
-        for grad in grads:
-            grad.mul_(limit / norm)
+        torch._foreach_mul_(grads, limit / norm)
     rate = learning_rate(step, config.optimizer)
     set_learning_rate(optimizer, rate)
     for parameter, grad in zip(parameters, grads, strict=True):

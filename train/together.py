@@ -1,14 +1,13 @@
 """Winner and loser of a scroll of one window in one model call, and still a gradient for each.
 
 Stage blueprint calls the network on one small scroll at a time, which leaves much of a machine idle. Both
-scrolls in one batch give one gradient, of the batch. But the LoRA enters as plain matrix products, whose
-gradient is a sum over the batch: taken over the first half it is g_w, over the second g_l. So one backward
-pass fills both buffers, at no further cost (`train.product`).
+scrolls in one batch give one gradient, of the batch; with a LoRA for each of them (`train.twins`) one
+backward pass gives g_w and g_l.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
@@ -18,7 +17,7 @@ from train.adapters import forbid_reference
 from train.field import Field
 from train.problem import Problem, SideResult
 
-Split = Callable[[], AbstractContextManager[dict[int, Tensor]]]
+Twins = Callable[[], AbstractContextManager[list[Tensor]]]
 
 
 def fits_together(problem: Problem) -> bool:
@@ -39,23 +38,20 @@ def errors_together(problem: Problem) -> tuple[tuple[float, Tensor], tuple[float
     return winner, loser
 
 
-def gradients_together(
-    problem: Problem, parameters: Sequence[Tensor], split: Split
-) -> tuple[SideResult, SideResult]:
+def gradients_together(problem: Problem, twins: Twins) -> tuple[SideResult, SideResult]:
     """E, A and dE/dtheta of winner and of loser from one forward and one backward pass.
 
-    split: `lambda: halves(unet)`. The parameters' .grad is not touched.
+    twins: `lambda: twins(unet)`. The parameters' .grad is not touched.
     """
     forbid_reference()
-    with split() as second:
+    with twins() as leaves:
         with torch.enable_grad():
             predictions = _predictions(problem)
         fields = _pasted(problem, predictions.detach())
         pulls = torch.cat([field.pull((0,)) for field in fields]).to(predictions.dtype)
-        first = torch.autograd.grad(predictions, list(parameters), pulls, allow_unused=True)
-    grads_w = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, first, strict=True)]
-    grads_l = [second.get(id(p), torch.zeros_like(p)) for p in parameters]
-    winner, loser = (_result(field, grads) for field, grads in zip(fields, (grads_w, grads_l), strict=True))
+        grads = torch.autograd.grad(predictions, leaves, pulls, allow_unused=True)
+    by_leaf = [torch.zeros_like(p) if g is None else g for p, g in zip(leaves, grads, strict=True)]
+    winner, loser = (_result(field, [g[side] for g in by_leaf]) for side, field in enumerate(fields))
     return winner, loser
 
 
@@ -73,5 +69,5 @@ def _pasted(problem: Problem, predictions: Tensor) -> list[Field]:
 
 def _result(field: Field, grads: list[Tensor]) -> SideResult:
     aggregate = field.aggregate()
-    scaled = [grad.div_(aggregate.numel()) for grad in grads]
-    return SideResult(field.error(aggregate, field.side.target), aggregate, scaled, alive_peak=1)
+    torch._foreach_div_(grads, aggregate.numel())
+    return SideResult(field.error(aggregate, field.side.target), aggregate, grads, alive_peak=1)

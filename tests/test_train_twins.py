@@ -1,6 +1,5 @@
-"""The LoRA's product in its two orders of work: peft's numbers, peft's gradients."""
+"""A LoRA for each scroll of a batch: peft's numbers, and each scroll's own gradients."""
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +9,7 @@ from tests.test_train_adapters import load_unet, problem
 from train.adapters import add_lora, lora_layers, lora_norm, lora_parameters, reference
 from train.losses import LossSettings
 from train.objective import pair_gradients
-from train.product import dense_is_cheaper, halves, lora_products, splits
+from train.twins import can_twin, twins
 
 
 class OneLayer(nn.Module):
@@ -40,11 +39,11 @@ def layer(width, out, rank, *, dtype=torch.float64, alpha=3.0, dropout=0.0, bias
     return net
 
 
-def output_and_gradients(net, x, pull):
+def output_and_gradients(net, x, pull, leaves=None):
     torch.manual_seed(1)  # the same dropout mask
     x = x.clone().requires_grad_()
     y = net(x)
-    return [y.detach(), *torch.autograd.grad(y, [x, *lora_parameters(net)], pull)]
+    return [y.detach(), *torch.autograd.grad(y, [x, *(leaves or lora_parameters(net))], pull)]
 
 
 def assert_equal(ours, theirs, tolerance):
@@ -53,43 +52,29 @@ def assert_equal(ours, theirs, tolerance):
         assert float((a - b).norm()) <= tolerance * float(b.norm())
 
 
-def is_dense(net, x):
-    made = lora_layers(net)[0]
-    return dense_is_cheaper(x, made.base.weight, made.a)
-
-
 @settings(max_examples=40, deadline=None)
 @given(
-    width=st.integers(1, 40), out=st.integers(1, 40), rank=st.integers(1, 40), batch=st.integers(1, 3),
-    tokens=st.integers(1, 40), bias=st.booleans(), dropout=st.sampled_from([0.0, 0.4]),
+    width=st.integers(1, 40), out=st.integers(1, 40), rank=st.integers(1, 40), tokens=st.integers(1, 40),
+    bias=st.booleans(),
 )  # fmt: skip
-def test_output_and_gradients_are_those_of_peft(width, out, rank, batch, tokens, bias, dropout):
-    net = layer(width, out, rank, bias=bias, dropout=dropout)
-    x, pull = torch.randn(batch, tokens, width).double(), torch.randn(batch, tokens, out).double()
-    theirs = output_and_gradients(net, x, pull)
-    with lora_products(net):
-        assert_equal(output_and_gradients(net, x, pull), theirs, 1e-12)
+def test_each_half_has_the_output_and_the_gradients_that_peft_gives_it_alone(width, out, rank, tokens, bias):
+    net = layer(width, out, rank, bias=bias)
+    x, pull = torch.randn(2, tokens, width).double(), torch.randn(2, tokens, out).double()
+    alone = [output_and_gradients(net, x[i : i + 1], pull[i : i + 1]) for i in range(2)]
+    with twins(net) as leaves:
+        y, by_x, *grads = output_and_gradients(net, x, pull, leaves)
+    for half, expected in enumerate(alone):
+        found = [y[half : half + 1], by_x[half : half + 1], *(g[half] for g in grads)]
+        assert_equal(found, expected, 1e-12)
 
 
-def test_a_narrow_layer_goes_through_the_sum_and_a_wide_one_through_the_small_matrices():
-    narrow, wide = layer(16, 16, 64), layer(64, 64, 2)
-    x = torch.randn(2, 100, 16).double()
-    assert is_dense(narrow, x)
-    assert not is_dense(narrow, x.bfloat16())
-    assert not is_dense(wide, torch.randn(2, 100, 64).double())
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not is_dense(narrow, x)
-
-
-@pytest.mark.parametrize("rank", [2, 64])
-def test_each_half_of_the_batch_gets_its_own_gradient(rank):
-    net = layer(16, 24, rank)
+def test_dropout_is_that_of_the_whole_batch():
+    net = layer(16, 24, 8, dropout=0.4)
     x, pull = torch.randn(2, 50, 16).double(), torch.randn(2, 50, 24).double()
-    alone = [output_and_gradients(net, x[i : i + 1], pull[i : i + 1])[2:] for i in range(2)]
-    with halves(net) as second:
-        first = output_and_gradients(net, x, pull)[2:]
-    assert_equal(first, alone[0], 1e-12)
-    assert_equal([second[id(p)] for p in lora_parameters(net)], alone[1], 1e-12)
+    y, by_x, *grads = output_and_gradients(net, x, pull)
+    with twins(net) as leaves:
+        found = output_and_gradients(net, x, pull, leaves)
+    assert_equal([*found[:2], *(g.sum(0) for g in found[2:])], [y, by_x, *grads], 1e-12)
 
 
 def test_under_autocast_it_rounds_as_peft_does():
@@ -97,27 +82,26 @@ def test_under_autocast_it_rounds_as_peft_does():
     lora_layers(net)[0].base.to(torch.bfloat16)
     x, pull = torch.randn(2, 64, 32).bfloat16(), torch.randn(2, 64, 32).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        theirs = output_and_gradients(net, x, pull)
-        with lora_products(net):
-            ours = output_and_gradients(net, x, pull)
-    assert_equal([t.float() for t in ours], [t.float() for t in theirs], 2e-2)
+        y, by_x, *grads = output_and_gradients(net, x, pull)
+        with twins(net) as leaves:
+            found = output_and_gradients(net, x, pull, leaves)
+    theirs, ours = [y, by_x, *grads], [*found[:2], *(g.sum(0) for g in found[2:])]
     assert [t.dtype for t in ours] == [t.dtype for t in theirs]
+    assert_equal([t.float() for t in ours], [t.float() for t in theirs], 2e-2)
 
 
-def test_a_layer_whose_adapter_is_off_is_the_base_alone():
+def test_inside_the_reference_a_twin_is_the_base_alone():
     net = layer(16, 16, 4)
     x = torch.randn(2, 5, 16).double()
-    with lora_products(net), reference(net):
+    with twins(net), reference(net):
         assert torch.equal(net(x), lora_layers(net)[0].base(x))
 
 
-def test_layers_that_are_not_linear_keep_their_product_and_are_not_split(golden):
+def test_a_lora_on_convolutions_trains_one_scroll_at_a_time(golden):
     unet = load_unet(golden)
     add_lora(unet, rank=2, targets=("to_q", "conv1"))
-    assert not splits(unet)
-    pair = problem(unet)
-    with lora_products(unet):
-        result = pair_gradients(pair, lora_parameters(unet), LossSettings(), off=lambda: reference(unet))
+    assert not can_twin(unet)
+    result = pair_gradients(problem(unet), lora_parameters(unet), LossSettings(), off=lambda: reference(unet))
     names = [name for name, module in unet.named_modules() if name.endswith("conv1.lora_B.default")]
     assert names and all(torch.isfinite(g).all() for g in result.grads)
     assert all(g.any() for g, p in zip(result.grads, lora_parameters(unet), strict=True) if not p.any())
