@@ -20,7 +20,6 @@ class Loopback:
 
     def __enter__(self) -> Self:
         self.http = _Server(("127.0.0.1", 0), self.handler())
-        self.http.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that leave are expected
         threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
@@ -32,6 +31,9 @@ class Loopback:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # with the library's 5, many clients at once lose connections or wait seconds
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that leave are expected."""
 
 
 class QuietHandler(BaseHTTPRequestHandler):

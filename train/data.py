@@ -164,18 +164,18 @@ def _bytes(value: Any, name: str) -> bytes:
 def _open(source: str, split: str, subset: str) -> Iterator[dict[str, Any]]:
     """Raw rows of one split, whatever the source is."""
     local = Path(source)
-    if subset and (_is_pattern(source) or local.exists() or "://" in source):
+    if not (_is_pattern(source) or local.exists() or "://" in source):
+        return _hub(source, split, subset)
+    if subset:
         hint = "give the files or the folder of that configuration instead, and leave --data.subset out"
         raise UserError("only a Hub dataset has configurations to choose from", "--data.subset", hint)
     if _is_pattern(source):
         return _parquet(source)
     if loose := _loose_files(local, split):
         return _parquet(loose)
-    if local.exists() or "://" in source:
-        from pipeline.shards import read_pairs
+    from pipeline.shards import read_pairs
 
-        return iter(read_pairs(source, split=split))
-    return _hub(source, split, subset)
+    return iter(read_pairs(source, split=split))
 
 
 def _is_pattern(source: str) -> bool:
