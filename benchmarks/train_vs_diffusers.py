@@ -4,24 +4,28 @@
     python -m benchmarks.train_vs_diffusers --diffusers PATH [--model FOLDER] [--pairs FILE.parquet]
 
 Same checkpoint, same square pairs (the script knows no other shape), same rank, learning rate, beta, batch
-and seed, winner and loser in one call, no gradient checkpointing, one thread. Each program runs twice, with
-few and with many steps; the difference of the two is free of start-up costs. The programs take turns, so that
-both see the machine's better and worse moments; medians are compared. Ours runs with warm caches,
-which is how every run after the first goes. The script imports wandb whatever is asked of it; where that is
-not installed an empty module of the name stands in.
+and seed, winner and loser in one call, no gradient checkpointing, one thread. All programs are started, and
+then take turns of a few seconds, the others stopped meanwhile, so that each meets the same better and worse
+moments of the machine; what is compared is the median CPU time from one optimiser step to the next.
+
+Ours runs with warm caches, twice: with those of latents and embeddings, which is how every run after the
+first goes, and with that of references too (`data.cache_references`), which is how a run goes that differs
+from an earlier one in loss, LoRA or optimiser alone. The script imports wandb whatever is asked of it; where
+that is not installed an empty module of the name stands in.
 """
 
 import argparse
 import importlib.util
 import io
+import itertools
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,18 +37,46 @@ from PIL import Image
 
 SCRIPT = "train_diffusion_dpo_sdxl.py"
 RANK, RATE, BETA = 64, 1e-5, 5000
+SKIPPED = 10
+"""First steps, which warm up, that do not count."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What one process took."""
+@dataclass
+class Program:
+    """A training program as a process of its own."""
 
-    cpu_seconds: float
-    peak_mib: float
+    name: str
+    process: subprocess.Popen
+    stamps: Path
+    log: Path
+    peak_mib: float = 0.0
+
+    @property
+    def running(self) -> bool:
+        """True until the process has ended; then its peak memory is known."""
+        if self.peak_mib:
+            return False
+        pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
+        if pid and status:
+            raise SystemExit(f"{self.name} failed:\n{self.log.read_text()[-3000:]}")
+        if pid:
+            self.peak_mib = usage.ru_maxrss / 1024
+        return not pid
+
+    def figures(self) -> dict[str, Any]:
+        """The median CPU time of a step, the quartiles, and peak memory."""
+        stamps = json.loads(self.stamps.read_text())[SKIPPED:]
+        seconds = [after - before for before, after in itertools.pairwise(stamps)]
+        low, middle, high = statistics.quantiles(seconds, n=4)
+        return {
+            "cpu_seconds_per_step": round(middle, 4),
+            "quartiles": [round(low, 4), round(high, 4)],
+            "peak_mib": round(self.peak_mib),
+        }
 
 
 def main() -> None:
-    """Runs both programs and prints the ratios."""
+    """Runs the programs in turns and prints the ratios."""
     options = parse()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -52,34 +84,43 @@ def main() -> None:
         data.mkdir()
         pairs = data / "train-00000-of-00001.parquet"
         parquet.write_table(square_pairs(options), pairs)
-        ours(options, pairs, folder, "warm", 1)
-        costs: dict[str, list[Cost]] = {"ours": [], "diffusers": []}
-        for turn in range(options.repeats):
-            for name, run in (("ours", ours), ("diffusers", theirs)):
-                costs[name].append(per_step(run, options, pairs, folder, f"{name}-{turn}"))
-    figures: dict[str, Any] = {name: summary(found) for name, found in costs.items()}
-    speed = figures["diffusers"]["cpu_seconds_per_step"] / figures["ours"]["cpu_seconds_per_step"]
-    memory = figures["ours"]["peak_mib"] / figures["diffusers"]["peak_mib"]
-    figures |= {"steps_per_cpu_second_ratio": round(speed, 2), "memory_ratio": round(memory, 2)}
+        take_turns([ours(options, pairs, folder, "warm", keep=True)], options.turn)
+        programs = [
+            ours(options, pairs, folder, "ours"),
+            ours(options, pairs, folder, "ours, references kept", keep=True),
+            theirs(options, pairs, folder, "diffusers"),
+        ]
+        take_turns(programs, options.turn)
+        figures = {program.name: program.figures() for program in programs}
+    for name in ("ours", "ours, references kept"):
+        figures[name] |= ratios(figures[name], figures["diffusers"])
     print(json.dumps(figures, indent=1))
 
 
-def per_step(
-    run: Callable[..., Cost], options: argparse.Namespace, pairs: Path, folder: Path, name: str
-) -> Cost:
-    """CPU seconds of one step, from a short and a long run, and the long one's peak memory."""
-    few, many = options.steps
-    short, long = (run(options, pairs, folder, f"{name}-{steps}", steps) for steps in (few, many))
-    return Cost((long.cpu_seconds - short.cpu_seconds) / (many - few), long.peak_mib)
+def take_turns(programs: list[Program], seconds: float) -> None:
+    """Lets one process run at a time, each for some seconds, until all have ended."""
+    try:
+        for program in programs:
+            program.process.send_signal(signal.SIGSTOP)
+        while waiting := [program for program in programs if program.running]:
+            for program in waiting:
+                program.process.send_signal(signal.SIGCONT)
+                ends = time.monotonic() + seconds
+                while program.running and time.monotonic() < ends:
+                    time.sleep(0.05)
+                if program.running:
+                    program.process.send_signal(signal.SIGSTOP)
+    finally:
+        for program in programs:
+            if not program.peak_mib:
+                program.process.kill()
 
 
-def summary(costs: list[Cost]) -> dict[str, Any]:
-    """The medians, and every turn's seconds."""
-    seconds = [round(cost.cpu_seconds, 4) for cost in costs]
+def ratios(own: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
+    """Steps per CPU second over the other's, and peak memory over the other's."""
     return {
-        "cpu_seconds_per_step": round(statistics.median(seconds), 4),
-        "peak_mib": round(statistics.median(cost.peak_mib for cost in costs)),
-        "turns": seconds,
+        "steps_per_cpu_second_ratio": round(other["cpu_seconds_per_step"] / own["cpu_seconds_per_step"], 2),
+        "memory_ratio": round(own["peak_mib"] / other["peak_mib"], 2),
     }
 
 
@@ -96,8 +137,8 @@ def parse() -> argparse.Namespace:
         "--pairs", type=Path, help="a pick-a-pic-shaped Parquet file of square pairs; empty: drawn here"
     )
     parser.add_argument("--resolution", type=int, default=128)
-    parser.add_argument("--steps", type=int, nargs=2, default=(4, 64), metavar=("FEW", "MANY"))
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each program")
+    parser.add_argument("--steps", type=int, default=300, help="steps of each program")
+    parser.add_argument("--turn", type=float, default=3.0, help="seconds that a program runs at a time")
     return parser.parse_args()
 
 
@@ -128,33 +169,34 @@ def picture(seed: int, side: int, grain: int) -> bytes:
     return buffer.getvalue()
 
 
-def ours(options: argparse.Namespace, pairs: Path, folder: Path, name: str, steps: int) -> Cost:
+def ours(options: argparse.Namespace, pairs: Path, folder: Path, name: str, keep: bool = False) -> Program:
     """`python -m train`, measuring nothing and saving only at the end, as the script does."""
     settings = {
         "stage": "blueprint", "model": options.model, "data.source": pairs, "data.validation-pairs": 0,
-        "data.cache": folder / "cache", "out": folder / name, "canvas.height": options.resolution,
+        "data.cache": folder / "cache", "data.cache-references": keep, "out": folder / name,
+        "canvas.height": options.resolution,
         "canvas.width": options.resolution, "lora.rank": RANK, "lora.alpha": RANK, "optimizer.name": "adamw",
         "optimizer.lr": RATE, "optimizer.warmup-steps": 0, "optimizer.weight-decay": 0.01, "loss.beta": BETA,
-        "max-steps": steps, "checkpoint-every": 10_000, "device": "cpu", "precision": "fp32", "seed": 0,
-        "memory.window-batch": 2,
+        "max-steps": options.steps, "checkpoint-every": 10_000, "device": "cpu", "precision": "fp32",
+        "seed": 0, "memory.window-batch": 2,
     }  # fmt: skip
     flags = [token for key, value in settings.items() for token in (f"--{key}", str(value))]
-    return measure([sys.executable, "-m", "train", *flags], {}, folder / f"{name}.log")
+    return start(name, ["-m", "train", *flags], {}, folder)
 
 
-def theirs(options: argparse.Namespace, pairs: Path, folder: Path, name: str, steps: int) -> Cost:
+def theirs(options: argparse.Namespace, pairs: Path, folder: Path, name: str) -> Program:
     """The script with its defaults where ours has the same ones."""
     settings = {
         "pretrained_model_name_or_path": model_folder(options.model), "dataset_name": pairs.parent,
         "dataset_split_name": "train", "output_dir": folder / name, "resolution": options.resolution,
-        "train_batch_size": 1, "rank": RANK, "max_train_steps": steps,
+        "train_batch_size": 1, "rank": RANK, "max_train_steps": options.steps,
         "learning_rate": RATE, "lr_scheduler": "constant", "lr_warmup_steps": 0,
         "beta_dpo": BETA, "checkpointing_steps": 10_000, "seed": 0, "dataloader_num_workers": 0,
         "mixed_precision": "no", "report_to": "tensorboard", "cache_dir": folder / "hub",
     }  # fmt: skip
     flags = [f"--{key}={value}" for key, value in settings.items()] + ["--no_hflip"]
     extra = {} if importlib.util.find_spec("wandb") else {"PYTHONPATH": str(empty_wandb(folder))}
-    return measure([sys.executable, str(script(options.diffusers)), *flags], extra, folder / f"{name}.log")
+    return start(name, [str(script(options.diffusers)), *flags], extra, folder)
 
 
 def script(place: Path) -> Path:
@@ -182,18 +224,15 @@ def empty_wandb(folder: Path) -> Path:
     return stand_in
 
 
-def measure(command: list[str], extra: dict[str, str], log: Path) -> Cost:
-    """Runs a command on one thread; its CPU seconds with those of its children, and its peak memory."""
+def start(name: str, program: list[str], extra: dict[str, str], folder: Path) -> Program:
+    """The program on one thread, as a process that notes its steps."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
     environment = os.environ | threads | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""} | extra
-    started = time.monotonic()
+    stamps, log = folder / f"{name}.json", folder / f"{name}.log"
+    command = [sys.executable, "-m", "benchmarks.stamped", str(stamps), *program]
     with open(log, "wb") as file:
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command[:4])} ... failed:\n{log.read_text()[-3000:]}")
-    print(f"{log.stem}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    return Program(name, process, stamps, log)
 
 
 if __name__ == "__main__":

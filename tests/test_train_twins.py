@@ -55,10 +55,12 @@ def assert_equal(ours, theirs, tolerance):
 @settings(max_examples=40, deadline=None)
 @given(
     width=st.integers(1, 40), out=st.integers(1, 40), rank=st.integers(1, 40), tokens=st.integers(1, 40),
-    bias=st.booleans(),
+    bias=st.booleans(), scaled=st.booleans(),
 )  # fmt: skip
-def test_each_half_has_the_output_and_the_gradients_that_peft_gives_it_alone(width, out, rank, tokens, bias):
-    net = layer(width, out, rank, bias=bias)
+def test_each_half_has_the_output_and_the_gradients_that_peft_gives_it_alone(
+    width, out, rank, tokens, bias, scaled
+):
+    net = layer(width, out, rank, bias=bias, alpha=3.0 if scaled else rank)
     x, pull = torch.randn(2, tokens, width).double(), torch.randn(2, tokens, out).double()
     alone = [output_and_gradients(net, x[i : i + 1], pull[i : i + 1]) for i in range(2)]
     with twins(net) as leaves:

@@ -1,4 +1,4 @@
-"""VAE latents and text embeddings on disk, computed once and shared by every run with the same encoders."""
+"""Tensors on disk by content, computed once and shared by runs: VAE latents, text embeddings, references."""
 
 import os
 import secrets
@@ -33,8 +33,12 @@ class TensorCache:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def get(self, key: str, compute: Callable[[], Encoded]) -> Encoded:
-        """The tensors of `key`, from disk or from `compute()`; a damaged file is computed anew and
-        counted."""
+        """The tensors of `key`, from disk or from `compute()`, which is then put there."""
+        found = self.find(key)
+        return self.put(key, compute()) if found is None else found
+
+    def find(self, key: str) -> Encoded | None:
+        """The tensors of `key`, or None where it is absent, or damaged, which is counted."""
         path = self.path(key)
         if path.exists():
             try:
@@ -44,8 +48,12 @@ class TensorCache:
             except (SafetensorError, OSError):
                 self.counts["damaged"] += 1
         self.counts["misses"] += 1
-        value = {name: tensor.detach().cpu().contiguous() for name, tensor in compute().items()}
-        write_atomically(path, save(value))
+        return None
+
+    def put(self, key: str, tensors: Encoded) -> Encoded:
+        """Writes an entry, in place of a damaged one too; gives its tensors as `find` will."""
+        value = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_atomically(self.path(key), save(value))
         return value
 
     def read(self, key: str) -> Encoded:
@@ -86,6 +94,6 @@ def text_key(prompt: str) -> str:
     return content_hash("text-v1", prompt)
 
 
-def default_folder() -> Path:
-    """Where caches go when the configuration names no folder: $DRSPO_CACHE, else ~/.cache/drspo."""
-    return Path(os.environ.get("DRSPO_CACHE") or Path.home() / ".cache" / "drspo")
+def cache_folder(configured: str) -> Path:
+    """Where caches go: the configured folder, or else $DRSPO_CACHE, or else ~/.cache/drspo."""
+    return Path(configured or os.environ.get("DRSPO_CACHE") or Path.home() / ".cache" / "drspo")

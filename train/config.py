@@ -32,6 +32,9 @@ class DataConfig:
     many."""
     cache: str = ""
     """Folder for latents and embeddings; empty: $DRSPO_CACHE, else ~/.cache/drspo. Runs share it."""
+    cache_references: bool = False
+    """Keep the frozen model's answers there too: a run with the same seed and pairs, but another loss, LoRA
+    or optimiser, skips the reference pass. Costs two scrolls of latents in float32 per pair and step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,11 +199,12 @@ FREE = (
     "samples",
     "tracking",
 )
+FREE_DATA = ("cache", "cache_references")
 """Settings that do not change what is learnt per step: a run may be continued with others."""
 
 
 def identity(config: TrainConfig) -> str:
     """A hash over the settings that decide what is learnt; the rest may change when a run is continued."""
     kept = {name: value for name, value in to_dict(config).items() if name not in FREE}
-    kept["data"] = {name: value for name, value in kept["data"].items() if name != "cache"}
+    kept["data"] = {name: value for name, value in kept["data"].items() if name not in FREE_DATA}
     return config_hash(kept)

@@ -29,6 +29,7 @@ from train.memory import explain_out_of_memory, make_room
 from train.metrics import peak_memory, summarise
 from train.optimizers import build_optimizer
 from train.prepare import prepare_pairs
+from train.references import open_references
 from train.samples import Sampler
 from train.step import Trainee, add_share, apply_gradient, sum_over_processes
 from train.targets import noise_process
@@ -82,7 +83,10 @@ class Run:
         make_room(self.family, config)
         self._add_adapter()
         autocast = DTYPES[dtype] if dtype != "float32" else None
-        self.trainee = Trainee(self.family.unet, process, self.canvas, config, self.device, autocast)
+        self.trainee = Trainee(
+            self.family.unet, process, self.canvas, config, self.device, autocast,
+            open_references(config, self.family, self.device),
+        )  # fmt: skip
         self.parameters = lora_parameters(self.family.unet)
         self.optimizer = build_optimizer(self.parameters, config.optimizer)
         self.average = Average(self.family.unet, config.ema)
@@ -209,6 +213,8 @@ class Run:
 
     def finish(self) -> None:
         """Exports the LoRA and writes its card."""
+        if self.trainee.references:
+            log.info("references: %s", self.trainee.references.summary())
         if self.accelerator.is_main_process:
             self._choose_weights()
             with self.average.in_place():

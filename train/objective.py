@@ -64,6 +64,11 @@ def reference_pass(problem: Problem, off: Off, *, together: bool = False) -> Ref
     return Reference(error_w, error_l, aggregate_w, aggregate_l)
 
 
+def in_one_call(problem: Problem, settings: LossSettings, twins: Twins | None) -> bool:
+    """True where `pair_gradients` gives winner and loser to the network together."""
+    return twins is not None and fits_together(problem) and settings.reference_anchor == 0
+
+
 def pair_gradients(
     problem: Problem,
     parameters: Sequence[Tensor],
@@ -84,7 +89,7 @@ def pair_gradients(
     most three LoRA-sized buffers live at once (two, plus one with the region term or the anchor). The
     parameters' .grad is not touched.
     """
-    together = twins is not None and fits_together(problem) and settings.reference_anchor == 0
+    together = in_one_call(problem, settings, twins)
     seen = known or (
         reference_pass(problem, off, together=together) if needs_reference(settings) else NO_REFERENCE
     )

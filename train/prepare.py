@@ -13,7 +13,7 @@ import torch
 
 from generate.prompts import check_prompt, encode_text
 from generate.vae import encode_images, from_pil
-from train.cache import TensorCache, default_folder, image_key, text_key, write_atomically
+from train.cache import TensorCache, cache_folder, image_key, text_key, write_atomically
 from train.canvas import Canvas
 from train.config import DataConfig
 from train.data import Dropped, PairRow, canvas_picture, check_pair, has_split, read_rows
@@ -72,7 +72,7 @@ class Preparer:
 
     def __init__(self, family: Any, canvas: Canvas, config: DataConfig) -> None:
         self.family, self.canvas, self.config = family, canvas, config
-        folder = Path(config.cache) if config.cache else default_folder()
+        folder = cache_folder(config.cache)
         self.latents = TensorCache(folder, "latents", image_encoder_mark(family))
         self.texts = TensorCache(folder, "texts", text_encoder_mark(family))
         self.resized = self.truncated = 0

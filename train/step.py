@@ -13,11 +13,13 @@ from train.canvas import Canvas
 from train.config import TrainConfig
 from train.draws import Draw, step_draw
 from train.losses import Context
-from train.objective import PairResult, Reference, inner, pair_errors, pair_gradients
+from train.objective import PairResult, Reference, in_one_call, inner, pair_errors, pair_gradients
 from train.optimizers import learning_rate, set_learning_rate
 from train.predictor import window_predictor
 from train.prepare import Pair
+from train.references import References, reference_key
 from train.targets import NoiseProcess
+from train.together import Twins
 from train.twins import can_twin, twins
 from train.windowed import Problem
 
@@ -32,6 +34,8 @@ class Trainee:
     config: TrainConfig
     device: torch.device
     autocast: torch.dtype | None
+    references: References | None = None
+    """Where the frozen model's answers are kept; None asks it at every step."""
 
     def gradients(self, pair: Pair, step: int) -> PairResult:
         """Loss, LoRA gradient and metrics of one pair at one step."""
@@ -46,18 +50,38 @@ class Trainee:
         # Dropout draws from torch's own generator; seeding it here makes its masks a function of the step
         # too.
         torch.manual_seed(drawn.seed)
+        problem = self.problem(pair, drawn)
+        copies = (lambda: twins(self.unet)) if can_twin(self.unet) else None
+        key = self.reference_key(problem, pair, drawn.t, copies)
+        known = self.references.find(key) if self.references else None
         result = pair_gradients(
-            self.problem(pair, drawn),
+            problem,
             lora_parameters(self.unet),
             self.config.loss,
             off=lambda: reference(self.unet),
             schedule=self.config.memory.schedule,
             context=self.context(drawn.t),
+            known=known,
             region_seed=drawn.seed,
-            twins=(lambda: twins(self.unet)) if can_twin(self.unet) else None,
+            twins=copies,
         )
+        if self.references and known is None:
+            self.references.keep(key, result.reference)
         result.metrics["t"] = drawn.t
         return result
+
+    def reference_key(self, problem: Problem, pair: Pair, t: int, copies: Twins | None) -> str:
+        """The name under which the frozen model's answer is kept; empty where none is."""
+        if self.references is None:
+            return ""
+        conditioning = {"embeds": pair.embeds} | ({} if pair.pooled is None else {"pooled": pair.pooled})
+        return reference_key(
+            problem,
+            conditioning,
+            self.process.model_time(t),
+            together=in_one_call(problem, self.config.loss, copies),
+            place=[self.canvas.height, self.canvas.width, self.config.canvas.time_ids],
+        )
 
     def errors(self, pair: Pair, drawn: Draw, known: Reference | None) -> PairResult:
         """Loss and metrics of one held-out pair, without gradient."""

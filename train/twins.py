@@ -46,5 +46,8 @@ class _Twin:
         plain: Tensor = self.layer.base(x)
         # As peft: in the LoRA's own precision, unless autocast lowers it.
         seen = self.layer.dropout(x.to(self.a.dtype)).reshape(2, -1, x.shape[-1])
-        change = torch.bmm(torch.bmm(seen, self.a.mT), self.b.mT) * self.layer.scale
-        return plain + change.reshape(plain.shape).to(plain.dtype)
+        # Transposed products, so that autograd's gradients by A and B lie in memory as A and B do.
+        change = torch.bmm(self.b, torch.bmm(self.a, seen.mT))
+        if self.layer.scale != 1:
+            change = change * self.layer.scale
+        return plain + change.mT.reshape(plain.shape).to(plain.dtype)
