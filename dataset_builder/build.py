@@ -14,7 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataset_builder import stats
-from dataset_builder.config import BuildConfig, pairs_hash, prompts_hash, run_hash, units_hash, uses_llm
+from dataset_builder.config import (
+    BuildConfig,
+    pairs_hash,
+    pairs_settings,
+    prompts_hash,
+    run_hash,
+    units_hash,
+    uses_llm,
+)
 from dataset_builder.export import export, plan_shards
 from dataset_builder.metrics import Metrics
 from drspo import __version__
@@ -23,7 +31,7 @@ from drspo.errors import UserError
 from drspo.log import progress
 from drspo.run import CONFIG, RunDir
 from pipeline import prompts as phases
-from pipeline.actors import StageSpec, short_names
+from pipeline.actors import StageSpec
 from pipeline.guard import units_with_attempts
 from pipeline.llm_cache import AnswerCache
 from pipeline.pairing import choose_pairs, score_weights
@@ -31,7 +39,7 @@ from pipeline.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, read_tab
 from pipeline.provenance import read_models
 from pipeline.records import DEAD, OK, PROMPT_SCHEMA
 from pipeline.scores import Scan, scan_units
-from pipeline.settings import check_options
+from pipeline.settings import check_options, short_names
 from pipeline.units import DamagedFile, UnitStore, unit_name
 
 log = logging.getLogger(__name__)
@@ -227,7 +235,8 @@ class Build:
             outcome.shards = export(self.store, pairs, alive, config.export, bar.advance)
         stats.write(self.run, stats.collect(prompts, scan, pairs, self.spec.scorers))
         outcome.pairs = dict(pairs.group_by("split").len().sort("split").iter_rows())
-        self.run.phase_done("export", pairs=pairs.height, shards=shards, dead=dead, hash=pairs_hash(config))
+        facts = {"pairs": pairs.height, "shards": shards, "dead": dead, "hash": pairs_hash(config)}
+        self.run.phase_done("export", **facts, settings=pairs_settings(config))
         return outcome
 
 
@@ -252,12 +261,12 @@ def check(config: BuildConfig) -> None:
         raise UserError("at least one generator and one scorer are needed")
     if config.candidates.seeds < 1:
         raise UserError(f"{config.candidates.seeds} images per generator leave nothing", "--candidates.seeds")
-    scorers = short_names(config.scoring.scorers)
+    scorers = config.scoring.columns
     short_names(config.candidates.generators)
     score_weights(config.pairs, scorers)
     choose_pairs(_no_candidates(scorers), config.pairs, scorers)
     check_options(config.candidates.options, config.candidates.generators, "candidates.options")
-    check_options(config.scoring.options, config.scoring.scorers, "scoring.options")
+    check_options(config.scoring.options, tuple(config.scoring.named), "scoring.options")
 
 
 def suspects_last(units: pa.Table, suspects: set[str]) -> pa.Table:

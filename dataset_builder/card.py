@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from dataset_builder.charts import distributions, short
+from dataset_builder.config import score_columns, settings_of
 from dataset_builder.stats import STATS_NAME
 from drspo import __version__
 from drspo.errors import UserError, did_you_mean
@@ -91,7 +92,7 @@ def _render(sources: Sources, repo_id: str, licence: str, pairs: list[dict[str, 
         loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"short": short, "slug": _slug, "cell": _table_cell}
-    manifest, config = sources.manifest, sources.manifest["config"]
+    manifest, config = sources.manifest, settings_of(sources.manifest)
     return (
         environment.get_template("card.md.jinja")
         .render(
@@ -102,6 +103,7 @@ def _render(sources: Sources, repo_id: str, licence: str, pairs: list[dict[str, 
             config=config,
             versions={**manifest["versions"], "drspo": __version__},
             revision=manifest["revision"],
+            scorers=score_columns(config),
             scorer_versions=_scorer_versions(sources),
             weights=read_models(sources.run),
             models=_language_models(sources),
@@ -215,7 +217,7 @@ def _stacked(row: dict[str, Any]) -> bytes:
 
 def _config(manifest: dict[str, Any]) -> bytes:
     """The configuration that reproduces the run, without the places of this machine."""
-    config = {**manifest["config"], "out": ""}
+    config = {**settings_of(manifest), "out": ""}
     prompts = dict(config["prompts"])
     if prompts["source"].startswith(("/", "~", ".")) or "://" in prompts["source"]:
         prompts["source"] = prompts["source"].rpartition("/")[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -66,7 +67,22 @@ def units_hash(config: BuildConfig) -> str:
 
 def pairs_hash(config: BuildConfig) -> str:
     """A hash of what decides pairs and shards. These may change within a run: they cost no image."""
-    return config_hash({"pairs": to_dict(config.pairs), "export": to_dict(config.export)})
+    return config_hash(pairs_settings(config))
+
+
+def pairs_settings(config: BuildConfig) -> dict[str, Any]:
+    """The settings that may change after a run has begun: the next start pairs and exports anew."""
+    return {"pairs": to_dict(config.pairs), "export": to_dict(config.export)}
+
+
+def settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings behind a run's files: those it was begun with, of pairs and shards the last export's."""
+    return {**manifest["config"], **manifest["phases"].get("export", {}).get("settings", {})}
+
+
+def score_columns(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a run's scores, from its settings as `settings_of` gives them."""
+    return ScoringSettings(scorers=tuple(settings["scoring"]["scorers"])).columns
 
 
 def run_hash(config: BuildConfig) -> str:

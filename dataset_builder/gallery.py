@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dataset_builder import charts, stats
+from dataset_builder.config import score_columns, settings_of
 from drspo.errors import UserError
 from drspo.run import RunDir
 from pipeline.pairing import choose_pairs
@@ -101,8 +102,8 @@ def thumbnail(data: bytes, height: int) -> str:
 
 
 def _of_run(run: RunDir, limit: int, height: int) -> Gallery:
-    config = run.manifest()["config"]
-    scorers = tuple(charts.short(name) for name in config["scoring"]["scorers"])
+    config = settings_of(run.manifest())
+    scorers = score_columns(config)
     plan = read_plan(run)
     store = UnitStore(run, plan["config_hash"][0].as_py(), scorers)
     done = store.done()

@@ -18,13 +18,12 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from drspo.config import config_hash
-from drspo.errors import UserError
 from drspo.storage import Storage
 from pipeline.guard import Guard, PoisonedError
 from pipeline.images import decode, encode, extension
 from pipeline.provenance import record_model
 from pipeline.records import DEAD, OK, Candidate, UnitRow, candidate_id, candidate_seed, unit_rows, unit_table
-from pipeline.settings import CandidateSettings, GuardSettings, ScoringSettings, options_of
+from pipeline.settings import CandidateSettings, GuardSettings, ScoringSettings, options_of, short_names
 from pipeline.units import UnitStore, encode_unit, unit_name
 
 
@@ -43,19 +42,11 @@ class StageSpec:
     @property
     def scorers(self) -> tuple[str, ...]:
         """The names of the score columns."""
-        return short_names(self.scoring.scorers)
+        return self.scoring.columns
 
     def store(self) -> UnitStore:
         """The run's unit files."""
         return UnitStore(Storage(self.url), self.config_hash, self.scorers)
-
-
-def short_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Registered names as they are, and the class of a module:Class plugin. UserError when two are equal."""
-    short = tuple(name.rpartition(":")[2] for name in names)
-    if len(set(short)) < len(short):
-        raise UserError(f"a name is used twice: {', '.join(short)}")
-    return short
 
 
 def generator_hash(settings: CandidateSettings, name: str) -> str:
@@ -174,8 +165,8 @@ class Score:
         self.spec = spec
         self.guard = guard or Guard(Storage(spec.url), spec.guard, spec.session)
         self.scorers = {
-            short: _load_scorer(name, spec)
-            for name, short in zip(spec.scoring.scorers, spec.scorers, strict=True)
+            short: _load_scorer(name, target, spec)
+            for short, (name, target) in zip(spec.scorers, spec.scoring.named.items(), strict=True)
         }
         self.versions = {
             short: f"{scorer.checkpoint}@{scorer.checkpoint_hash} view={scorer.view}"
@@ -316,16 +307,16 @@ def _load_family(model: str) -> Any:
     return load_family(model)
 
 
-def _load_scorer(name: str, spec: StageSpec) -> Any:
-    """The scorer with the settings that go with the model, then the user's own."""
+def _load_scorer(name: str, target: str, spec: StageSpec) -> Any:
+    """The scorer `target` with the settings that go with the model, then the user's own for `name`."""
     from drspo.registry import lookup
     from eval import MEASURES, SCORERS
     from eval.base import build_scorer, scorer_preset
 
-    known = inspect.signature(lookup(SCORERS | MEASURES, name, "scorer")).parameters
-    preset = {**scorer_preset(spec.candidates.model), "device": _device()} if ":" not in name else {}
+    known = inspect.signature(lookup(SCORERS | MEASURES, target, "scorer")).parameters
+    preset = {**scorer_preset(spec.candidates.model), "device": _device()} if ":" not in target else {}
     settings = {key: value for key, value in preset.items() if key in known}
-    return build_scorer(name, {**settings, **options_of(spec.scoring.options, name)})
+    return build_scorer(target, {**settings, **options_of(spec.scoring.options, name)})
 
 
 def _device() -> str:

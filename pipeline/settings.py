@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,9 +47,30 @@ class ScoringSettings:
     """The scorers and measures that look at every candidate."""
 
     scorers: tuple[str, ...] = ("aesthetic",)
-    """Registered scorers or measures, or module:Class. The first one ranks the group."""
+    """Registered scorers or measures, or module:Class. The first one ranks the group. One scorer may stand
+    here twice under a name of its own: aesthetic near=aesthetic."""
     options: tuple[str, ...] = ()
-    """Settings of single scorers as name.key=value, for example aesthetic.view=windows."""
+    """Settings of single scorers as name.key=value, for example near.view=windows."""
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Each scorer by the name that options and, without its module, its column have. UserError for a name
+        that is used twice or cannot be a column's."""
+        found: dict[str, str] = {}
+        for entry in self.scorers:
+            name, given, target = entry.partition("=")
+            if given and not (name.isidentifier() and target):
+                hint = "write name=scorer; a name has letters, digits and underscores"
+                raise UserError(f"{entry!r} does not name a scorer", "scoring.scorers", hint)
+            if name in found:
+                raise UserError(f"a name is used twice: {name}", "scoring.scorers")
+            found[name] = target or name
+        return found
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the score columns, in order."""
+        return short_names(tuple(self.named))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +137,14 @@ class ExportSettings:
     """Image bytes in a row group; the Hub's viewer refuses more than 300."""
     pickapic: bool = True
     """Write the pickapic config too (every image once more)."""
+
+
+def short_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Registered names as they are, and the class of a module:Class plugin. UserError when two are equal."""
+    short = tuple(name.rpartition(":")[2] for name in names)
+    if len(set(short)) < len(short):
+        raise UserError(f"a name is used twice: {', '.join(short)}")
+    return short
 
 
 def options_of(options: tuple[str, ...], name: str) -> dict[str, Any]:

@@ -57,12 +57,12 @@ class Sketcher(Painter):
 
 
 class Brightness:
-    """Mean red of the decoded picture."""
+    """Mean red, or another channel, of the decoded picture."""
 
     name, unit, checkpoint, checkpoint_hash, view = "brightness", "mean red", "none", "0", "whole"
 
-    def __init__(self, poison: str = "", how: str = "raise") -> None:
-        self.poison, self.how = poison, how
+    def __init__(self, poison: str = "", how: str = "raise", channel: int = 0) -> None:
+        self.poison, self.how, self.channel = poison, how, channel
 
     def score(self, images: list, prompts: list[str]) -> list[float]:
         if self.poison and any(self.poison in prompt for prompt in prompts):
@@ -70,7 +70,7 @@ class Brightness:
         return [self.value(np.asarray(image)) for image in images]
 
     def value(self, pixels: np.ndarray) -> float:
-        return float(pixels[..., 0].mean())
+        return float(pixels[..., self.channel].mean())
 
 
 class Contrast(Brightness):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,14 +13,15 @@ from PIL import Image
 
 from dataset_builder.card import LICENCES, card_files, check_licence
 from dataset_builder.charts import distributions, short, win_matrix
+from dataset_builder.gallery import read_gallery
 from drspo.config import load
 from drspo.errors import UserError
 from drspo.run import RunDir
 from pipeline.provenance import record_model
 from pipeline.records import pair_schema, pickapic_schema
-from pipeline.settings import PairSettings
-from pipeline.shards import count_pairs
-from tests.building import IDEAS, build, fake_config
+from pipeline.settings import PairSettings, ScoringSettings
+from pipeline.shards import count_pairs, read_pairs
+from tests.building import FAKES, IDEAS, build, fake_config
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +134,22 @@ def test_charts_are_svg_also_without_values():
     matrix = win_matrix({"a": {"b": 0.75}, "b": {"a": 0.25}})
     assert "75%" in matrix and "25%" in matrix
     assert short("tests.fakes:Painter") == "Painter"
+
+
+def test_card_and_gallery_speak_of_the_pairs_that_are_there_after_a_run_was_paired_anew(tmp_path):
+    config = fake_config(tmp_path, tmp_path / "out", IDEAS[:3])
+    scorers = (f"{FAKES}:Brightness", f"blue={FAKES}:Brightness")
+    config = replace(config, scoring=ScoringSettings(scorers=scorers, options=("blue.channel=2",)))
+    build(config)
+    assert list(read_gallery(config.out, 0, 32).groups[0].strips[0].scores) == ["Brightness", "blue"]
+    build(replace(config, pairs=PairSettings(method="all", weights=("blue=1",))))
+    files = card_files(RunDir(config.out), "me/tiny-scrolls", "cc-by-4.0")
+    card = files["README.md"].decode()
+    assert "- pairs: all, least margin 0.0, weights blue=1" in card
+    assert "scored\nby Brightness, blue, ranked" in card and "assets/blue.svg" in files
+    assert yaml.safe_load(files["config.yaml"])["pairs"]["weights"] == ["blue=1"]
+    widest: dict[str, float] = {}
+    for pair in read_pairs(config.out, "train"):
+        widest[pair["prompt"]] = max(pair["margin"], widest.get(pair["prompt"], 0.0))
+    shown = read_gallery(config.out, 0, 32).groups
+    assert {group.prompt: group.margin for group in shown} == widest and len(widest) == 3

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,13 +15,14 @@ from dataset_builder.command import finish, main
 from dataset_builder.config import BuildConfig, run_hash, units_hash
 from drspo.config import dump, load
 from drspo.errors import UserError
+from pipeline.images import decode
 from pipeline.local import run_units
 from pipeline.provenance import hub_revision, read_models
 from pipeline.records import candidate_seed
 from pipeline.scores import scan_units
 from pipeline.settings import CandidateSettings, PairSettings, ScoringSettings
 from pipeline.shards import read_pairs
-from tests.building import IDEAS, build, fake_config, final_tables, with_candidates
+from tests.building import FAKES, IDEAS, build, fake_config, final_tables, with_candidates
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,13 @@ def test_presets_load_and_print_themselves(preset: str, capsys: pytest.CaptureFi
         ({"candidates": CandidateSettings(options=("threshold",))}, "does not use|not name.key=value"),
         ({"candidates": CandidateSettings(generators=("mad", "mad"))}, "used twice"),
         ({"pairs": PairSettings(weights=("hps=1",))}, "does not score"),
+        ({"scoring": ScoringSettings(scorers=("clip", "clip"))}, "a name is used twice: clip"),
+        ({"scoring": ScoringSettings(scorers=("a b=clip",))}, "'a b=clip' does not name a scorer"),
+        ({"scoring": ScoringSettings(scorers=("near=",))}, "'near=' does not name a scorer"),
+        (
+            {"scoring": ScoringSettings(scorers=("near=clip",), options=("clip.view=official",))},
+            "'clip', which this run does not use",
+        ),
     ],
 )
 def test_senseless_configurations_are_refused_before_anything_is_written(
@@ -171,6 +180,23 @@ def test_a_scorer_that_fails_on_a_prompt_kills_that_prompt_alone(tmp_path: Path)
     scoring = replace(config.scoring, options=("tests.plugin_fakes:Contrast.poison=castle",))
     outcome = build(replace(config, scoring=scoring))
     assert (outcome.dead, sum(outcome.pairs.values())) == (1, len(IDEAS) - 1)
+
+
+def test_one_scorer_may_look_twice_and_either_look_may_pair(tmp_path: Path) -> None:
+    config = fake_config(tmp_path, tmp_path / "out")
+    scorers = (f"{FAKES}:Brightness", f"blue={FAKES}:Brightness")
+    config = replace(config, scoring=ScoringSettings(scorers=scorers, options=("blue.channel=2",)))
+    red_pairs = build(config).pairs
+    pixels = {}
+    for unit in (tmp_path / "out/units").rglob("*.parquet"):
+        for candidate in pq.read_table(unit).to_pylist()[0]["candidates"]:
+            pixels[candidate["candidate_id"]] = np.asarray(decode(candidate["image"]["bytes"]))
+            means = pixels[candidate["candidate_id"]].mean((0, 1))
+            assert candidate["scores"] == pytest.approx({"Brightness": means[0], "blue": means[2]})
+    assert build(replace(config, pairs=PairSettings(weights=("blue=1",)))).pairs == red_pairs
+    for pair in read_pairs(str(tmp_path / "out")):
+        chosen, rejected = (pixels[pair[f"{side}_id"]][..., 2].mean() for side in ("chosen", "rejected"))
+        assert chosen > rejected and pair["margin"] == pytest.approx(chosen - rejected)
 
 
 def test_units_of_several_prompts_give_the_same_pairs(run: Path, tmp_path: Path) -> None:
