@@ -1,17 +1,18 @@
 """Memory and CPU time of the gradient schedules against the number of windows, in one run.
 
-    python -m benchmarks.schedules [--windows 4 8 13 29] [--repeats 3]
+    python -m benchmarks.schedules [--windows 4 8 13 29] [--repeats 9]
 
 `loop` is plain autograd written out here, without the engine: run every window, average, differentiate. The
 others are the engine's schedules. Memory is what autograd keeps alive for the backward pass, in bytes of
 distinct storages, counted through saved-tensor hooks: exact, and independent of the allocator and of what
-else the machine runs. Times are CPU seconds of this process, and the schedules take turns, so that a busy
-machine disturbs them alike.
+else the machine runs. Times are CPU seconds of this process, medians; the schedules take turns, and a ratio
+is the median of those within a turn, so that a busy machine disturbs both sides alike.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 import weakref
 from collections.abc import Callable
@@ -130,15 +131,15 @@ def peak_bytes(run: Callable[[], Any], unet: Any) -> tuple[int, Any]:
     return kept.peak, returned
 
 
-def seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Best CPU seconds of each run, taken in turns."""
-    best = dict.fromkeys(runs, float("inf"))
+def seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """CPU seconds of each run, a value per turn."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
             start = time.process_time()
             run()
-            best[name] = min(best[name], time.process_time() - start)
-    return best
+            found[name].append(time.process_time() - start)
+    return found
 
 
 def distance(a: list[Tensor], b: list[Tensor]) -> float:
@@ -156,7 +157,8 @@ def measure(unet: Any, windows: int, repeats: int) -> dict[str, dict[str, float]
     return {
         name: {
             "mib": kept[name][0] / 2**20,
-            "seconds": times[name],
+            "seconds": statistics.median(times[name]),
+            "ratio": statistics.median(a / b for a, b in zip(times[name], times["loop"], strict=True)),
             "distance": distance(kept[name][1], kept["loop"][1]),
         }
         for name in RUNS
@@ -169,7 +171,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--windows", type=int, nargs="+", default=[4, 8, 13, 29])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument(
         "--levels", type=int, nargs=3, default=LEVELS, help="channels of the UNet's three levels"
     )
@@ -194,9 +196,8 @@ def main() -> None:
 def report(table: dict[int, dict[str, dict[str, float]]]) -> None:
     """The ratios that the goals are about."""
     for count, row in table.items():
-        ratio = {name: row[name]["seconds"] / row["loop"]["seconds"] for name in RUNS}
         apart = max(row[name]["distance"] for name in RUNS)
-        times = ", ".join(f"{name} {ratio[name]:.3f}" for name in list(RUNS)[1:])
+        times = ", ".join(f"{name} {row[name]['ratio']:.3f}" for name in list(RUNS)[1:])
         print(f"{count} windows: CPU time relative to the loop: {times}; gradients at most {apart:.1e} apart")
     counts = sorted(table)
     if len(counts) > 1:
