@@ -20,10 +20,12 @@ from drspo.hashing import seed_from
 class PainterConfig:
     poison: str = ""
     how: str = "raise"
+    meet: int = 0
 
 
 class Painter:
-    """Noise from (prompt, seed); on a prompt with the poison word it raises, crashes or hangs."""
+    """Noise from (prompt, seed); on a prompt with the poison word it raises, crashes or hangs; with `meet`
+    it begins once so many processes paint."""
 
     name = "painter"
     config_class = PainterConfig
@@ -43,6 +45,7 @@ class Painter:
         if log:
             append(log, f"{type(self).__name__} {request.prompt} {request.seed}")
             append(f"{log}.pids", str(os.getpid()))
+            wait_for_processes(Path(f"{log}.pids"), self.config.meet)
         time.sleep(seconds)
         rng = np.random.default_rng(seed_from(type(self).__name__, request.prompt, request.seed))
         pixels = rng.integers(0, 255, (request.height // 8, request.width // 8, 3), dtype=np.uint8)
@@ -78,6 +81,15 @@ class Contrast(Brightness):
 
     def value(self, pixels: np.ndarray) -> float:
         return float(pixels.std())
+
+
+def wait_for_processes(pids: Path, count: int, seconds: float = 300) -> None:
+    """Until so many processes have written theirs; RuntimeError when they do not come."""
+    ends = time.monotonic() + seconds
+    while len(set(pids.read_text().split())) < count:
+        if time.monotonic() > ends:
+            raise RuntimeError(f"only {set(pids.read_text().split())} came to work")
+        time.sleep(0.05)
 
 
 def misbehave(how: str) -> None:

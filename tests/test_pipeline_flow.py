@@ -17,7 +17,7 @@ from drspo.errors import UserError
 from drspo.storage import Storage
 from pipeline.plan import read_plan
 from pipeline.settings import ResourceSettings
-from tests.building import IDEAS, build, fake_config, final_tables, with_candidates
+from tests.building import FAKES, IDEAS, build, fake_config, final_tables, with_candidates
 from tests.forks import Forks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -63,8 +63,11 @@ def test_both_executors_give_the_same_tables(tmp_path: Path) -> None:
 def test_every_generator_actor_works(tmp_path: Path, session: Path) -> None:
     pids = session.with_name(f"{session.name}.pids")
     pids.unlink(missing_ok=True)
-    build_on_ray(fake_config(tmp_path, tmp_path / "out", resources=RESOURCES))
-    assert len(set(pids.read_text().split())) == RESOURCES.generator_actors
+    config = fake_config(tmp_path, tmp_path / "out", resources=RESOURCES)
+    # However long an actor takes to start, the others' first image waits for it.
+    actors = RESOURCES.generator_actors
+    outcome = build_on_ray(with_candidates(config, f"{FAKES}:Painter.meet={actors}"))
+    assert outcome.dead == 0 and len(set(pids.read_text().split())) == actors
 
 
 @pytest.mark.parametrize(
