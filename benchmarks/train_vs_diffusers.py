@@ -92,8 +92,9 @@ def main() -> None:
         ]
         take_turns(programs, options.turn)
         figures = {program.name: program.figures() for program in programs}
-    for name in ("ours", "ours, references kept"):
-        figures[name] |= ratios(figures[name], figures["diffusers"])
+    *own, other = figures.values()
+    for each in own:
+        each |= ratios(each, other)
     print(json.dumps(figures, indent=1))
 
 

@@ -55,22 +55,20 @@ class ScoringSettings:
     @property
     def named(self) -> dict[str, str]:
         """Each scorer by the name that options and, without its module, its column have. UserError for a name
-        that is used twice or cannot be a column's."""
+        that cannot be a column's."""
         found: dict[str, str] = {}
         for entry in self.scorers:
             name, given, target = entry.partition("=")
             if given and not (name.isidentifier() and target):
                 hint = "write name=scorer; a name has letters, digits and underscores"
                 raise UserError(f"{entry!r} does not name a scorer", "scoring.scorers", hint)
-            if name in found:
-                raise UserError(f"a name is used twice: {name}", "scoring.scorers")
             found[name] = target or name
         return found
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the score columns, in order."""
-        return short_names(tuple(self.named))
+        """The names of the score columns, in order. UserError when two are equal."""
+        return short_names([entry.partition("=")[0] for entry in self.scorers])
 
 
 @dataclass(frozen=True, kw_only=True)

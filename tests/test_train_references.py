@@ -10,7 +10,7 @@ import torch
 from tests.test_train_objective import Adapted, make_problem
 from tests.train_pairs import pair_rows, write
 from tests.train_runs import records, train, weights
-from train import objective
+from train import objective, step
 from train.cache import TensorCache
 from train.objective import Reference
 from train.references import References, reference_key
@@ -27,9 +27,10 @@ def source(tmp_path_factory) -> str:
 def asked(monkeypatch) -> list:
     """A list that grows with every reference pass."""
     calls, real = [], objective.reference_pass
-    monkeypatch.setattr(
-        objective, "reference_pass", lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs)
-    )
+    for module in (objective, step):
+        monkeypatch.setattr(
+            module, "reference_pass", lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs)
+        )
     return calls
 
 

@@ -199,8 +199,10 @@ FREE = (
     "samples",
     "tracking",
 )
-FREE_DATA = ("cache", "cache_references")
 """Settings that do not change what is learnt per step: a run may be continued with others."""
+
+FREE_DATA = ("cache", "cache_references")
+"""Those among the settings of the data."""
 
 
 def identity(config: TrainConfig) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -31,6 +31,14 @@ class References:
     cache: TensorCache
     """Its folder names the frozen weights, their number format and the kind of device."""
     device: torch.device
+
+    def get(self, key: str, ask: Callable[[], Reference]) -> Reference:
+        """What was kept under `key`, or else what `ask()` gives, which is then kept."""
+        found = self.find(key)
+        if found is None:
+            found = ask()
+            self.keep(key, found)
+        return found
 
     def find(self, key: str) -> Reference | None:
         """What was kept under `key`, to the bit; None where nothing was, or a damaged file is."""

@@ -13,7 +13,15 @@ from train.canvas import Canvas
 from train.config import TrainConfig
 from train.draws import Draw, step_draw
 from train.losses import Context
-from train.objective import PairResult, Reference, in_one_call, inner, pair_errors, pair_gradients
+from train.objective import (
+    PairResult,
+    Reference,
+    in_one_call,
+    inner,
+    pair_errors,
+    pair_gradients,
+    reference_pass,
+)
 from train.optimizers import learning_rate, set_learning_rate
 from train.predictor import window_predictor
 from train.prepare import Pair
@@ -52,8 +60,6 @@ class Trainee:
         torch.manual_seed(drawn.seed)
         problem = self.problem(pair, drawn)
         copies = (lambda: twins(self.unet)) if can_twin(self.unet) else None
-        key = self.reference_key(problem, pair, drawn.t, copies)
-        known = self.references.find(key) if self.references else None
         result = pair_gradients(
             problem,
             lora_parameters(self.unet),
@@ -61,27 +67,27 @@ class Trainee:
             off=lambda: reference(self.unet),
             schedule=self.config.memory.schedule,
             context=self.context(drawn.t),
-            known=known,
+            known=self.kept_reference(problem, pair, drawn.t, copies),
             region_seed=drawn.seed,
             twins=copies,
         )
-        if self.references and known is None:
-            self.references.keep(key, result.reference)
         result.metrics["t"] = drawn.t
         return result
 
-    def reference_key(self, problem: Problem, pair: Pair, t: int, copies: Twins | None) -> str:
-        """The name under which the frozen model's answer is kept; empty where none is."""
+    def kept_reference(self, problem: Problem, pair: Pair, t: int, copies: Twins | None) -> Reference | None:
+        """The frozen model's answer, asked for only where it is not kept yet; None where none is kept."""
         if self.references is None:
-            return ""
-        conditioning = {"embeds": pair.embeds} | ({} if pair.pooled is None else {"pooled": pair.pooled})
-        return reference_key(
+            return None
+        together = in_one_call(problem, self.config.loss, copies)
+        key = reference_key(
             problem,
-            conditioning,
+            {"embeds": pair.embeds} | ({} if pair.pooled is None else {"pooled": pair.pooled}),
             self.process.model_time(t),
-            together=in_one_call(problem, self.config.loss, copies),
+            together=together,
             place=[self.canvas.height, self.canvas.width, self.config.canvas.time_ids],
         )
+        off = lambda: reference(self.unet)  # noqa: E731
+        return self.references.get(key, lambda: reference_pass(problem, off, together=together))
 
     def errors(self, pair: Pair, drawn: Draw, known: Reference | None) -> PairResult:
         """Loss and metrics of one held-out pair, without gradient."""
