@@ -54,7 +54,7 @@ def test_a_mistyped_flag_names_the_nearest(tmp_path, repository):
 
 
 def test_a_folder_of_another_configuration_shows_the_difference(tmp_path, repository):
-    from drspo.run import RunDir
+    from drspo.files.run import RunDir
     from train.command import identity
     from train.config import TrainConfig
 
@@ -76,8 +76,8 @@ def test_a_folder_of_another_configuration_shows_the_difference(tmp_path, reposi
     [
         ("train.command:main", ["--config", "miniature", "--data.source", "x", "--out", "file/out"]),
         ("dataset_builder.command:main", ["--config", "miniature", "--out", "file/out"]),
-        ("generate.command:main", ["a castle", "--out", "file/scroll.png"]),
-        ("drspo.demo:main", ["--out", "file/out"]),
+        ("generate.program.command:main", ["a castle", "--out", "file/scroll.png"]),
+        ("drspo.demo.command:main", ["--out", "file/out"]),
     ],
     ids=["train", "build", "generate", "demo"],
 )

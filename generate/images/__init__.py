@@ -1,0 +1,1 @@
+"""Latents to pictures and back: the autoencoder in strips, line art, previews. Takes torch, pillow, opencv."""

@@ -1,0 +1,1 @@
+"""A checkpoint behind one face: weights, LoRAs, prompts, attention, schedulers, memory. Takes torch and diffusers."""
