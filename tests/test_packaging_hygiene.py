@@ -93,7 +93,8 @@ def loaded_after(statement: str, folder: Path, repository: Path) -> set[str]:
     ("modules", "absent"),
     [
         (
-            "drspo.cli, drspo.config, drspo.files.run, drspo.files.storage, drspo.log, drspo.doctor, drspo.demo.command",
+            "drspo.cli, drspo.config, drspo.files.run, drspo.files.storage, drspo.log, drspo.doctor, "
+            "drspo.demo.command",
             "torch ray fsspec",
         ),
         ("drspo.cli", "torch ray tyro rich yaml"),

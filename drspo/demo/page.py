@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drspo.demo.command import story
+from drspo.demo import story
 from drspo.files.run import RunDir
 from drspo.files.storage import Storage
 

@@ -118,7 +118,7 @@ def versions() -> dict[str, str]:
 
 def revision() -> str:
     """The git commit of the checkout that runs, with "+changes" when edited; "" when installed."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return ""
     commit = _git(root, "rev-parse", "HEAD")

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 class Aesthetic:
     """The aesthetic score of whole images under one view; windows are averaged.
 
-    `backbone` and `head` are names of `eval.backbones.embeddings.BACKBONES` and `eval.backbones.heads.HEADS`, or paths. A head that
-    was trained on another backbone is refused.
+    `backbone` and `head` are names of `eval.backbones.embeddings.BACKBONES` and `eval.backbones.heads.HEADS`,
+    or paths. A head that was trained on another backbone is refused.
     """
 
     name = "aesthetic"

@@ -1,1 +1,4 @@
-"""Latents to pictures and back: the autoencoder in strips, line art, previews. Takes torch, pillow, opencv."""
+"""Latents to pictures and back: the autoencoder in strips, line art, previews.
+
+Takes torch, pillow and opencv.
+"""

@@ -109,7 +109,8 @@ class ModelFamily:
     def load_lora(
         self, path: str | Path, weight: float = 1.0, name: str = "default", *, other_base: bool = False
     ) -> None:
-        """Adds a LoRA (a folder or a .safetensors file) as adapter `name`; see `generate.models.loras.load_lora`."""
+        """Adds a LoRA (a folder or a .safetensors file) as adapter `name`; see
+        `generate.models.loras.load_lora`."""
         from generate.models.loras import load_lora
 
         load_lora(self, path, weight, name, other_base=other_base)

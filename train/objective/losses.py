@@ -2,8 +2,8 @@
 
 Every loss here depends on the network only through two numbers, the aggregated errors E_w of the winner and
 E_l of the loser. So its gradient is dL/dE_w * g_w + dL/dE_l * g_l, where g = dE/dtheta; the gradient engine
-(`train.engine.windowed`) makes g_w and g_l, this module makes the two scalars. No tensor, no torch: floats in double
-precision.
+(`train.engine.windowed`) makes g_w and g_l, this module makes the two scalars. No tensor, no torch: floats
+in double precision.
 """
 
 from __future__ import annotations
