@@ -1,39 +1,41 @@
-"""Scores in the run folder as Parquet: each batch is a file of its own, and no number is taken twice."""
+"""Numbers of pictures, taken once: each batch is a Parquet file of its own in the run folder."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from drspo.files.storage import Storage
 from drspo.hashing import content_hash
-from eval.base import about
+from drspo.log import progress
+from eval.base import about, is_number, release
 from eval.cells import Cell
 from eval.tables import Record
 
+_TEXTS = (
+    "method", "prompt", "scorer", "unit", "view", "checkpoint", "checkpoint_hash", "version", "revision",
+    "aggregate", "error",
+)  # fmt: skip
 FIELDS = pa.schema(
     [
-        ("method", pa.string()),
-        ("prompt", pa.string()),
+        *((name, pa.string()) for name in _TEXTS),
         ("seed", pa.int64()),
-        ("scorer", pa.string()),
-        ("unit", pa.string()),
-        ("view", pa.string()),
-        ("checkpoint", pa.string()),
-        ("checkpoint_hash", pa.string()),
         ("higher_is_better", pa.bool_()),
         ("value", pa.float64()),
-        ("version", pa.string()),
-        ("revision", pa.string()),
-        ("aggregate", pa.string()),
-        ("error", pa.string()),
+        ("picture", pa.string()),
     ]
 )
-"""A record's columns (`eval.tables.Record`); a missing number is NaN with the reason in `error`."""
+"""A record's columns (`eval.tables.Record`) and the picture's digest, empty for pictures that never
+change."""
+
+Number = tuple[float, str]
+"""A number and, where it is NaN, the reason."""
 
 
 class ScoreStore:
@@ -59,31 +61,83 @@ class ScoreStore:
         parts = (column, metric.name, self.declared["version"], metric.view, metric.checkpoint_hash)
         self.folder = f"scores/{column}/{content_hash(*map(str, parts), length=16)}"
 
-    def load(self) -> dict[Cell, tuple[float, str]]:
-        """{cell: (number, reason there is none)} of everything measured so far; damaged files count as
-        absent."""
-        found: dict[Cell, tuple[float, str]] = {}
+    def load(self, digests: Mapping[Cell, str]) -> dict[Cell, Number]:
+        """{cell: number} of what was measured so far; damaged files and other pictures count as absent."""
+        found: dict[Cell, Number] = {}
         for name in self.storage.list(self.folder + "/"):
             try:
                 rows = pq.read_table(io.BytesIO(self.storage.read(name)), schema=FIELDS).to_pylist()
             except (pa.ArrowInvalid, OSError):
                 continue
             for row in rows:
-                found[Cell(row["method"], row["prompt"], row["seed"])] = (row["value"], row["error"])
+                cell = Cell(row["method"], row["prompt"], row["seed"])
+                if row["picture"] == digests.get(cell, ""):
+                    found[cell] = (row["value"], row["error"])
         return found
 
-    def save(self, measured: dict[Cell, tuple[float, str]]) -> dict[Cell, tuple[float, str]]:
-        """Writes one batch and gives it back. What failed is not written: the next run tries it again."""
-        rows = [asdict(self.record(cell, *value)) for cell, value in measured.items() if not value[1]]
+    def save(self, measured: Mapping[Cell, Number], digests: Mapping[Cell, str]) -> None:
+        """Writes one batch. What failed is not written: the next run tries it again."""
+        rows = [
+            {**asdict(self.record(cell, *number)), "picture": digests.get(cell, "")}
+            for cell, number in measured.items()
+            if not number[1]
+        ]
         if rows:
-            names = [part for row in rows for part in (row["method"], row["prompt"], row["seed"])]
+            names = [
+                part for row in rows for part in (row["method"], row["prompt"], row["seed"], row["picture"])
+            ]
             data = io.BytesIO()
             pq.write_table(pa.Table.from_pylist(rows, schema=FIELDS), data)
             self.storage.write(f"{self.folder}/{content_hash(*names, length=16)}.parquet", data.getvalue())
-        return measured
 
     def record(self, cell: Cell, value: float, error: str) -> Record:
         """The record of one number."""
         return Record(
             method=cell.method, prompt=cell.prompt, seed=cell.seed, value=value, error=error, **self.declared
         )
+
+
+def measure(
+    judges: Mapping[str, Any],
+    cells: Sequence[Cell],
+    read: Callable[[Cell], bytes],
+    storage: Storage,
+    *,
+    batch: int = 16,
+    digests: Mapping[Cell, str] | None = None,
+) -> list[Record]:
+    """Every metric's number of every picture, one metric in memory at a time; earlier numbers are kept.
+
+    `read` gives a picture's file; `digests` its content's, where it may have changed since the last run.
+    """
+    records, marks = list[Record](), digests or {}
+    with progress(len(judges) * len(cells), "numbers", "images") as bar:
+        for column, metric in judges.items():
+            store = ScoreStore(storage, column, metric)
+            known = store.load(marks)
+            todo = [cell for cell in cells if cell not in known]
+            bar.advance(len(cells) - len(todo), scorer=column)
+            for start in range(0, len(todo), batch):
+                fresh = _measured(metric, read, todo[start : start + batch])
+                store.save(fresh, marks)
+                known |= fresh
+                bar.advance(len(fresh), scorer=column)
+            release(metric)
+            records += [store.record(cell, *known[cell]) for cell in cells]
+    return records
+
+
+def _measured(metric: Any, read: Callable[[Cell], bytes], some: Sequence[Cell]) -> dict[Cell, Number]:
+    """The numbers of one batch; a picture that cannot be read fails alone."""
+    images: dict[Cell, Image.Image] = {}
+    found: dict[Cell, Number] = {}
+    for cell in some:
+        try:
+            images[cell] = Image.open(io.BytesIO(read(cell))).convert("RGB")
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            found[cell] = (float("nan"), f"the file is no picture: {error}")
+    values = metric.score(list(images.values()), [cell.prompt for cell in images]) if images else []
+    for cell, value in zip(images, values, strict=True):
+        number = float(value)
+        found[cell] = (number, "") if is_number(number) else (float("nan"), f"the scorer gave {number}")
+    return found

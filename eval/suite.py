@@ -16,11 +16,11 @@ from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.log import progress
 from eval import SCORERS
-from eval.base import build_scorer, check_metric, is_number, metric_settings, release
+from eval.base import build_scorer, check_metric, metric_settings
 from eval.cells import Cell
 from eval.config import VIEWS, EvalConfig
 from eval.methods import method
-from eval.scores import ScoreStore
+from eval.scores import measure
 from eval.settings import check_options, named, short_names
 from eval.tables import Record
 from generate.models.family import ModelFamily, load_family
@@ -122,40 +122,12 @@ def build_judges(config: EvalConfig, run: RunDir | None = None) -> dict[str, Any
 
 
 def take_numbers(config: EvalConfig, run: RunDir, judges: dict[str, Any] | None = None) -> list[Record]:
-    """Every metric's number of every picture, one metric in memory at a time; earlier numbers are kept."""
+    """Every metric's number of every picture of the benchmark, kept as Parquet and in records.jsonl."""
     judges = build_judges(config, run) if judges is None else judges
-    every, records = cells(config), list[Record]()
-    with progress(len(judges) * len(every), "numbers", "images") as bar:
-        for column, metric in judges.items():
-            store = ScoreStore(run, column, metric)
-            known = store.load()
-            todo = [cell for cell in every if cell not in known]
-            bar.advance(len(every) - len(todo), scorer=column)
-            for start in range(0, len(todo), config.judges.batch):
-                some = todo[start : start + config.judges.batch]
-                known |= store.save(_measured(metric, run, some))
-                bar.advance(len(some), scorer=column)
-            release(metric)
-            records += [store.record(cell, *known[cell]) for cell in every]
-    lines = (json.dumps(asdict(record), allow_nan=True) for record in records)
-    run.write(RECORDS, "".join(line + "\n" for line in lines).encode())
+    every = cells(config)
+    records = measure(judges, every, lambda cell: run.read(cell.name), run, batch=config.judges.batch)
+    run.write(RECORDS, "".join(json.dumps(asdict(record)) + "\n" for record in records).encode())
     return records
-
-
-def _measured(metric: Any, run: RunDir, some: list[Cell]) -> dict[Cell, tuple[float, str]]:
-    """{cell: (number, reason there is none)} of one batch; a picture that cannot be read fails alone."""
-    images: dict[Cell, Image.Image] = {}
-    found: dict[Cell, tuple[float, str]] = {}
-    for cell in some:
-        try:
-            images[cell] = Image.open(io.BytesIO(run.read(cell.name))).convert("RGB")
-        except OSError as error:
-            found[cell] = (float("nan"), f"{cell.name} is no picture: {error}")
-    values = metric.score(list(images.values()), [cell.prompt for cell in images]) if images else []
-    for cell, value in zip(images, values, strict=True):
-        number = float(value)
-        found[cell] = (number, "") if is_number(number) else (float("nan"), f"the scorer gave {number}")
-    return found
 
 
 def _by_method(todo: list[Cell]) -> Iterator[tuple[str, list[Cell]]]:

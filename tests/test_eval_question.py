@@ -1,4 +1,4 @@
-"""A question to a vision-language model: a small random model of a real architecture, with its own processor."""
+"""A question to a vision-language model: a small random one of a real architecture."""
 
 import json
 
@@ -20,7 +20,7 @@ from transformers import (
 from drspo.errors import UserError
 from eval.metrics.question import Question, answer_ids
 
-WORDS = "<pad> <unk> <image> USER: ASSISTANT: yes Yes no No Is there only one castle Does this picture show ?".split()
+WORDS = "<pad> <unk> <image> USER: ASSISTANT: yes Yes no No Is there only one castle Does show ?".split()
 CHAT = (
     "{% for turn in messages %}USER: {% for part in turn['content'] %}"
     "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
@@ -34,8 +34,11 @@ def tokenizer(words=WORDS):
     )
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", unk_token="<unk>", extra_special_tokens={"image_token": "<image>"}
-    )  # fmt: skip
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        extra_special_tokens={"image_token": "<image>"},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,22 +47,35 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
-            hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=16,
             patch_size=8,
         ),
         text_config=LlamaConfig(
-            vocab_size=len(WORDS), hidden_size=32, intermediate_size=32, num_hidden_layers=2,
-            num_attention_heads=2, num_key_value_heads=2, pad_token_id=0,
+            vocab_size=len(WORDS),
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            pad_token_id=0,
         ),
         image_token_index=2,
-    )  # fmt: skip
+    )
     LlavaForConditionalGeneration(config).save_pretrained(folder)
     side = {"height": 16, "width": 16}
     images = CLIPImageProcessor(size=side, crop_size=side, do_center_crop=False)
     LlavaProcessor(
-        images, tokenizer(), patch_size=8, vision_feature_select_strategy="default", chat_template=CHAT,
+        images,
+        tokenizer(),
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        chat_template=CHAT,
         num_additional_image_tokens=1,
-    ).save_pretrained(folder)  # fmt: skip
+    ).save_pretrained(folder)
     return folder
 
 
@@ -109,9 +125,13 @@ def test_a_tokenizer_without_words_for_yes_and_no_is_refused():
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"question": " "}, "no question"), ({"batch_size": 0}, "batch of 0"), ({"view": "half"}, "unknown view"),
-     ({"weights": "/nowhere"}, "config.json")],
-)  # fmt: skip
+    [
+        ({"question": " "}, "no question"),
+        ({"batch_size": 0}, "batch of 0"),
+        ({"view": "half"}, "unknown view"),
+        ({"weights": "/nowhere"}, "config.json"),
+    ],
+)
 def test_what_cannot_be_asked_is_refused(folder, settings, said):
     with pytest.raises(UserError, match=said):
         Question(**{"question": "yes ?", "weights": str(folder), "device": "cpu"} | settings)
