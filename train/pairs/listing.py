@@ -9,8 +9,8 @@ from typing import Any
 
 from drspo.errors import UserError
 from drspo.hashing import content_hash
-from train.config import DataConfig
 from train.pairs.cache import write_atomically
+from train.settings import DataConfig
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from generate.request import Request, build_generator, own
-from train.canvas import PIXELS_PER_LATENT, Canvas
+from train.canvas import PIXELS_PER_LATENT, TrainingCanvas
 from train.config import TrainConfig
 from train.pairs.prepare import PairSet
 
@@ -25,7 +25,7 @@ class Sampler:
     windows."""
 
     def __init__(
-        self, family: Any, canvas: Canvas, config: TrainConfig, held_out: PairSet, active: bool
+        self, family: Any, canvas: TrainingCanvas, config: TrainConfig, held_out: PairSet, active: bool
     ) -> None:
         self.active = active and config.samples.every > 0
         self.config = config.samples
@@ -65,7 +65,7 @@ class Sampler:
         )
 
 
-def _method(config: TrainConfig, canvas: Canvas, spec: Any) -> tuple[str, dict[str, Any]]:
+def _method(config: TrainConfig, canvas: TrainingCanvas, spec: Any) -> tuple[str, dict[str, Any]]:
     """The sampler that shows the stage alone, with the windows and micro-conditioning of the training."""
     if config.stage == "blueprint":
         return "sdxl", {"long_prompt": "truncate"}

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from drspo.errors import UserError
-from train.config import TrackingConfig
 from train.pairs.cache import write_atomically
 from train.report.metrics import JsonLines
+from train.settings import TrackingConfig
 
 
 class Tracker:
