@@ -54,9 +54,13 @@ def assert_equal(ours, theirs, tolerance):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    width=st.integers(1, 40), out=st.integers(1, 40), rank=st.integers(1, 40), tokens=st.integers(1, 40),
-    bias=st.booleans(), scaled=st.booleans(),
-)  # fmt: skip
+    width=st.integers(1, 40),
+    out=st.integers(1, 40),
+    rank=st.integers(1, 40),
+    tokens=st.integers(1, 40),
+    bias=st.booleans(),
+    scaled=st.booleans(),
+)
 def test_each_half_has_the_output_and_the_gradients_that_peft_gives_it_alone(
     width, out, rank, tokens, bias, scaled
 ):

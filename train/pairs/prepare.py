@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from drspo.files.storage import Storage
 from generate.images.vae import encode_images, from_pil
 from generate.models.prompts import check_prompt, encode_text
 from train.canvas import TrainingCanvas
 from train.memory import explain_encoding_out_of_memory
-from train.pairs.cache import TensorCache, cache_folder, image_key, text_key, write_atomically
+from train.pairs.cache import TensorCache, cache_folder, image_key, text_key
 from train.pairs.encoders import image_encoder_mark, text_encoder_mark
 from train.pairs.listing import merge_parts
 from train.pairs.rows import Dropped, PairRow, canvas_picture, check_pair, has_split, read_rows
@@ -23,6 +24,7 @@ from train.settings import DataConfig
 
 log = logging.getLogger(__name__)
 
+LISTING = "pairs.json"
 SAY_EVERY = 30.0
 """Seconds between lines in the log; the number of rows is not known beforehand for every source."""
 
@@ -116,7 +118,7 @@ def prepare_pairs(
     to train on.
     """
     preparer = Preparer(family, canvas, config)
-    listing = out / "pairs.json"
+    listing = out / LISTING
     rank, world = accelerator.process_index, accelerator.num_processes
     known = _complete(listing, preparer)
     accelerator.wait_for_everyone()  # nobody writes the listing before everybody has looked
@@ -124,7 +126,7 @@ def prepare_pairs(
         _prepare_share(preparer, config, out, rank, world)
         accelerator.wait_for_everyone()
         if rank == 0:
-            write_atomically(listing, json.dumps(merge_parts(out, world, config)).encode())
+            Storage(out).write(LISTING, json.dumps(merge_parts(out, world, config)).encode())
         accelerator.wait_for_everyone()
     found = json.loads(listing.read_text())
     sets = [[ListedPair(**pair) for pair in found[name]] for name in ("train", "held_out")]
@@ -169,7 +171,7 @@ def _prepare_share(preparer: Preparer, config: DataConfig, out: Path, rank: int,
     part["counts"] = dict(preparer.latents.counts)
     part["truncated"] = preparer.truncated
     part["seconds"] = time.perf_counter() - started
-    write_atomically(out / f".part-{rank}.json", json.dumps(part).encode())
+    Storage(out).write(f".part-{rank}.json", json.dumps(part).encode())
 
 
 def _prepare_row(preparer: Preparer, group: str, row: Any, number: int, part: dict[str, Any]) -> None:

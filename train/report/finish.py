@@ -49,8 +49,6 @@ def lora_facts(
         stage=config.stage,
         base_model=family.model_id,
         base_fingerprint=family.fingerprint,
-        base=family.model_id,
-        fingerprint=family.fingerprint,
         canvas=[canvas.height, canvas.width],
         window=[window.height * PIXELS_PER_LATENT, window.width * PIXELS_PER_LATENT],
         stride=own(config.canvas.stride, family.spec.stride) if config.stage == "highres" else 0,

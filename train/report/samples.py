@@ -2,7 +2,6 @@
 side."""
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from generate.request import Request, build_generator, own
 from train.canvas import PIXELS_PER_LATENT, TrainingCanvas
 from train.config import TrainConfig
 from train.pairs.prepare import PairSet
+from train.report.pictures import save_picture
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +97,6 @@ def write_timeline(folder: Path, columns: int) -> Path | None:
     path = folder / "timeline.png"
     save_picture(sheet, path)
     return path
-
-
-def save_picture(image: Image.Image, path: Path) -> None:
-    """Writes a PNG in one step."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    image.save(temporary, format="PNG")
-    os.replace(temporary, path)
 
 
 def _cell(path: Path) -> Image.Image:
