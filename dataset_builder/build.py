@@ -29,6 +29,7 @@ from drspo import __version__, consent
 from drspo.config import dump
 from drspo.errors import UserError
 from drspo.files.run import CONFIG, RunDir
+from drspo.files.storage import Storage
 from drspo.log import progress
 from drspo.registry import lookup
 from eval import MEASURES, SCORERS
@@ -39,6 +40,7 @@ from pipeline.candidates.guard import units_with_attempts
 from pipeline.candidates.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, read_table, todo
 from pipeline.candidates.provenance import read_models
 from pipeline.ideas import prompts as phases
+from pipeline.llm.access import check_access
 from pipeline.llm.cache import AnswerCache
 from pipeline.pairs.pairing import choose_pairs, score_weights
 from pipeline.pairs.scores import Scan, scan_units
@@ -273,6 +275,8 @@ def check(config: BuildConfig) -> None:
     choose_pairs(_no_candidates(scorers), config.pairs, scorers)
     check_options(config.candidates.options, config.candidates.generators, "candidates.options")
     check_options(config.scoring.options, tuple(config.scoring.named), "scoring.options")
+    if uses_llm(config) and not Storage(config.out).exists(PROMPTS_NAME):  # else it has answered
+        check_access(config.llm)
 
 
 def check_names(config: BuildConfig) -> None:

@@ -44,10 +44,15 @@ def take(argv: Sequence[str]) -> list[str]:
             continue
         name = option.removeprefix("--").replace("-", "_")
         if option:
-            _STATE.said.setdefault(name, set()).update(values)
-            _STATE.allowed.update(_plugins(values))
+            say(name, *values)
         rest += [f"{option}={values[0]}", *values[1:]] if equals else [option, *values] if option else values
     return rest
+
+
+def say(option: str, *values: str) -> None:
+    """Remembers that the person gives these values to an option; a Python program says so for itself."""
+    _STATE.said.setdefault(option, set()).update(values)
+    _STATE.allowed.update(_plugins(values))
 
 
 def allow(*names: str) -> None:

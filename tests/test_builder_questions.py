@@ -19,7 +19,7 @@ from drspo.config import dump
 from drspo.errors import UserError
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
-from pipeline.llm.ask import LLMSettings
+from pipeline.llm.settings import LLMSettings
 from pipeline.llm.wire import Wire
 from tests.building import ALLOW, build, fake_config, final_tables
 from tests.forks import Forks
@@ -33,6 +33,7 @@ IDEAS = [f"a {place} by the sea" for place in PLACES]
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HostileLLM]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with HostileLLM() as found:
+        monkeypatch.setenv("OPENAI_BASE_URL", found.url)  # else its key would be withheld
         yield found
 
 

@@ -8,7 +8,7 @@ from drspo import consent
 from pipeline.ideas.filters import FilterSettings, outdoor_by_rules
 from pipeline.ideas.prompts import filter_prompts, ingest
 from pipeline.ideas.sources import PromptSettings
-from pipeline.llm.ask import LLMSettings
+from pipeline.llm.settings import LLMSettings
 from pipeline.records import Prompt, prompt_id, prompt_table
 
 
