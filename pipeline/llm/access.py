@@ -16,7 +16,7 @@ from pipeline.llm.settings import KEY_VARIABLE, OPENAI, LLMSettings
 
 
 def check_access(settings: LLMSettings) -> None:
-    """Raise UserError for what no request can succeed with: a bad address, no model, a key that is missing."""
+    """Raise UserError for what no request can succeed with: a bad address, no model, no key."""
     parts = _split(settings.base_url)
     if parts.username or parts.password or parts.query:
         hint = "Put the key into an environment variable and name it with --llm.key-variable."
