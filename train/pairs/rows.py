@@ -1,16 +1,16 @@
 """Preference pairs from our shards, our Hub dataset, or any pick-a-pic-shaped dataset, as one kind of row."""
 
 import glob
-import io
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from drspo.errors import UserError
+from drspo.files.pictures import picture_size, read_picture
 from drspo.hashing import content_hash
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def check_pair(row: PairRow, height: int, width: int, resize: str) -> None:
     """
     if not row.prompt.strip():
         raise Dropped("empty prompt")
-    sizes = [_header(data, name).size for data, name in ((row.chosen, "chosen"), (row.rejected, "rejected"))]
+    sizes = [_size(data, name) for data, name in ((row.chosen, "chosen"), (row.rejected, "rejected"))]
     if sizes[0] != sizes[1]:
         raise Dropped(f"unequal sizes: chosen {_text(sizes[0])}, rejected {_text(sizes[1])}")
     if sizes[0] == (width, height):
@@ -92,23 +92,19 @@ def canvas_picture(data: bytes, height: int, width: int) -> Image.Image:
     """The RGB picture in `data`, reduced with Lanczos to the canvas when it is larger; `Dropped` when it is
     broken."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            picture = image.convert("RGB")
-    except _BROKEN as error:
-        raise Dropped(f"broken image: {error}") from error
+        picture = read_picture(data)
+    except UserError as error:
+        raise Dropped(f"broken image: {error.what}") from error
     if picture.size == (width, height):
         return picture
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
-_BROKEN = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-
-
-def _header(data: bytes, name: str) -> Image.Image:
+def _size(data: bytes, name: str) -> tuple[int, int]:
     try:
-        return Image.open(io.BytesIO(data))
-    except _BROKEN as error:
-        raise Dropped(f"{name}: broken image ({error})") from error
+        return picture_size(data)
+    except UserError as error:
+        raise Dropped(f"{name}: broken image ({error.what})") from error
 
 
 def _text(size: tuple[int, int]) -> str:
