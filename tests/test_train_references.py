@@ -11,8 +11,8 @@ from tests.test_train_objective import Adapted, make_problem
 from tests.train_pairs import pair_rows, write
 from tests.train_runs import records, train, weights
 from train import step
+from train.objective import pair as objective
 from train.objective.pair import Reference
-from train.objective.pair import pair as objective
 from train.objective.references import References, reference_key
 from train.pairs.cache import TensorCache
 
