@@ -1,14 +1,13 @@
 """Preference pairs from our shards, our Hub dataset, or any pick-a-pic-shaped dataset, as one kind of row."""
 
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from drspo.errors import UserError
+from drspo.files.pictures import picture_size, read_picture
 from drspo.hashing import content_hash
 from train.pairs.sources import has_split, open_source
 
@@ -62,7 +61,7 @@ def check_pair(row: PairRow, height: int, width: int, resize: str) -> None:
     """
     if not row.prompt.strip():
         raise Dropped("empty prompt")
-    sizes = [_header(data, name).size for data, name in ((row.chosen, "chosen"), (row.rejected, "rejected"))]
+    sizes = [_size(data, name) for data, name in ((row.chosen, "chosen"), (row.rejected, "rejected"))]
     if sizes[0] != sizes[1]:
         raise Dropped(f"unequal sizes: chosen {_text(sizes[0])}, rejected {_text(sizes[1])}")
     if sizes[0] == (width, height):
@@ -80,23 +79,19 @@ def canvas_picture(data: bytes, height: int, width: int) -> Image.Image:
     """The RGB picture in `data`, reduced with Lanczos to the canvas when it is larger; `Dropped` when it is
     broken."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            picture = image.convert("RGB")
-    except _BROKEN as error:
-        raise Dropped(f"broken image: {error}") from error
+        picture = read_picture(data)
+    except UserError as error:
+        raise Dropped(f"broken image: {error.what}") from error
     if picture.size == (width, height):
         return picture
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
-_BROKEN = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-
-
-def _header(data: bytes, name: str) -> Image.Image:
+def _size(data: bytes, name: str) -> tuple[int, int]:
     try:
-        return Image.open(io.BytesIO(data))
-    except _BROKEN as error:
-        raise Dropped(f"{name}: broken image ({error})") from error
+        return picture_size(data)
+    except UserError as error:
+        raise Dropped(f"{name}: broken image ({error.what})") from error
 
 
 def _text(size: tuple[int, int]) -> str:
@@ -137,13 +132,12 @@ def _from_pickapic(row: Mapping[str, Any], index: int) -> PairRow:
 
 
 def _bytes(value: Any, name: str) -> bytes:
-    """The encoded image in a cell: raw bytes, or datasets' struct of bytes and path."""
+    """The encoded image in a cell: raw bytes, or those in datasets' struct of bytes and path."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     if isinstance(value, Mapping):
         if value.get("bytes"):
             return bytes(value["bytes"])
-        path = Path(value.get("path") or "")
-        if path.is_file():
-            return path.read_bytes()
+        if value.get("path"):  # of a stranger's data, it could be any file of this machine
+            raise Dropped(f"{name}: a path instead of a picture, which is not followed")
     raise Dropped(f"{name}: no image bytes")

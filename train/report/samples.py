@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
+from drspo.files.pictures import read_picture
 from generate.request import Request, build_generator, own
 from train.canvas import PIXELS_PER_LATENT, TrainingCanvas
 from train.config import TrainConfig
@@ -100,6 +101,6 @@ def write_timeline(folder: Path, columns: int) -> Path | None:
 
 
 def _cell(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        height = max(1, round(image.height * CELL_WIDTH / image.width))
-        return image.convert("RGB").resize((CELL_WIDTH, height), Image.Resampling.LANCZOS)
+    image = read_picture(path)
+    height = max(1, round(image.height * CELL_WIDTH / image.width))
+    return image.resize((CELL_WIDTH, height), Image.Resampling.LANCZOS)
