@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from drspo.errors import UserError
+from drspo.files.pictures import read_picture
 from drspo.files.storage import Storage
 from drspo.hashing import content_hash
 from drspo.log import progress
@@ -133,9 +135,9 @@ def _measured(metric: Any, read: Callable[[Cell], bytes], some: Sequence[Cell]) 
     found: dict[Cell, Number] = {}
     for cell in some:
         try:
-            images[cell] = Image.open(io.BytesIO(read(cell))).convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            found[cell] = (float("nan"), f"the file is no picture: {error}")
+            images[cell] = read_picture(read(cell), "the file")
+        except (UserError, FileNotFoundError) as error:
+            found[cell] = (float("nan"), f"no picture: {str(error).splitlines()[0]}")
     values = metric.score(list(images.values()), [cell.prompt for cell in images]) if images else []
     for cell, value in zip(images, values, strict=True):
         number = float(value)

@@ -13,7 +13,8 @@ import open_clip
 import torch
 
 from drspo.errors import UserError
-from eval.backbones.files import Found, find, package_path
+from drspo.registry import package_folder
+from eval.backbones.files import Found, find
 
 BACKBONES = {
     "openai-vit-l-14": "ViT-L-14:openai",
@@ -113,7 +114,7 @@ def describe(name: str, metric: str = "backbone") -> OpenClip:
     source = BACKBONES.get(name, name)
     source = source.removeprefix("local-dir:")
     if source.startswith("package:"):
-        return _folder(name, package_path(source), source, metric)
+        return _folder(name, package_folder(source), source, metric)
     if Path(source).expanduser().is_dir():
         return _folder(name, Path(source).expanduser(), source, metric)
     if source.startswith("hf-hub:"):

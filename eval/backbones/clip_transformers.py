@@ -12,7 +12,8 @@ import open_clip
 import torch
 
 from drspo.errors import UserError
-from eval.backbones.files import Found, find, package_path
+from drspo.registry import package_folder
+from eval.backbones.files import Found, find
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -108,7 +109,7 @@ def describe(source: str, tokenizer: str, metric: str) -> TransformersClip:
     """The CLIP at a Hub id, a folder or package:NAME/FOLDER; its own tokenizer wins over `tokenizer`'s."""
     config = find(source, ("config.json",), metric)
     weights = find(source, WEIGHTS, metric)
-    folder = package_path(source) if source.startswith("package:") else config.path.parent
+    folder = package_folder(source) if source.startswith("package:") else config.path.parent
     own = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
     try:
         settings = json.loads(config.path.read_text(encoding="utf-8"))

@@ -4,7 +4,6 @@ exactly."""
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from drspo.errors import UserError
+from drspo.registry import package_folder
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 _COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})/")
@@ -50,7 +50,7 @@ def find(source: str, names: Sequence[str], metric: str, *, setting: str = "weig
             return Found(source, path)
         if not path.is_dir() and HUB_ID.fullmatch(source):
             return Found(source, _from_hub(source, names, metric, setting))
-    folder = package_path(source) if source.startswith("package:") else path
+    folder = package_folder(source) if source.startswith("package:") else path
     for name in names:
         if (folder / name).is_file():
             return Found(source, folder / name)
@@ -59,15 +59,6 @@ def find(source: str, names: Sequence[str], metric: str, *, setting: str = "weig
         f"{folder / names[0]}",
         f"put {' or '.join(names)} there, or give {metric}.{setting}=FOLDER|FILE|OWNER/NAME",
     )
-
-
-def package_path(reference: str) -> Path:
-    """The folder that `package:NAME/sub/folder` names inside an installed package."""
-    package, _, inside = reference.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"the package {package!r} is not installed", reference)
-    return Path(next(iter(spec.submodule_search_locations))) / inside
 
 
 @lru_cache(maxsize=64)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from drspo.registry import package_folder
 from eval.backbones.clip_open import CONFIG
 from eval.backbones.embeddings import load_backbone
-from eval.backbones.files import find, package_path
+from eval.backbones.files import find
 from eval.metrics.text_image import TwoTowers
 
 ARCHITECTURE = "ViT-H-14"
@@ -43,7 +44,7 @@ class HpsV2(TwoTowers):
             self.revision = find(weights, (self.file,), self.name).revision
 
     def _backbone(self, weights: str) -> str:
-        folder = package_path(weights) if weights.startswith("package:") else Path(weights).expanduser()
+        folder = package_folder(weights) if weights.startswith("package:") else Path(weights).expanduser()
         if (folder / CONFIG).is_file():
             return str(folder)
         return f"{ARCHITECTURE}:{find(weights, (self.file, *self.safe_names()), self.name).path}"

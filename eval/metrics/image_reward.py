@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from drspo.errors import UserError
+from drspo.registry import package_folder
 from eval.backbones.embeddings import TextCut, choose_device
-from eval.backbones.files import find, package_path
+from eval.backbones.files import find
 from eval.backbones.views import RESIZE_PATH, check_view, shown
 from eval.base import check_prompts
 from eval.metrics.text_image import CropWarning
@@ -236,7 +237,7 @@ def _count(state: dict[str, Tensor], pattern: str) -> int:
 
 def _own_vocabulary(weights: str) -> str:
     """The folder of the weights when a BERT vocabulary lies beside them, else nothing."""
-    folder = package_path(weights) if weights.startswith("package:") else Path(weights).expanduser()
+    folder = package_folder(weights) if weights.startswith("package:") else Path(weights).expanduser()
     folder = folder.parent if folder.is_file() else folder
     return str(folder / "vocab.txt") if (folder / "vocab.txt").is_file() else ""
 
