@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drspo import consent
 from drspo.files.run import RunDir
 from eval import suite
 from eval.backbones.clip_open import OpenClip
@@ -54,6 +55,7 @@ class Blue(Grey):
 @pytest.fixture
 def config(tmp_path):
     LOADED.clear(), TOGETHER.clear()
+    consent.allow(__name__)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("one\ntwo\nthree\n")
     return EvalConfig(
@@ -111,7 +113,7 @@ def test_a_torn_picture_is_a_row_with_its_reason_and_is_tried_again(config, run)
     run.write(cells(config)[0].name, b"torn")
     records = take_numbers(config, run)
     bad = [record for record in records if record.error]
-    assert len(bad) == 2 and "no picture" in bad[0].error and np.isnan(bad[0].value)
+    assert len(bad) == 2 and "no picture: " in bad[0].error and np.isnan(bad[0].value)
     run.write(cells(config)[0].name, whole)
     judges = build_judges(config, run)
     assert not [record for record in take_numbers(config, run, judges) if record.error]
