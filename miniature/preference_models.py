@@ -345,3 +345,4 @@ def write_half(state: dict[str, Tensor], path: Path) -> None:
         if not name.endswith("position_ids")
     }
     save_file(half, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors leaves it to its owner alone
