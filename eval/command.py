@@ -36,7 +36,9 @@ def main(argv: list[str]) -> int:
     if run.start("eval", config, config_hash(to_dict(replace(config, out="", device="")))):
         logging.info("continuing the benchmark in %s", config.out)
     make_pictures(config, run)
-    found = Comparison(take_numbers(config, run, judges), config.baseline, config.judges.trained)
+    found = Comparison(
+        take_numbers(config, run, judges), config.baseline, config.judges.trained, config.judges.aside
+    )
     text = markdown(found)
     run.write("tables.md", text.encode())
     run.write("tables.json", json.dumps(found.as_json(), indent=2).encode())
