@@ -98,7 +98,7 @@ def sleepers(seconds: float, height: int, width: int, generators: int, **candida
 
 def overhead(units: int) -> None:
     """One actor of the miniature against a bare loop over the same prompts, start-up left out of both."""
-    from eval.base import build_scorer, scorer_preset
+    from eval.base import build_scorer, metric_settings
     from generate.models.family import load_family
     from generate.request import Request, build_generator
 
@@ -106,7 +106,7 @@ def overhead(units: int) -> None:
     table, settings = prompts(units), config.candidates
     family = load_family("miniature")
     generator = build_generator("sdxl", family, {})
-    scorer = build_scorer("aesthetic", scorer_preset("miniature"))
+    scorer = build_scorer("aesthetic", metric_settings("aesthetic", "aesthetic", model="miniature"))
 
     def bare(text: str) -> None:
         sizes = {"height": settings.height, "width": settings.width, "steps": settings.steps}

@@ -65,6 +65,13 @@ def check(config: EvalConfig) -> None:
         )
     for name in config.methods:
         method(name)
+    loras = config.lora_blueprint or config.lora_highres
+    if {"drspo", "drspo-without-dpo"} <= set(config.methods) and not loras:
+        raise UserError(
+            "drspo without LoRAs and drspo-without-dpo are the same thing twice",
+            "--methods",
+            "give --lora-blueprint and --lora-highres, or leave one of the methods out",
+        )
     if config.pictures.seeds < 1:
         raise UserError(f"{config.pictures.seeds} seeds per prompt", "pictures.seeds", "1 or more")
     columns_of(config.judges)

@@ -31,8 +31,9 @@ def _scorer(found: Comparison, scorer: str) -> str:
     label = " (was a training label)" if scorer in found.trained else ""
     label += " (aside: no rank counts it)" if scorer in found.aside else ""
     revision = f"@{about.revision[:12]}" if about.revision else ""
+    tokens = f"; {about.text_limit} tokens of a prompt" if about.text_limit else ""
     head = (
-        f"### {scorer}{label}\n\n{about.unit}; view {about.view}; {about.checkpoint}{revision} "
+        f"### {scorer}{label}\n\n{about.unit}; view {about.view}{tokens}; {about.checkpoint}{revision} "
         f"`{about.checkpoint_hash}`, version {about.version}; {better} is better; "
         f"compared on {used} of {every} pictures per method\n"
     )

@@ -19,7 +19,6 @@ from eval.ranks import Standing, agreement, leave_one_out, ranks, standings
 from eval.statistics import (
     NAN,
     Interval,
-    finite,
     holm,
     mean_by_prompt,
     mean_interval,
@@ -45,6 +44,8 @@ class Record:
     value: float
     version: str = "1"
     revision: str = ""
+    text_limit: int = 0
+    """The most tokens of a prompt that were read; 0 where none are, or where there is no limit."""
     aggregate: str = "mean"
     error: str = ""
 
@@ -271,18 +272,6 @@ class Comparison:
         with_number = [{c for c, v in known[m].items() if np.isfinite(v)} for m in self.methods]
         with_number = [cells for cells in with_number if cells]
         return len(set.intersection(*with_number)) if with_number else 0, len(every)
-
-    def spread_of_seeds(self, scorer: str, method: str) -> float:
-        """The mean over prompts of the standard deviation between seeds; NaN with one seed."""
-        groups: dict[str, list[float]] = {}
-        for (prompt, _), value in self._known[scorer][method].items():
-            groups.setdefault(prompt, []).append(value)
-        spreads = [
-            finite(np.array(group)).std(ddof=1)
-            for group in groups.values()
-            if finite(np.array(group)).size > 1
-        ]
-        return float(np.mean(spreads)) if spreads else NAN
 
     def as_json(self) -> dict[str, Any]:
         """The same for programs."""

@@ -89,6 +89,7 @@ def test_a_benchmark_ends_in_tables_and_a_page_and_makes_nothing_twice(
         (EvalConfig(out="x", baseline="mad", methods=("sdxl",)), "baseline"),
         (EvalConfig(out="x", methods=("multidifusion", "multidiffusion")), "multidiffusion"),
         (EvalConfig(out="x", methods=("multidiffusion", "multidiffusion")), "named twice"),
+        (EvalConfig(out="x", methods=("drspo", "drspo-without-dpo"), baseline="drspo"), "same thing twice"),
         (EvalConfig(out="x", pictures=Pictures(limit=-1)), "a limit of -1"),
         (EvalConfig(out="x", pictures=Pictures(seeds=0)), "0 seeds"),
         (EvalConfig(out="x", judges=Judges(batch=0)), "0 pictures at once"),
