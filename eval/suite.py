@@ -21,7 +21,7 @@ from eval.config import EvalConfig
 from eval.methods import method
 from eval.tables import Record
 from generate.models.family import ModelFamily, load_family
-from generate.request import Request, build_generator, own
+from generate.request import Request, build_generator, needs_control, own
 
 log = logging.getLogger(__name__)
 PROMPTS = Path(__file__).parent / "prompts"
@@ -86,8 +86,9 @@ def make_pictures(config: EvalConfig, run: RunDir) -> None:
 
 def load(config: EvalConfig) -> ModelFamily:
     """The model with what its methods need: the ControlNet for two stages, the LoRAs where given."""
-    two_stage = any(method(name).generator == "drspo" for name in config.methods)
-    family = load_family(config.model, device=config.device, controlnet=two_stage)
+    chosen = [method(name) for name in config.methods]
+    controlled = any(needs_control(one.generator, one.settings) for one in chosen)
+    family = load_family(config.model, device=config.device, controlnet=controlled)
     for stage, path in (("blueprint", config.lora_blueprint), ("highres", config.lora_highres)):
         if path:
             family.load_lora(path, name=stage)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from generate.canvas.blend import blend, window_weights
-from generate.canvas.windows import Window, overlap_counts, plan_windows
+from generate.canvas.windows import Window, plan_windows
+from tests.small_scrolls import overlap_counts
 from train.engine.order import plan_stream
 from train.engine.problem import Side
 from train.engine.windowed import errors, gradients

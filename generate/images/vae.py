@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from generate.images.streaming import (
@@ -19,6 +20,8 @@ from generate.images.streaming import (
     supports_streaming,
 )
 
+WRAP_MARGIN = 8
+"""Latent columns of the other end shown to the decoder on each side of a wrapped scroll."""
 STRIP = 64
 """Latent columns of one strip on a canvas 128 latents high; lower canvases get wider strips of the same
 area."""
@@ -74,6 +77,25 @@ def decode_latents(
             ).join("cpu")
         out.append(image.float().cpu())
     return torch.cat(out)
+
+
+def decode_windows(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Images [n, 3, H, W], nominally in -1..1, of the scaled latents of windows; gradient where it is on.
+
+    In one piece and on the autoencoder's device, so for windows and not for scrolls.
+    """
+    _require_safe_dtype(vae)
+    images: torch.Tensor = vae.decode(_unscale(vae, latents.float().to(vae.device)).to(vae.dtype)).sample
+    return images.float()
+
+
+def decode_scroll(vae: Any, latents: torch.Tensor, *, wrap: bool = False) -> Image.Image:
+    """The picture of final latents [1, C, h, w]; a wrapped scroll is decoded with its other end beside it."""
+    margin = min(WRAP_MARGIN, latents.shape[-1]) if wrap else 0
+    padded = F.pad(latents, (margin, margin, 0, 0), mode="circular") if margin else latents
+    images = decode_latents(vae, padded)
+    cut = margin * scale_factor(vae)
+    return to_pil(images[..., cut : images.shape[-1] - cut])[0]
 
 
 def to_pil(images: torch.Tensor) -> list[Image.Image]:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from drspo.errors import UserError
+from generate.models.specs import SDXL_CANNY
 from generate.models.weights import Checkpoint, locate
 
 logger = logging.getLogger(__name__)
-SDXL_CANNY = "diffusers/controlnet-canny-sdxl-1.0"
 SHARED = ("block_out_channels", "cross_attention_dim", "transformer_layers_per_block", "addition_embed_type")
 """Settings in which a ControlNet and its UNet must agree."""
 
@@ -52,12 +52,3 @@ def _setting(network: type, config: dict[str, Any], key: str) -> Any:
     """A setting of a network's configuration file, which leaves out some that are at their default."""
     value = config.get(key, inspect.signature(network).parameters[key].default)
     return list(value) if isinstance(value, (list, tuple)) else value
-
-
-def load_controlnet(found: Checkpoint, dtype: torch.dtype) -> Any:
-    """The network, as it comes from its file."""
-    from diffusers import ControlNetModel
-
-    return ControlNetModel.from_pretrained(
-        found.folder, dtype=dtype, use_safetensors=True, variant=found.variant("")
-    )

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from drspo.errors import UserError, did_you_mean
-
-if TYPE_CHECKING:
-    from generate.models.family import ModelFamily
+from generate.models.specs import ModelSpec
 
 FILE = "pytorch_lora_weights.safetensors"
 FACTS = "drspo.json"
 
 
+class Wearer(Protocol):
+    """A loaded model that LoRAs are put on."""
+
+    kind: str
+    spec: ModelSpec
+    model_id: str
+    fingerprint: str
+    unet: Any
+    vae: Any
+    tokenizers: list[Any]
+    text_encoders: list[Any]
+    loras: dict[str, dict[str, Any]]
+
+
 def load_lora(
-    family: ModelFamily,
+    family: Wearer,
     path: str | Path,
     weight: float = 1.0,
     name: str = "default",
@@ -41,7 +53,7 @@ def load_lora(
     use_lora(family, name)
 
 
-def use_lora(family: ModelFamily, name: str | None) -> None:
+def use_lora(family: Wearer, name: str | None) -> None:
     """Makes the LoRA `name` the only active one, at its weight; None switches all of them off."""
     if name is not None and name not in family.loras:
         raise UserError(f"No LoRA named {name!r} is loaded.", hint=did_you_mean(name, family.loras))
@@ -56,7 +68,7 @@ def use_lora(family: ModelFamily, name: str | None) -> None:
     _freeze(family, name)
 
 
-def _freeze(family: ModelFamily, name: str) -> None:
+def _freeze(family: Wearer, name: str) -> None:
     """Activating an adapter makes it trainable; a loaded one is not to be trained, others are left alone."""
     for network in (family.unet, *family.text_encoders):
         for key, parameter in network.named_parameters():
@@ -83,7 +95,7 @@ def _facts(file: Path) -> dict[str, Any]:
     return facts
 
 
-def _check_base(family: ModelFamily, facts: dict[str, Any], file: Path) -> None:
+def _check_base(family: Wearer, facts: dict[str, Any], file: Path) -> None:
     base, mark = facts.get("base_model", ""), facts.get("base_fingerprint", "")
     same = {base} & {family.model_id, family.spec.base} - {""} or mark == family.fingerprint
     if (base or mark) and not same:
@@ -95,7 +107,7 @@ def _check_base(family: ModelFamily, facts: dict[str, Any], file: Path) -> None:
         )
 
 
-def _check_shapes(family: ModelFamily, pipe: Any, file: Path) -> None:
+def _check_shapes(family: Wearer, pipe: Any, file: Path) -> None:
     state = pipe.lora_state_dict(str(file.parent), weight_name=file.name, unet_config=family.unet.config)[0]
     modules = dict(family.unet.named_modules())
     layers = [key for key in state if key.startswith("unet.")]
@@ -136,7 +148,7 @@ def _mismatch(module: Any, side: str, tensor: Any) -> str:
     return f"has {ours} features there, the LoRA {theirs}" if ours != theirs else ""
 
 
-def _carrier(family: ModelFamily) -> Any:
+def _carrier(family: Wearer) -> Any:
     """A diffusers pipeline around the family's own networks: it knows every LoRA file format."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from drspo.errors import UserError, did_you_mean
-
-if TYPE_CHECKING:
-    from generate.models.family import ModelFamily
+from generate.models.family import ModelFamily
+from generate.models.schedule import Schedule
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -29,8 +26,8 @@ STOCHASTIC = {"DDPMScheduler", "EulerAncestralDiscreteScheduler"}
 DRAWS = "it draws noise at every step, which would be averaged away where windows overlap"
 
 
-def make_scheduler(family: ModelFamily, name: str, steps: int) -> Any:
-    """A fresh scheduler with its timesteps set, built from the checkpoint's own settings.
+def make_schedule(family: ModelFamily, name: str, steps: int) -> Schedule:
+    """A fresh schedule of so many steps, built from the checkpoint's own settings.
 
     "checkpoint" is the class the checkpoint was published with. Settings that the checkpoint leaves out are
     the class's defaults, except `clip_sample`: latents are not bounded by 1, so it is off unless asked for.
@@ -45,7 +42,14 @@ def make_scheduler(family: ModelFamily, name: str, steps: int) -> Any:
         scheduler.set_timesteps(steps, device=family.device)
     except (ValueError, IndexError) as error:
         raise UserError(f"The scheduler {name} cannot take {steps} steps: {error}") from error
-    return scheduler
+    return Schedule(scheduler)
+
+
+def linear_schedule(family: ModelFamily, name: str, steps: int) -> Schedule:
+    """A schedule that may take one step for all windows; UserError with the reason for others."""
+    schedule = make_schedule(family, name, steps)
+    require_linear(schedule)
+    return schedule
 
 
 def class_name(name: str) -> str:
@@ -57,14 +61,14 @@ def class_name(name: str) -> str:
     return SCHEDULERS[name]
 
 
-def require_linear(scheduler: Any) -> None:
+def require_linear(schedule: Schedule) -> None:
     """Raises UserError, with the reason, unless one step on the canvas equals the average of window steps.
 
     Every window reads the same canvas x_t, and a deterministic scheduler without clipping gives x_{t-1} as a
     linear function of x_t and the history of predictions, so averaging the predictions and stepping once is
     averaging the windows' x_{t-1} (MultiDiffusion, eq. 5). Noise, clipping and thresholding break this.
     """
-    name, config = type(scheduler).__name__, scheduler.config
+    name, config = schedule.name, schedule.scheduler.config
     reason = ""
     if name in STOCHASTIC or "sde" in str(config.get("algorithm_type", "")):
         reason = DRAWS

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from drspo.errors import UserError
+from drspo.errors import UserError, did_you_mean
 
 KINDS = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl"}
 TEXT_PARTS = {"sd": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
@@ -59,19 +60,21 @@ class Checkpoint:
         return "fp16" if ".fp16." in self.files[part] else None
 
 
-def locate(source: str, *, prefer_half: bool = False, single: str = "") -> Checkpoint:
+def locate(
+    source: str, *, prefer_half: bool = False, single: str = "", known: Iterable[str] = ()
+) -> Checkpoint:
     """The checkpoint that `source` names, fetched from the Hub when it is an id, with every file checked.
 
     `package:NAME/FOLDER` lies inside an installed package; an existing folder is taken as it is.
     `single` is the class of a lone network (ControlNetModel) instead of a pipeline. Raises UserError that
-    names what is missing and how to get it.
+    names what is missing and how to get it; `known` are the names that a mistyped one may have meant.
     """
     if source.startswith("package:"):
         folder = _package_folder(source)
     elif Path(source).expanduser().is_dir():
         folder = Path(source).expanduser()
     else:
-        folder = _from_hub(source, prefer_half, single)
+        folder = _from_hub(source, prefer_half, single, known)
     return _checked(source, folder, prefer_half, single)
 
 
@@ -142,11 +145,11 @@ def _missing(source: str, folder: Path, name: str) -> UserError:
     return UserError(f"The file {name} of the model {source} is missing.", where=str(folder), hint=hint)
 
 
-def _from_hub(source: str, prefer_half: bool, single: str) -> Path:
+def _from_hub(source: str, prefer_half: bool, single: str, known: Iterable[str]) -> Path:
     if not HUB_ID.fullmatch(source):
         raise UserError(
             f"{source!r} is neither a model's name, nor a folder, nor a Hub id of the form owner/name.",
-            hint=_known_names(source),
+            hint=did_you_mean(source, known),
         )
     from huggingface_hub import snapshot_download
 
@@ -157,14 +160,7 @@ def _from_hub(source: str, prefer_half: bool, single: str) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=_choose_files(source, prefer_half, single)))
     except Exception as error:  # the client's connection errors share no base class
-        raise _unreachable(source, patterns, error) from error
-
-
-def _known_names(source: str) -> str:
-    from drspo.errors import did_you_mean
-    from generate.models.family import MODELS
-
-    return did_you_mean(source, MODELS)
+        raise _unreachable(source, patterns, error, known) from error
 
 
 def _cached_folder(source: str, prefer_half: bool, single: str, patterns: list[str]) -> Path | None:
@@ -209,7 +205,7 @@ def _choose_files(source: str, prefer_half: bool, single: str) -> list[str]:
     return chosen
 
 
-def _unreachable(source: str, patterns: list[str], error: Exception) -> UserError:
+def _unreachable(source: str, patterns: list[str], error: Exception, known: Iterable[str]) -> UserError:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     weight = next(p for p in patterns if p.endswith(".safetensors"))
@@ -222,7 +218,7 @@ def _unreachable(source: str, patterns: list[str], error: Exception) -> UserErro
     if isinstance(error, RepositoryNotFoundError):
         return UserError(
             f"The Hub has no model {source}, or your token may not see it.",
-            hint=f"{_known_names(source)} A folder on disk works too: give its path.",
+            hint=f"{did_you_mean(source, known)} A folder on disk works too: give its path.",
         )
     return UserError(
         f"The weights of {source} (for example {weight}) are not on this machine and could not be fetched: "

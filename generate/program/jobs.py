@@ -76,10 +76,10 @@ def is_done(folder: Storage, name: str, record: Record, overwrite: bool) -> bool
     # What merely moves the last bits is not a setting that somebody chose.
     difference = [line for line in difference if not line.startswith(MACHINE)]
     if difference:
+        advice = "Choose another --out, or give --overwrite to replace it."
         raise UserError(
-            f"{where} exists and was made with other settings", hint="\n  ".join([
-                *difference[:12], "Choose another --out, or give --overwrite to replace it."]),
-        )  # fmt: skip
+            f"{where} exists and was made with other settings", hint="\n  ".join([*difference[:12], advice])
+        )
     return True
 
 

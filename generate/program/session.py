@@ -11,14 +11,12 @@ from typing import Any
 
 import torch
 
-from drspo.config import from_dict, to_dict
+from drspo.config import to_dict
 from drspo.errors import UserError
-from drspo.registry import lookup
-from generate import GENERATORS
 from generate.models.family import ModelFamily, load_family
 from generate.models.loras import FILE
 from generate.program.metadata import Record, versions
-from generate.request import Generator, Request, build_generator
+from generate.request import Generator, Request, generator_class, needs_control, settings_of
 
 logger = logging.getLogger(__name__)
 LORA_FLAGS = {"all": "--lora", "blueprint": "--lora-blueprint", "highres": "--lora-highres"}
@@ -71,10 +69,12 @@ class Session:
         )
 
     def _in_force(self, request: Request) -> Any:
-        """The settings as numbers, so that a scroll can be made again when a model's own numbers change."""
-        asked = build_generator(self.setup.method, self.family, self.setup.settings)
-        resolved = getattr(asked, "resolved", None)  # a plugin may have nothing to resolve
-        return resolved(request) if resolved else asked.config
+        """The settings as numbers, so that a scroll can be made again when a model's own numbers change.
+
+        Those that were asked for: a batch that this machine chose is no setting.
+        """
+        asked = settings_of(self.setup.method, self.setup.settings)
+        return type(self.generator)(self.family, asked).resolved(request)
 
     def _options(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         family = self.family
@@ -102,25 +102,10 @@ def open_session(setup: Setup) -> Session:
     for stage, (path, weight) in setup.loras.items():
         family.load_lora(path, weight, stage, other_base=setup.other_base)
     family.use_lora("all" if "all" in setup.loras else None)
-    settings = with_window_batch(setup.settings, setup.window_batch)
-    return Session(setup, family, build_generator(setup.method, family, settings), hashes)
-
-
-def with_window_batch(settings: dict[str, Any], count: int) -> dict[str, Any]:
-    """The settings with so many windows per forward, where the method has windows; 0 changes nothing."""
-    if not count:
-        return settings
-    if "windows" in settings:
-        return {**settings, "windows": {**settings["windows"], "window_batch": count}}
-    return {**settings, "window_batch": count} if "window_batch" in settings else settings
-
-
-def needs_control(method: str, settings: dict[str, Any]) -> bool:
-    """Whether a method with these settings asks for a ControlNet; its class says so by `needs_control`."""
-    cls = lookup(GENERATORS, method, "method")
-    config = from_dict(cls.config_class, settings)
-    ask = getattr(cls, "needs_control", None)
-    return bool(ask(config)) if ask else False
+    cls, config = generator_class(setup.method), settings_of(setup.method, setup.settings)
+    if setup.window_batch:
+        config = cls.with_window_batch(config, setup.window_batch)
+    return Session(setup, family, cls(family, config), hashes)
 
 
 def setup_like(record: Record, setup: Setup) -> Setup:
