@@ -130,8 +130,8 @@ def check_request(request: Request) -> None:
         raise UserError(f"A guidance scale is a number from 0 on, not {request.guidance_scale}.")
     if not 0 <= request.guidance_rescale <= 1:
         raise UserError(f"guidance_rescale lies between 0 and 1, not at {request.guidance_rescale}.")
-    if request.seed < 0:
-        raise UserError(f"A seed is a non-negative integer, not {request.seed}.")
+    if not 0 <= request.seed < 2**63:
+        raise UserError(f"A seed is a non-negative integer below 2^63, not {request.seed}.")
 
 
 def generator_class(name: str) -> type[Generator]:

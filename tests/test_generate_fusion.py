@@ -33,7 +33,7 @@ def prediction(model, *, guidance_scale=5.0, control=None, **options):
     canvas = method.canvas(request)
     latents = initial_noise(0, (1, 4, canvas.height, canvas.width))
     conditions = method.conditions(method.encode(request), control=control)
-    with predicting(model, conditions, guided=guidance_scale != 1.0, **options) as predict:
+    with predicting(model, conditions, guidance_scale=guidance_scale, **options) as predict:
         answer = predict(cut(canvas, latents), MOMENT, canvas)
     return combine(canvas, guide(answer, guidance_scale)), predict
 

@@ -84,7 +84,7 @@ def canvas_prediction(model, attention=None, *, images=(), rows=None, embeddings
     method, canvas, latents, text = setting(model, **changes)
     conditions = method.conditions(embeddings or text, images, rows=rows)
     options = {} if attention is None else {"attention": attention(canvas), "together": True}
-    with predicting(model, conditions, **options) as predict:
+    with predicting(model, conditions, guidance_scale=5.0, **options) as predict:
         answer = predict(cut(canvas, latents), Moment(0, 1, torch.tensor(501)), canvas)
     return combine(canvas, guide(answer, 5.0))
 

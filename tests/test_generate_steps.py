@@ -46,7 +46,7 @@ def setting(model):
 
 @torch.no_grad()
 def predicted(model, conditions, canvas, windows, **options):
-    with predicting(model, conditions, **options) as predict:
+    with predicting(model, conditions, guidance_scale=5.0, **options) as predict:
         return predict(windows, MOMENT, canvas)
 
 
@@ -84,7 +84,7 @@ def test_a_single_half_is_evaluated_on_request(golden):
     model = family(golden)
     method, canvas, windows, texts = setting(model)
     conditions = method.conditions(texts[0])
-    with torch.no_grad(), predicting(model, conditions) as predict:
+    with torch.no_grad(), predicting(model, conditions, guidance_scale=5.0) as predict:
         both = predict(windows, MOMENT, canvas)
         alone = predict(windows, MOMENT, canvas, ("unconditional",))
     assert predict.evaluations == 12
@@ -99,7 +99,7 @@ def test_a_gradient_flows_through_both_halves_and_through_the_preview(golden):
     moment = Moment(0, 4, schedule.timesteps[0])
 
     def brightness(view):
-        with predicting(model, method.conditions(texts[0])) as predict:
+        with predicting(model, method.conditions(texts[0]), guidance_scale=5.0) as predict:
             noise = guide(predict(schedule.scaled(view, moment.timestep), moment, canvas), 5.0)
         clean = schedule.clean(noise, moment.timestep, view)
         return decode_windows(model.vae, clean[:1]).mean()

@@ -15,6 +15,10 @@ from generate.canvas.plan import Canvas
 from generate.canvas.windows import scale
 
 
+LARGEST_BLUR = 64
+"""Pixels, beyond which no outline is left."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LineArt:
     """Canny's settings, in grey levels and pixels of the scroll.
@@ -37,8 +41,8 @@ def check_lines(settings: LineArt) -> None:
         raise UserError(
             f"Canny's thresholds must satisfy 0 < low <= high, not {settings.low} and {settings.high}"
         )
-    if settings.blur < 0:
-        raise UserError(f"control.lines.blur is not negative: {settings.blur}")
+    if not 0 <= settings.blur <= LARGEST_BLUR:  # also false for NaN
+        raise UserError(f"control.lines.blur lies between 0 and {LARGEST_BLUR} pixels, not at {settings.blur}")
 
 
 def draw_lines(image: Image.Image, settings: LineArt) -> Image.Image:

@@ -147,11 +147,25 @@ def _moments(vae: Any, image: torch.Tensor) -> torch.Tensor:
 
 
 def _scale(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    return (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
+    shift, spread = _statistics(vae, latents)
+    return (latents - shift) * vae.config.scaling_factor / spread
 
 
 def _unscale(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    return latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+    shift, spread = _statistics(vae, latents)
+    return latents * spread / vae.config.scaling_factor + shift
+
+
+def _statistics(vae: Any, latents: torch.Tensor) -> tuple[Any, Any]:
+    """What is subtracted from clean latents, and what they are divided by, beside the scaling factor.
+
+    One number for all channels (shift_factor), or one for each (latents_mean and latents_std).
+    """
+    mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
+    if mean is None or std is None:
+        return vae.config.get("shift_factor") or 0.0, 1.0
+    shaped = [torch.tensor(value, device=latents.device).view(1, -1, 1, 1) for value in (mean, std)]
+    return shaped[0], shaped[1]
 
 
 def _require_safe_dtype(vae: Any) -> None:

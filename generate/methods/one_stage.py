@@ -96,7 +96,7 @@ class OneStage(Generator):
         with predicting(
             self.family,
             run.conditions,
-            guided=request.guidance_scale != 1.0,
+            guidance_scale=request.guidance_scale,
             window_batch=self.window_batch,
             together=self.together,
             attention=attention,

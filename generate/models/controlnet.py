@@ -13,6 +13,7 @@ from generate.models.specs import SDXL_CANNY
 from generate.models.weights import Checkpoint, locate
 
 logger = logging.getLogger(__name__)
+CANNY = "canny"
 SHARED = ("block_out_channels", "cross_attention_dim", "transformer_layers_per_block", "addition_embed_type")
 """Settings in which a ControlNet and its UNet must agree."""
 
@@ -32,6 +33,23 @@ def locate_controlnet(source: str, base: Checkpoint, dtype: torch.dtype) -> Chec
     found = locate(source or SDXL_CANNY, prefer_half=dtype == torch.float16, single="ControlNetModel")
     _require_same_base(found, base)
     return found
+
+
+def require_canny(source: str, conditioning: str) -> None:
+    """UserError unless a ControlNet that was given takes canny's line art: by its name, or the user's word.
+
+    A network's files do not say what it was trained to be shown, and one for depth takes lines all the same.
+    """
+    if conditioning not in ("", CANNY):
+        raise UserError(
+            f"a ControlNet for {conditioning} cannot guide the windows, which are shown canny's line art",
+            hint="Give one that was trained on canny's lines.",
+        )
+    if source and not conditioning and CANNY not in source.rstrip("/").rpartition("/")[2].lower():
+        raise UserError(
+            f"{source} does not say what its ControlNet was trained to be shown",
+            hint="If it is canny's line art: --controlnet-conditioning canny.",
+        )
 
 
 def _require_same_base(control: Checkpoint, base: Checkpoint) -> None:

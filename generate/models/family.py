@@ -10,13 +10,13 @@ import torch
 
 from drspo.errors import UserError
 from generate.models import loras
-from generate.models.controlnet import locate_controlnet
+from generate.models.controlnet import locate_controlnet, require_canny
 from generate.models.denoisers.denoiser import Denoiser
 from generate.models.denoisers.unet import UNetDenoiser
 from generate.models.fingerprint import fingerprint
 from generate.models.load import freeze, load_controlnet, load_networks
 from generate.models.specs import MODELS, ModelSpec, derived_spec
-from generate.models.weights import locate
+from generate.models.weights import at_revision, locate
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -40,6 +40,9 @@ class ModelFamily:
     dtype: torch.dtype
     controlnet: Any = None
     controlnet_id: str = ""
+    commit: str = ""
+    """of the Hub's repository that the weights are from; "" for folders"""
+    controlnet_commit: str = ""
     zero_empty_negative: bool = False
     """What the checkpoint itself does with an empty negative prompt: zeros instead of its encoding."""
     loras: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -83,25 +86,33 @@ def load_family(
     dtype: str = "auto",
     controlnet: bool = False,
     controlnet_source: str = "",
+    conditioning: str = "",
+    revision: str = "",
 ) -> ModelFamily:
     """The networks of a named model (MODELS), a Hub id or a folder, ready to sample.
 
     device "auto" takes CUDA, then Apple's GPU, then the CPU; dtype "auto" is float16 on CUDA and float32
     elsewhere. The autoencoder is never in float16, and in bfloat16 only where its configuration allows that.
-    `controlnet` loads the model's canny ControlNet too, or the one of `controlnet_source` (Hub id or folder).
+    `controlnet` loads the model's canny ControlNet too, or the one of `controlnet_source` (Hub id or folder),
+    whose name must say canny unless `conditioning` does. `revision` is the Hub's, of a Hub id.
     Weights that are missing raise UserError, naming id, file and how to get it, before anything loads; so
     does a ControlNet of another base.
     """
     named = MODELS.get(model)
     target = choose_device(device)
     kind = choose_dtype(dtype, target)
-    found = locate(named.base if named else model, prefer_half=kind == torch.float16, known=MODELS)
+    source = at_revision(named.base if named else model, revision)
+    found = locate(source, prefer_half=kind == torch.float16, known=MODELS)
     spec = named or derived_spec(found)
-    control = locate_controlnet(controlnet_source or spec.controlnet, found, kind) if controlnet else None
+    control = None
+    if controlnet:
+        require_canny(controlnet_source, conditioning)
+        control = locate_controlnet(controlnet_source or spec.controlnet, found, kind)
     family = ModelFamily(
         kind=found.kind,
         spec=spec,
-        model_id=model,
+        model_id=model if named else found.plain,
+        commit=found.commit,
         fingerprint=fingerprint(found),
         scheduler_config=found.scheduler_config(),
         device=target,
@@ -111,7 +122,7 @@ def load_family(
     )
     if control is not None:
         family.controlnet = freeze(load_controlnet(control, kind), target)
-        family.controlnet_id = control.source
+        family.controlnet_id, family.controlnet_commit = control.source, control.commit
     return family
 
 

@@ -56,7 +56,7 @@ def derived_spec(found: Checkpoint) -> ModelSpec:
     factor = 2 ** (len(found.config("vae").get("block_out_channels", (64,))) - 1)
     side = int(found.config("unet").get("sample_size") or SIDES[found.kind]) * factor
     return ModelSpec(
-        base=found.source,
+        base=found.plain,
         window=side,
         stride=side // 4,
         scroll=(side, 4 * side),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -115,13 +116,17 @@ def _setup(config: Config) -> Setup:
                 f"settings of {name} were given, but the method is {config.method}",
                 hint=f"Choose --method {name}, or leave --{name}.… out.",
             )
+    if not math.isfinite(config.lora_weight):
+        raise UserError(f"a LoRA's weight is a number, not {config.lora_weight}", where="--lora-weight")
     given = plugin_settings(config.options, config.method, method.name)
     return Setup(
         model=config.model,
         method=config.method,
         settings=settings.get(config.method, given),
         loras=_loras(config, method.stages),
+        revision=config.revision,
         controlnet=config.controlnet,
+        conditioning=config.controlnet_conditioning,
         other_base=config.other_base,
         device=config.device,
         dtype=config.dtype,

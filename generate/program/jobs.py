@@ -12,7 +12,14 @@ from drspo.hashing import content_hash
 from generate.program.metadata import FORMATS, Record, parse
 from generate.request import Request
 
-MACHINE = ("versions.", "options.threads", "options.window_batch", "options.device")
+MACHINE = (
+    "versions.",
+    "options.threads",
+    "options.window_batch",
+    "options.device",
+    "options.guidance_halves_apart",
+    "options.memory_ran_out_at_step",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,16 @@ import torch
 
 from drspo.config import to_dict
 from drspo.errors import UserError
+from generate.models.controlnet import CANNY
 from generate.models.family import ModelFamily, load_family
 from generate.models.loras import FILE
+from generate.models.weights import at_revision
 from generate.program.metadata import Record, versions
 from generate.request import Generator, Request, generator_class, needs_control, settings_of
 
 logger = logging.getLogger(__name__)
+SHORT = ("guidance_halves_apart", "memory_ran_out_at_step")
+"""Facts of a sampling that only lack of memory brings about, and that move the last bits."""
 LORA_FLAGS = {"all": "--lora", "blueprint": "--lora-blueprint", "highres": "--lora-highres"}
 
 
@@ -31,8 +35,12 @@ class Setup:
     settings: dict[str, Any] = field(default_factory=dict)
     loras: dict[str, tuple[str, float]] = field(default_factory=dict)
     """path and weight by stage: "blueprint", "highres", or "all" for methods of one stage"""
+    revision: str = ""
+    """of the model's repository on the Hub"""
     controlnet: str = ""
     """a Hub id or folder instead of the model's own ControlNet"""
+    conditioning: str = ""
+    """what that ControlNet is shown, where its name does not say so"""
     other_base: bool = False
     device: str = "auto"
     dtype: str = "auto"
@@ -81,7 +89,13 @@ class Session:
         options = {"device": family.device.type, "dtype": str(family.dtype).removeprefix("torch.")}
         options |= {"threads": torch.get_num_threads()} if family.device.type == "cpu" else {}
         options |= {"window_batch": facts["window_batch"]} if "window_batch" in facts else {}
-        return options | ({"controlnet": family.controlnet_id} if family.controlnet is not None else {})
+        options |= {key: facts[key] for key in SHORT if facts.get(key)}
+        options |= {"revision": family.commit} if family.commit else {}
+        if family.controlnet is not None:
+            options |= {"controlnet": family.controlnet_id}
+        return options | (
+            {"controlnet_revision": family.controlnet_commit} if family.controlnet_commit else {}
+        )
 
 
 def open_session(setup: Setup) -> Session:
@@ -98,6 +112,8 @@ def open_session(setup: Setup) -> Session:
         dtype=setup.dtype,
         controlnet=needs_control(setup.method, setup.settings),
         controlnet_source=setup.controlnet,
+        conditioning=setup.conditioning,
+        revision=setup.revision,
     )
     for stage, (path, weight) in setup.loras.items():
         family.load_lora(path, weight, stage, other_base=setup.other_base)
@@ -120,13 +136,20 @@ def setup_like(record: Record, setup: Setup) -> Setup:
         method=record.method,
         settings=record.settings,
         loras=loras,
-        controlnet=setup.controlnet or record.options.get("controlnet", ""),
+        revision=setup.revision or record.options.get("revision", ""),
+        controlnet=setup.controlnet or _recorded_controlnet(record),
+        conditioning=setup.conditioning or CANNY,  # when the scroll was made, it was checked
         other_base=True,  # the hashes are compared, which says more
         device=record.options["device"] if setup.device == "auto" else setup.device,
         dtype=record.options["dtype"] if setup.dtype == "auto" else setup.dtype,
         threads=record.options.get("threads", 0),
         window_batch=record.options.get("window_batch", 0),
     )
+
+
+def _recorded_controlnet(record: Record) -> str:
+    source, revision = (record.options.get(key, "") for key in ("controlnet", "controlnet_revision"))
+    return at_revision(source, revision)
 
 
 def check_like(record: Record, now: Record) -> None:
@@ -146,6 +169,9 @@ def check_like(record: Record, now: Record) -> None:
             )
     for line in record.difference(now):
         if line.startswith("options.window_batch"):  # known only when the scroll is made
+            continue
+        if line.startswith(tuple(f"options.{key}" for key in SHORT)):
+            logger.warning("memory was short when the scroll was made (%s): bytes may differ", line)
             continue
         logger.warning("not as when the scroll was made, bytes may differ: %s", line)
 

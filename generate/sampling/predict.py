@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from drspo.errors import UserError
 from generate.canvas.plan import Canvas
 from generate.models.attention import Choose, share_prompts
-from generate.models.denoisers.denoiser import Picture
+from generate.models.denoisers.denoiser import Condition, Picture
 from generate.models.family import ModelFamily
 from generate.models.memory import auto_window_batch, is_out_of_memory, release
 from generate.sampling.conditions import Conditions, Half
@@ -36,32 +36,42 @@ def predicting(
     family: ModelFamily,
     conditions: Conditions,
     *,
-    guided: bool = True,
+    guidance_scale: float,
     window_batch: int = 0,
     together: bool = False,
     attention: Choose = share_prompts,
 ) -> Iterator[Predictor]:
     """A predictor; the networks' attention processors are its own inside the block.
 
-    Without `guided` only the conditional half is evaluated. `window_batch` windows go through the network at
-    once (0: by free memory); with `together` all of them must.
+    Guidance of at most 1 is none: only the conditional half is evaluated, as it is by networks that are told
+    the scale. `window_batch` windows go through the network at once (0: by free memory); with `together` all
+    of them must.
     """
     denoiser = family.denoiser
     with denoiser.attending(attention):
-        yield Predictor(family, conditions, guided, window_batch, together)
+        yield Predictor(family, conditions, guidance_scale, window_batch, together)
 
 
 class Predictor:
     """Evaluates windows in micro-batches, halving them when memory runs out."""
 
     def __init__(
-        self, family: ModelFamily, conditions: Conditions, guided: bool, window_batch: int, together: bool
+        self,
+        family: ModelFamily,
+        conditions: Conditions,
+        guidance_scale: float,
+        window_batch: int,
+        together: bool,
     ) -> None:
         self.family, self.conditions, self.together = family, conditions, together
         self.denoiser = family.denoiser
-        self.halves: tuple[Half, ...] = ("unconditional", "conditional") if guided else ("conditional",)
+        told = self.denoiser.embeds_guidance
+        self.guidance = guidance_scale if told else None
+        alone = told or guidance_scale <= 1.0
+        self.halves: tuple[Half, ...] = ("conditional",) if alone else ("unconditional", "conditional")
         self.window_batch = window_batch
         self.halves_apart = False
+        self.ran_out: int | None = None
         self.windows = self.evaluations = self.control_evaluations = 0
 
     def __call__(
@@ -83,20 +93,29 @@ class Predictor:
         while start < count:
             chosen = range(start, start + self._next_size(count - start))
             part = self._attempt(crops[chosen.start : chosen.stop], moment, canvas, chosen, asked, picture)
-            if part is not None:
+            if part is None:  # from the first window again, so that a step has micro-batches of one size
+                parts, start = [], 0
+                self.ran_out = moment.index if self.ran_out is None and moment.index else self.ran_out
+            else:
                 parts.append(part)
                 start = chosen.stop
         answers = dict(zip(asked, torch.cat(parts, dim=1), strict=True))
         return Prediction(answers.get("unconditional"), answers.get("conditional"))
 
     def facts(self) -> dict[str, Any]:
-        """What the sampling took: UNet samples evaluated, windows, and the micro-batch it ended with."""
+        """What the sampling took: UNet samples evaluated, windows, and the micro-batch it ended with.
+
+        Sums depend on the micro-batch in their last bits; where memory ran out after the first step, earlier
+        steps had a larger one.
+        """
+        late = {} if self.ran_out is None else {"memory_ran_out_at_step": self.ran_out}
         return {
             "unet_evaluations": self.evaluations,
             "windows": self.windows,
             "window_batch": min(self.window_batch, self.windows),
             "guidance_halves_apart": self.halves_apart,
             "control_evaluations": self.control_evaluations,
+            **late,
         }
 
     def _settle(self, windows: Tensor, count: int) -> None:
@@ -138,9 +157,9 @@ class Predictor:
         self._shrink(len(chosen), halves)
         return None
 
-    def _forward(self, crops: Tensor, moment: Moment, condition: Any, times: int) -> Tensor:
+    def _forward(self, crops: Tensor, moment: Moment, condition: Condition, times: int) -> Tensor:
         samples = torch.cat([crops] * times)
-        answer = self.denoiser(samples, moment.timestep, condition)
+        answer = self.denoiser(samples, moment.timestep, replace(condition, guidance=self.guidance))
         self.evaluations += len(samples)
         self.control_evaluations += len(samples) if condition.picture is not None else 0
         return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,8 +53,8 @@ class LineControl:
 def active_steps(settings: Control, steps: int) -> range:
     """The high-resolution steps at which control acts: step i lies in (i/n, (i+1)/n), as diffusers counts
     them."""
-    if settings.scale < 0 and settings.scale != OWN:
-        raise UserError(f"control.scale is not negative: {settings.scale}")
+    if not 0 <= settings.scale < math.inf and settings.scale != OWN:  # the first also refuses NaN
+        raise UserError(f"control.scale is a number from 0 on, not {settings.scale}")
     if not 0 <= settings.start < settings.end <= 1:
         raise UserError(
             f"control must satisfy 0 <= start < end <= 1, not {settings.start} and {settings.end}"

@@ -24,7 +24,7 @@ from generate.methods.sdxl import SDXL
 from generate.models.family import ModelFamily, load_family
 from generate.models.schedule import check_strength
 from generate.models.specs import ModelSpec
-from generate.request import OWN, Callback, Generated, Generator, Request, own
+from generate.request import OWN, Callback, Generated, Generator, Request, check_request, own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,8 @@ class DRSPO(Generator):
         device: str = "auto",
         dtype: str = "auto",
         controlnet: str = "",
+        conditioning: str = "",
+        revision: str = "",
         lora_blueprint: str = "",
         lora_highres: str = "",
         lora_weight: float = 1.0,
@@ -90,6 +92,8 @@ class DRSPO(Generator):
             dtype=dtype,
             controlnet=cls.needs_control(config),
             controlnet_source=controlnet,
+            conditioning=conditioning,
+            revision=revision,
         )
         for stage, path in zip(STAGES, (lora_blueprint, lora_highres), strict=True):
             if path:
@@ -155,7 +159,7 @@ class DRSPO(Generator):
         active_steps(config.control, request.steps)
         check_lines(config.control.lines)
         if spec is not None:
-            blueprint_request(request, config.blueprint, spec)
+            check_request(blueprint_request(request, config.blueprint, spec))
 
     def check(self, requests: list[Request]) -> None:
         """UserError for anything wrong with the requests or the settings, before heavy work."""

@@ -36,6 +36,8 @@ class Condition:
     """an IP-Adapter's embeddings, each [G, images, d]"""
     sizes: Tensor | None = None
     """[S, 6]: SDXL's time ids"""
+    guidance: float | None = None
+    """the guidance scale, where the network itself is told (guidance-distilled ones)"""
     picture: Picture | None = None
 
 
@@ -50,6 +52,11 @@ class Denoiser(Protocol):
     @property
     def tells_sizes(self) -> bool:
         """Whether the network is told sizes (SDXL's micro-conditioning)."""
+        ...
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the network is told the guidance scale, so that one evaluation is guided already."""
         ...
 
     def attending(self, attention: Choose) -> AbstractContextManager[Any]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 
 from generate.models.attention import Choose, installed, share_prompts
@@ -28,6 +30,11 @@ class UNetDenoiser:
         """Whether the network is told sizes: SDXL's kind is, Stable Diffusion's is not."""
         return self.unet.config.addition_embed_type == "text_time"
 
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the guidance scale goes in beside the time, as in latent consistency models."""
+        return self.unet.config.time_cond_proj_dim is not None
+
     @contextmanager
     def attending(self, attention: Choose = share_prompts) -> Iterator[None]:
         """Lets samples share rows of the condition inside the block; the old processors come back."""
@@ -45,8 +52,19 @@ class UNetDenoiser:
             "added_cond_kwargs": _added(condition, latents.shape[0]),
             "return_dict": False,
         }
-        output: Tensor = self.unet(latents, **told, **self._residuals(latents, condition, told))[0]
+        beside = self._residuals(latents, condition, told) | self._guidance(latents, condition)
+        output: Tensor = self.unet(latents, **told, **beside)[0]
         return output.float()
+
+    def _guidance(self, latents: Tensor, condition: Condition) -> dict[str, Any]:
+        """The scale's embedding (Luo et al. 2023): sines of 1000 (w - 1), as such networks are trained."""
+        if condition.guidance is None:
+            return {}
+        told = torch.full((latents.shape[0],), 1000 * (condition.guidance - 1), device=latents.device)
+        embedding = get_timestep_embedding(
+            told, self.unet.config.time_cond_proj_dim, flip_sin_to_cos=False, downscale_freq_shift=1
+        )
+        return {"timestep_cond": embedding.to(latents.dtype)}
 
     def _residuals(self, latents: Tensor, condition: Condition, told: dict[str, Any]) -> dict[str, Any]:
         picture = condition.picture
