@@ -14,7 +14,6 @@ from drspo.errors import UserError
 from generate.canvas.plan import Canvas
 from generate.canvas.windows import scale
 
-
 LARGEST_BLUR = 64
 """Pixels, beyond which no outline is left."""
 
@@ -42,7 +41,7 @@ def check_lines(settings: LineArt) -> None:
             f"Canny's thresholds must satisfy 0 < low <= high, not {settings.low} and {settings.high}"
         )
     if not 0 <= settings.blur <= LARGEST_BLUR:  # also false for NaN
-        raise UserError(f"control.lines.blur lies between 0 and {LARGEST_BLUR} pixels, not at {settings.blur}")
+        raise UserError(f"control.lines.blur lies within 0 to {LARGEST_BLUR} pixels, not at {settings.blur}")
 
 
 def draw_lines(image: Image.Image, settings: LineArt) -> Image.Image:

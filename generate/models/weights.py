@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from drspo.errors import UserError, did_you_mean
+from drspo.registry import package_folder
 
 KINDS = {
     "StableDiffusionPipeline": "sd",
@@ -98,7 +98,7 @@ def locate(
     names what is missing and how to get it; `known` are the names that a mistyped one may have meant.
     """
     if source.startswith("package:"):
-        folder = _package_folder(source)
+        folder = package_folder(source)
     elif Path(source).expanduser().is_dir():
         folder = Path(source).expanduser()
     else:
@@ -134,21 +134,6 @@ def _refuse_single_file(source: str) -> None:
         f"{source} holds a whole checkpoint in one file, without tokenizers and settings",
         hint=CONVERT.format(path=source),
     )
-
-
-def _package_folder(source: str) -> Path:
-    package, _, inside = source.removeprefix("package:").partition("/")
-    try:
-        folder = Path(str(resources.files(package))) / inside
-    except ModuleNotFoundError as error:
-        raise UserError(f"The package {package!r}, which holds these weights, is not installed.") from error
-    if not folder.is_dir():
-        raise UserError(
-            f"The weights {inside!r} are missing from the installed package {package!r}.",
-            where=str(folder),
-            hint=f"Reinstall the package, or make them with `python -m {package}.fit`.",
-        )
-    return folder
 
 
 def _checked(source: str, folder: Path, prefer_half: bool, single: str) -> Checkpoint:
