@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import yaml
-
 from drspo.errors import UserError
+from drspo.files.texts import load_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +153,7 @@ def options_of(options: tuple[str, ...], name: str) -> dict[str, Any]:
         if not (equals and dot and owner and key):
             raise UserError(f"{entry!r} is not name.key=value", "options")
         if owner == name:
-            found[key] = yaml.safe_load(value)
+            found[key] = load_yaml(value, f"options: {entry}")
     return found
 
 

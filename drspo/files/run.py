@@ -14,6 +14,7 @@ from typing import Any
 from drspo.config import dump, to_dict
 from drspo.errors import UserError
 from drspo.files.storage import Storage
+from drspo.files.texts import parse_json
 
 MANIFEST, CONFIG = "run.json", "config.yaml"
 RECORDED = tuple(
@@ -51,11 +52,14 @@ class RunDir(Storage):
     def manifest(self) -> dict[str, Any]:
         """What `run.json` says; UserError when the folder holds no run."""
         try:
-            found = json.loads(self.read(MANIFEST))
+            data = self.read(MANIFEST)
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"no run here: there is no {MANIFEST}", where=self.base) from None
-        except json.JSONDecodeError as error:
-            raise UserError(f"{MANIFEST} is damaged: {error}", where=self.base) from error
+        found = parse_json(data, self.url(MANIFEST))
+        parts = {"program": str, "config_hash": str, "config": dict, "phases": dict}
+        wrong = [name for name, kind in parts.items() if not isinstance(_part(found, name), kind)]
+        if wrong:
+            raise UserError(f"{MANIFEST} is damaged: it has no right {wrong[0]!r}", where=self.base)
         return dict(found)
 
     def phases(self) -> dict[str, dict[str, Any]]:
@@ -84,6 +88,10 @@ class RunDir(Storage):
             where=self.base,
             hint="Choose another output folder, or ask for what the folder was begun with.",
         )
+
+
+def _part(manifest: Any, name: str) -> Any:
+    return manifest.get(name) if isinstance(manifest, dict) else None
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

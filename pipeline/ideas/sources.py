@@ -19,6 +19,7 @@ from drspo.errors import UserError, did_you_mean
 
 CORPUS = Path(__file__).parent / "corpus"
 USUAL_COLUMNS = ("prompt", "text", "caption", "idea", "description", "sentence")
+_LONGEST_LINE = 16 << 20
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -110,7 +111,12 @@ def _open(path: str | Path) -> Any:
 
 def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
     with _open(path) as stream:
-        for number, line in enumerate(stream, 1):
+        number = 0
+        while line := stream.readline(_LONGEST_LINE):
+            number += 1
+            if len(line) == _LONGEST_LINE:  # no end in sight: the rest is not kept
+                while (rest := stream.readline(_LONGEST_LINE)) and not rest.endswith("\n"):
+                    pass
             yield number, line.rstrip("\r\n")
 
 
@@ -167,26 +173,41 @@ def _read_csv(source: str, settings: PromptSettings) -> Iterator[Item]:
 
 def _read_parquet(source: str, settings: PromptSettings) -> Iterator[Item]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from pipeline.parquet import DAMAGES, batch_rows, open_parquet
 
     label = Path(source).name
+    schema = open_parquet(_parquet_stream(source), label).schema_arrow
+    texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    column = choose_column(schema.names, settings.column, label, texts)
+    # As a dictionary, a long text that many rows repeat is in memory once.
+    shared = [column] if column in texts else None
+    file = open_parquet(_parquet_stream(source), label, read_dictionary=shared)
+    rows = 8192 if shared else batch_rows(file, 8192)
+    number = 0
     try:
-        if "://" in source:
-            import fsspec
-
-            file = pq.ParquetFile(fsspec.open(source, "rb").open())
-        else:
-            file = pq.ParquetFile(source)
-        schema = file.schema_arrow
-        texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-        column = choose_column(schema.names, settings.column, label, texts)
-        number = 0
-        for batch in file.iter_batches(batch_size=8192, columns=[column]):
-            for value in batch.column(0).to_pylist():
+        for batch in file.iter_batches(batch_size=rows, columns=[column]):
+            for value in _values(batch.column(0)):
                 yield Item(value, f"{label}#{number}")
                 number += 1
-    except (pa.ArrowException, OSError) as error:
+    except DAMAGES as error:
         raise UserError(f"not a whole Parquet file: {error}", label) from None
+
+
+def _parquet_stream(source: str) -> Any:
+    if "://" not in source:
+        return source
+    import fsspec
+
+    return fsspec.open(source, "rb").open()
+
+
+def _values(column: Any) -> Iterator[Any]:
+    if not hasattr(column, "dictionary"):
+        yield from column.to_pylist()
+        return
+    words = column.dictionary.to_pylist()
+    yield from (None if index is None else words[index] for index in column.indices.to_pylist())
 
 
 def _hub(settings: PromptSettings) -> Iterator[Item]:

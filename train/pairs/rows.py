@@ -145,15 +145,14 @@ def _from_pickapic(row: Mapping[str, Any], index: int) -> PairRow:
 
 
 def _bytes(value: Any, name: str) -> bytes:
-    """The encoded image in a cell: raw bytes, or datasets' struct of bytes and path."""
+    """The encoded image in a cell: raw bytes, or those in datasets' struct of bytes and path."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     if isinstance(value, Mapping):
         if value.get("bytes"):
             return bytes(value["bytes"])
-        path = Path(value.get("path") or "")
-        if path.is_file():
-            return path.read_bytes()
+        if value.get("path"):  # of a stranger's data, it could be any file of this machine
+            raise Dropped(f"{name}: a path instead of a picture, which is not followed")
     raise Dropped(f"{name}: no image bytes")
 
 
@@ -190,15 +189,15 @@ def _loose_files(folder: Path, split: str) -> str:
 
 
 def _parquet(pattern: str) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as parquet
+    from pipeline.parquet import batch_rows, open_parquet
 
     files = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
     if not files or not Path(files[0]).exists():
         raise UserError("no Parquet file found", pattern)
     for name in files:
         try:
-            with parquet.ParquetFile(name) as table:
-                for batch in table.iter_batches(batch_size=16):
+            with open_parquet(name, name) as table:
+                for batch in table.iter_batches(batch_size=batch_rows(table, 16)):
                     yield from batch.to_pylist()
         except OSError as error:
             raise UserError(f"not a readable Parquet file: {error}", name) from error
