@@ -93,7 +93,7 @@ def _entry(key: str, kind: Any, annotated: Any, node: yaml.Node, where: str) -> 
         tokens = ()
     else:
         tokens = _option_tokens(key, values, variadic, where)
-    expects = _expects(kind)
+    expects = expected(kind)
     return Entry(
         key=key,
         tokens=tokens,
@@ -105,7 +105,8 @@ def _entry(key: str, kind: Any, annotated: Any, node: yaml.Node, where: str) -> 
     )
 
 
-def _expects(kind: Any) -> str:
+def expected(kind: Any) -> str:
+    """What a field of this type takes, in words."""
     inner = typing.get_args(kind)
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(map(str, inner))

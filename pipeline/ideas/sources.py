@@ -10,12 +10,13 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from drspo.errors import UserError, did_you_mean
+from drspo.ranges import Natural, Range
 
 CORPUS = Path(__file__).parent / "corpus"
 USUAL_COLUMNS = ("prompt", "text", "caption", "idea", "description", "sentence")
@@ -37,9 +38,9 @@ class PromptSettings:
     """split of a Hub data set"""
     revision: str = ""
     """revision of a Hub data set"""
-    limit: int = 0
+    limit: Natural = 0
     """stop after so many accepted ideas; 0 reads all"""
-    max_characters: int = 2000
+    max_characters: Annotated[int, Range(1, 100_000)] = 2000
     """longer texts are dropped"""
 
 
@@ -52,22 +53,31 @@ class Item:
     problem: str = ""
 
 
+Reader = Callable[[str, PromptSettings], Iterator[Item]]
+
+
 def read_source(settings: PromptSettings) -> Iterator[Item]:
     """Every entry of the source, in order. Raises UserError for a source that cannot be read."""
-    source = settings.source
+    yield from source_reader(settings.source)(settings.source, settings)
+
+
+def source_reader(source: str) -> Reader:
+    """What reads the source, by its name. Raises UserError when there is no such file, or of no such kind."""
     if source == "corpus":
-        for name in ("outdoor.txt", "indoor.txt"):
-            yield from _text(CORPUS / name, f"corpus/{name}")
-        return
+        return _corpus
     reader = _READERS.get(_suffix(source))
     if "://" in source or Path(source).exists():
         if reader is None or Path(source).is_dir():
             raise UserError(f"{source!r} is no .txt, .jsonl, .csv, .tsv or .parquet file", "--prompts.source")
-        yield from reader(source, settings)
-    elif reader is None and _HUB_ID.fullmatch(source):
-        yield from _hub(settings)
-    else:
-        raise UserError(f"there is no file {source!r}", "--prompts.source", _nearby(source))
+        return reader
+    if reader is None and _HUB_ID.fullmatch(source):
+        return _hub
+    raise UserError(f"there is no file {source!r}", "--prompts.source", _nearby(source))
+
+
+def _corpus(source: str, settings: PromptSettings) -> Iterator[Item]:
+    for name in ("outdoor.txt", "indoor.txt"):
+        yield from _text(CORPUS / name, f"corpus/{name}")
 
 
 def choose_column(columns: Sequence[str], wanted: str, where: str, texts: Sequence[str] = ()) -> str:
@@ -210,7 +220,7 @@ def _values(column: Any) -> Iterator[Any]:
     yield from (None if index is None else words[index] for index in column.indices.to_pylist())
 
 
-def _hub(settings: PromptSettings) -> Iterator[Item]:
+def _hub(source: str, settings: PromptSettings) -> Iterator[Item]:
     """The rows of a Hub data set, streamed, without its other columns."""
     import datasets
 
