@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Annotated, TextIO
 
 from drspo import log, registry
 from drspo.config import config_hash, load, to_dict
 from drspo.errors import UserError
 from drspo.files.run import RunDir
+from drspo.ranges import Range, Seed
 
 PAGE, SCROLL, UNTRAINED = "index.html", "scroll.png", "scroll-untrained.png"
 STAGES = ("blueprint", "highres")
@@ -32,15 +33,15 @@ class DemoConfig:
 
     out: str = "runs/demo"
     """Folder for everything; the same command again continues there."""
-    prompts: int = 6
+    prompts: Annotated[int, Range(3, 10_000)] = 6
     """Prompts, each of which gets six candidates."""
-    denoising_steps: int = 16
+    denoising_steps: Annotated[int, Range(2, 1000)] = 16
     """Denoising steps of a candidate."""
-    train_steps: int = 24
+    train_steps: Annotated[int, Range(1, 1_000_000)] = 24
     """Optimiser steps of each stage: enough to see curves, far too few to change a taste."""
     prompt: str = "a red torii gate in the snow at dawn, in the middle, under a clear sky"
     """Prompt of the final scroll."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the final scroll."""
 
 
@@ -93,10 +94,8 @@ def check(config: DemoConfig) -> None:
     """Raises UserError for what cannot work."""
     if "://" in config.out:
         raise UserError("the demonstration needs a local folder", where="--out")
-    for name, least in (("prompts", 3), ("denoising_steps", 2), ("train_steps", 1)):
-        if getattr(config, name) < least:
-            flag = "--" + name.replace("_", "-")
-            raise UserError(f"{name} is {getattr(config, name)}", where=flag, hint=f"Use {least} or more.")
+    if not config.prompt.strip():
+        raise UserError("the final scroll needs a prompt", where="--prompt")
 
 
 def plan(config: DemoConfig) -> tuple[Phase, ...]:
