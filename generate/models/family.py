@@ -76,6 +76,7 @@ class ModelFamily:
     dtype: torch.dtype
     controlnet: Any = None
     controlnet_id: str = ""
+    controlnet_fingerprint: str = ""
     zero_empty_negative: bool = False
     """What the checkpoint itself does with an empty negative prompt: zeros instead of its encoding."""
     loras: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -152,6 +153,7 @@ def load_family(
         family.controlnet = load_controlnet(control, family.dtype)
         freeze(family.controlnet, target)
         family.controlnet_id = control.source
+        family.controlnet_fingerprint = fingerprint(control)
     return family
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ def _again(config: Config) -> int:
     folder, name = split_out(config.out, 1, f".{config.format}" if config.format else "")
     store = Storage(folder)
     require_writable(store)
-    session = open_session(setup_like(record, _setup(config)))
+    given = replace(_setup(config), loras=_loras(replace(config, method=record.method)))
+    session = open_session(setup_like(record, given))
     now = session.record(record.request)
     check_like(record, now)
     job = Job(request=record.request, name=name or file_name(record.request, Path(config.like).suffix))
@@ -120,7 +122,7 @@ def _setup(config: Config) -> Setup:
     return Setup(
         model=config.model, method=config.method, settings=settings.get(config.method, {}),
         loras=_loras(config), controlnet=config.controlnet, other_base=config.other_base,
-        device=config.device, dtype=config.dtype,
+        device=config.device, dtype=config.dtype, model_given=config.model != Config.model,
     )  # fmt: skip
 
 

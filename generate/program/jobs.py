@@ -12,7 +12,10 @@ from drspo.hashing import content_hash
 from generate.program.metadata import FORMATS, Record, parse
 from generate.request import Request
 
-MACHINE = ("versions.", "options.threads", "options.window_batch", "options.device")
+MACHINE = (
+    *("versions.", "options.threads", "options.window_batch", "options.device"),
+    "options.controlnet_fingerprint: None",  # in records of before it was kept
+)
 
 
 @dataclass(frozen=True, kw_only=True)
