@@ -54,19 +54,23 @@ _ANYONE = frozenset(
 )
 
 
-def public(value: Any, field: str = "") -> Any:
-    """The plain values of a configuration or record as they may leave; numbers and structure stay."""
+def public(value: Any, field: str = "", hosts: Iterable[str] = ()) -> Any:
+    """The plain values of a configuration or record as they may leave; numbers and structure stay.
+
+    `field` is the name that the value has, `hosts` are further machines that messages in it may name.
+    """
     if isinstance(value, Mapping):
-        return {public(key): public(item, str(key)) for key, item in value.items()}
+        return {public(key, "", hosts): public(item, str(key), hosts) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [public(item, field) for item in value]
+        return [public(item, field, hosts) for item in value]
     if not isinstance(value, str):
         return value
     if value and _SECRET_FIELDS.search(field):
         return CUT
     if field.endswith("url") and _URL.fullmatch(value):
         return value if _public_url(value) == value else ""
-    return public_name(value) if is_place(value) or _HUB_ID.fullmatch(value) else public_text(value)
+    named = is_place(value) or _HUB_ID.fullmatch(value)
+    return public_name(value) if named else public_text(value, hosts)
 
 
 def is_place(text: str) -> bool:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 
-# CommonMark lets each ASCII punctuation mark be escaped; these begin markup, links, entities or formulas.
-_MARKS = re.compile(r"([\\`*_{}\[\]()<>#|~&$^=!@])")
+# CommonMark lets each ASCII punctuation mark be escaped; these begin markup, links, entities or formulas
+# within a line, the leading ones a block.
+_MARKS = re.compile(r"([\\`*_\[\]<>|~&$@])")
 _SELF_LINKING = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp)(?=:)|\bwww(?=\.)")
-_LEADING = re.compile(r"^([-+])|^(\d+)(?=[.)])")
+_LEADING = re.compile(r"^([-+=#])|^(\d+)(?=[.)])")
 
 
 def inline(text: object) -> str:

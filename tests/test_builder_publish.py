@@ -14,8 +14,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from dataset_builder.hub.publish import check_repo_id, main, without_secrets
+from dataset_builder.hub.publish import check_repo_id, main
 from drspo.errors import UserError
+from drspo.leaving import without_secrets
 from pipeline.settings import PairSettings
 from pipeline.shards import read_pairs
 from tests.building import IDEAS, build, fake_config

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from drspo.errors import UserError
+from drspo.leaving import public, public_name
 from train.config import TrackingConfig
 from train.pairs.cache import write_atomically
 from train.report.metrics import JsonLines
@@ -81,6 +82,16 @@ def _wandb(out: Path, project: str, config: Mapping[str, Any]) -> Any:
     mark = out / "wandb-id"
     if not mark.exists():
         write_atomically(mark, secrets.token_hex(8).encode())
+    # The service also asks the machine for its host, account, command line, paths and printed lines.
+    quiet = wandb.Settings(
+        x_disable_meta=True, x_disable_machine_info=True, disable_git=True, save_code=False, console="off"
+    )
     return wandb.init(
-        project=project, dir=str(out), config=dict(config), name=out.name, id=mark.read_text(), resume="allow"
+        project=project,
+        dir=str(out),
+        config=public(dict(config)),
+        name=public_name(str(out)),
+        id=mark.read_text(),
+        resume="allow",
+        settings=quiet,
     )
