@@ -32,6 +32,7 @@ _USERINFO = re.compile(r"(?<=://)[^/\s@'\"]+@")
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>()\[\]{}]*", re.IGNORECASE)
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w.-]+")
 _HUB_URL = re.compile(r"(?:https?://(?:www\.)?huggingface\.co|hf:/)/(?:datasets/|models/)?([\w.-]+/[\w.-]+)")
+_OPTION = re.compile(r"([\w.:-]+=)(.+)", re.DOTALL)
 _ROOTED = re.compile(r"(?:[A-Za-z]:[\\/]|\\\\|~|/|\.\.?[\\/])")
 _DEEP = re.compile(r"[^\s/]+(?:/[^\s/]+){2,}/?")
 _FILE = re.compile(
@@ -40,8 +41,8 @@ _FILE = re.compile(
 )
 _PATH_IN_TEXT = re.compile(r"(?<![\w/\\.:~>-])(?:~|[A-Za-z]:)?[\\/](?=[\w.~@-])[^\s'\"<>|,;()\[\]{}`]*")
 _HOST = re.compile(
-    r"\b(?:10|127|192\.168|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2,3}(?::\d+)?\b"
-    r"|\b(?:\d{1,3}\.){3}\d{1,3}:\d+\b"
+    r"(?<![\d.])(?:(?:10|127)\.\d{1,3}|192\.168|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2}(?![\d.])(?::\d+)?"
+    r"|(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}:\d+\b"
     r"|\b[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:internal|local|localdomain|lan|corp|intranet|private|cluster)\b(?::\d+)?"
     r"|(?<=\bhost )[\w.-]+(?::\d+)?|(?<=\bhost=['\"])[^'\"]+",
     re.IGNORECASE,
@@ -69,6 +70,8 @@ def public(value: Any, field: str = "", hosts: Iterable[str] = ()) -> Any:
         return CUT
     if field.endswith("url") and _URL.fullmatch(value):
         return value if _public_url(value) == value else ""
+    if option := _OPTION.fullmatch(value):
+        return option[1] + public(option[2], option[1].rstrip("="), hosts)
     named = is_place(value) or _HUB_ID.fullmatch(value)
     return public_name(value) if named else public_text(value, hosts)
 
