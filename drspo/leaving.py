@@ -39,7 +39,7 @@ _FILE = re.compile(
     r"\S+\.(?:safetensors|ckpt|pth?|bin|txt|jsonl|json|csv|tsv|parquet|ya?ml|png|webp|jpe?g)",
     re.IGNORECASE,
 )
-_PATH_IN_TEXT = re.compile(r"(?<![\w/\\.:~>-])(?:~|[A-Za-z]:)?[\\/](?=[\w.~@-])[^\s'\"<>|,;()\[\]{}`]*")
+_PATH_IN_TEXT = re.compile(r"(?<![\w/\\.:~<>-])(?:~|[A-Za-z]:)?[\\/](?=[\w.~@-])[^\s'\"<>|,;()\[\]{}`]*")
 _HOST = re.compile(
     r"(?<![\d.])(?:(?:10|127)\.\d{1,3}|192\.168|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2}(?![\d.])(?::\d+)?"
     r"|(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}:\d+\b"
