@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
 from drspo.files.pictures import read_picture
 from drspo.files.run import RunDir
+from drspo.leaving import public_name, public_text
 from eval.config import EvalConfig
 from eval.statistics import Interval
 from eval.suite import Cell, cells
@@ -24,6 +26,7 @@ def page(
     prompts = list(dict.fromkeys(cell.prompt for cell in cells(config)))
     return environment.get_template("report.html.jinja").render(
         config=config,
+        model=public_name(config.model),
         rows=rows,
         ranks=sorted(ranks.items(), key=lambda item: item[1].mean),
         scorers=_scorers(records),
@@ -33,7 +36,8 @@ def page(
 
 
 def _scorers(records: list[Record]) -> list[Record]:
-    return list({record.scorer: record for record in records}.values())
+    every = {record.scorer: record for record in records}.values()
+    return [replace(record, checkpoint=public_text(record.checkpoint)) for record in every]
 
 
 def _strips(config: EvalConfig, run: RunDir, records: list[Record], prompt: str) -> list[dict[str, object]]:
