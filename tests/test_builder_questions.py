@@ -73,7 +73,7 @@ def test_kills_while_asking_pay_for_nothing_twice(
         assert forks.wait() == 0, (tmp_path / "log.txt").read_text()
     finally:
         forks.close()
-    # Two requests were under way at each kill; no answer that was stored is asked for again.
+    # At each kill at most two answers were on their way or not stored yet; no stored one is asked for again.
     assert distinct == 30 <= server.total <= distinct + 2 * len(kills)
     assert final_tables(rough / "run") == final_tables(calm / "run")
     assert KEY.encode() not in b"".join(p.read_bytes() for p in (rough / "run").rglob("*") if p.is_file())
