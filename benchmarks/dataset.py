@@ -29,15 +29,15 @@ from PIL import Image
 
 from dataset_builder.build import Build, stage_spec
 from dataset_builder.config import BuildConfig
+from drspo.files.storage import Storage
 from drspo.hashing import content_hash
-from drspo.storage import Storage
-from pipeline.expanders import ExpandSettings
-from pipeline.filters import FilterSettings
+from pipeline.candidates.plan import make_plan
+from pipeline.ideas.expanders import ExpandSettings
+from pipeline.ideas.filters import FilterSettings
+from pipeline.ideas.sources import CORPUS, PromptSettings
 from pipeline.local import run_units
-from pipeline.plan import make_plan
 from pipeline.records import Prompt, prompt_id, prompt_table
 from pipeline.settings import CandidateSettings, ResourceSettings, ScoringSettings
-from pipeline.sources import CORPUS, PromptSettings
 
 HERE = "benchmarks.dataset"
 
@@ -99,8 +99,8 @@ def sleepers(seconds: float, height: int, width: int, generators: int, **candida
 def overhead(units: int) -> None:
     """One actor of the miniature against a bare loop over the same prompts, start-up left out of both."""
     from eval.base import build_scorer, scorer_preset
-    from generate.base import Request, build_generator
-    from generate.models import load_family
+    from generate.models.family import load_family
+    from generate.request import Request, build_generator
 
     config = BuildConfig(candidates=CandidateSettings(generators=("sdxl",), steps=4))
     table, settings = prompts(units), config.candidates

@@ -32,15 +32,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.random_sdxl import random_embeddings, random_family  # noqa: E402
-from generate.base import Request, initial_noise  # noqa: E402
-from generate.mad import MAD  # noqa: E402
-from generate.mad import Config as MADConfig  # noqa: E402
-from generate.memory import auto_window_batch  # noqa: E402
-from generate.models import MODELS, ModelFamily, load_family  # noqa: E402
-from generate.multidiffusion import Config, MultiDiffusion  # noqa: E402
-from generate.prompts import PromptEmbeddings  # noqa: E402
-from generate.schedulers import make_scheduler  # noqa: E402
-from generate.scroll import canvas_time_ids, decode, encode_request, plan_canvas  # noqa: E402
+from generate.methods.mad import MAD  # noqa: E402
+from generate.methods.mad import Config as MADConfig  # noqa: E402
+from generate.methods.multidiffusion import Config, MultiDiffusion  # noqa: E402
+from generate.models.family import MODELS, ModelFamily, load_family  # noqa: E402
+from generate.models.memory import auto_window_batch  # noqa: E402
+from generate.models.prompts import PromptEmbeddings  # noqa: E402
+from generate.models.schedulers import make_scheduler  # noqa: E402
+from generate.request import Request, initial_noise  # noqa: E402
+from generate.sampling.scroll import canvas_time_ids, decode, encode_request, plan_canvas  # noqa: E402
 
 PROMPT = "a lighthouse on the sea at dusk"
 NETWORKS = ("unet", "controlnet")
@@ -191,7 +191,7 @@ class Bench:
             "mad": lambda: decode(self.family, self.mad.sample(self.request, embeddings=self.text).latents),
         }
         if self.family.controlnet is not None:
-            from generate.two_stage import DRSPO
+            from generate.methods.drspo.two_stage import DRSPO
 
             drspo = DRSPO(self.family)
             runs["drspo"] = lambda: drspo.generate([self.request])
@@ -277,7 +277,10 @@ def timing_networks(family: ModelFamily, inside: list[float]) -> Iterator[None]:
         networks = [getattr(family, name) for name in NETWORKS] + list(family.text_encoders)
         for network in (n for n in networks if n is not None):
             stack.enter_context(mock.patch.object(network, "forward", wrap(network.forward)))
-        for door in ("generate.scroll.decode_latents", "generate.highres.encode_images"):
+        for door in (
+            "generate.sampling.scroll.decode_latents",
+            "generate.methods.drspo.highres.encode_images",
+        ):
             module, _, name = door.rpartition(".")
             __import__(module)
             stack.enter_context(mock.patch(door, wrap(getattr(sys.modules[module], name))))

@@ -37,14 +37,14 @@ from drspo.hashing import seed_from
 from drspo.log import progress, setup
 from eval.base import build_scorer, scorer_preset
 from eval.statistics import bootstrap_ci, mean_by_prompt, paired_difference
-from generate.base import Request, build_generator
-from generate.models import ModelFamily, load_family
+from generate.models.family import ModelFamily, load_family
+from generate.request import Request, build_generator
 from miniature.aesthetics import colourfulness
 from miniature.captions import captions
 from miniature.paint import paint
 from miniature.scene import sample_scene
 from train.command import main as train
-from train.metrics import JsonLines
+from train.report.metrics import JsonLines
 
 GROUND_ONLY = 6
 """Which of a scene's captions names neither hour nor weather."""

@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from generate.models import MODELS, ModelFamily, choose_device, choose_dtype
-from generate.prompts import PromptEmbeddings
+from generate.models.family import MODELS, ModelFamily, choose_device, choose_dtype
+from generate.models.prompts import PromptEmbeddings
 
 UNET = {
     "sample_size": 128,

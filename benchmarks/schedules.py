@@ -22,12 +22,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from generate.blend import blend, window_weights
-from generate.windows import plan_windows
-from train.adapters import add_lora, lora_parameters
-from train.predictor import window_predictor
-from train.problem import Side
-from train.windowed import gradients
+from generate.canvas.blend import blend, window_weights
+from generate.canvas.windows import plan_windows
+from train.engine.predictor import window_predictor
+from train.engine.problem import Side
+from train.engine.windowed import gradients
+from train.lora.adapters import add_lora, lora_parameters
 
 WINDOW, STRIDE = 32, 8
 LEVELS = (32, 64, 128)

@@ -15,8 +15,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from generate import GENERATORS
-from generate.base import Request, build_generator
-from generate.models import load_family
+from generate.models.family import load_family
+from generate.request import Request, build_generator
 from miniature.world import GROUNDS, SUBJECTS, TIMES, captions, sample_scene
 
 FIRST = 1000

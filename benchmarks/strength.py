@@ -32,11 +32,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from generate.base import Request, build_generator
-from generate.control import Control
-from generate.lineart import LineArt, enlarge
-from generate.models import load_family
-from generate.two_stage import DRSPO, Config
+from generate.images.lineart import LineArt, enlarge
+from generate.methods.drspo.control import Control
+from generate.methods.drspo.two_stage import DRSPO, Config
+from generate.models.family import load_family
+from generate.request import Request, build_generator
 from miniature.detector import count_objects
 from miniature.world import SUBJECTS, paint, sample_prompt, sample_scene
 

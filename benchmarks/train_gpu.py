@@ -25,14 +25,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from generate.blend import window_weights
-from generate.windows import Window, plan_windows
-from train.adapters import add_lora, lora_parameters, reference
-from train.losses import LossSettings
-from train.objective import pair_gradients
-from train.optimizers import OptimizerSettings, build_optimizer
-from train.predictor import window_predictor
-from train.problem import Problem
+from generate.canvas.blend import window_weights
+from generate.canvas.windows import Window, plan_windows
+from train.engine.predictor import window_predictor
+from train.engine.problem import Problem
+from train.lora.adapters import add_lora, lora_parameters, reference
+from train.lora.optimizers import OptimizerSettings, build_optimizer
+from train.objective.losses import LossSettings
+from train.objective.pair import pair_gradients
 
 BLOCKS = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),

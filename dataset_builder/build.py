@@ -13,7 +13,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataset_builder import stats
 from dataset_builder.config import (
     BuildConfig,
     pairs_hash,
@@ -25,20 +24,21 @@ from dataset_builder.config import (
 )
 from dataset_builder.export import export, plan_shards
 from dataset_builder.metrics import Metrics
+from dataset_builder.report import stats
 from drspo import __version__
 from drspo.config import dump
 from drspo.errors import UserError
+from drspo.files.run import CONFIG, RunDir
 from drspo.log import progress
-from drspo.run import CONFIG, RunDir
-from pipeline import prompts as phases
-from pipeline.actors import StageSpec
-from pipeline.guard import units_with_attempts
-from pipeline.llm_cache import AnswerCache
-from pipeline.pairing import choose_pairs, score_weights
-from pipeline.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, read_table, todo
-from pipeline.provenance import read_models
+from pipeline.candidates.actors import StageSpec
+from pipeline.candidates.guard import units_with_attempts
+from pipeline.candidates.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, read_table, todo
+from pipeline.candidates.provenance import read_models
+from pipeline.ideas import prompts as phases
+from pipeline.llm.cache import AnswerCache
+from pipeline.pairs.pairing import choose_pairs, score_weights
+from pipeline.pairs.scores import Scan, scan_units
 from pipeline.records import DEAD, OK, PROMPT_SCHEMA
-from pipeline.scores import Scan, scan_units
 from pipeline.settings import check_options, short_names
 from pipeline.units import DamagedFile, UnitStore, unit_name
 

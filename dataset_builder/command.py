@@ -10,7 +10,7 @@ from dataset_builder.build import Build, Executor, Outcome, check
 from dataset_builder.config import BuildConfig
 from drspo import log as logs
 from drspo.config import load
-from drspo.storage import Storage
+from drspo.files.storage import Storage
 
 log = logging.getLogger(__name__)
 

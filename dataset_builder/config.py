@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from dataset_builder.rates import Rates
 from drspo.config import config_hash, to_dict
-from pipeline.expanders import ExpandSettings
-from pipeline.filters import FilterSettings
-from pipeline.llm import LLMSettings, identity
+from pipeline.ideas.expanders import ExpandSettings
+from pipeline.ideas.filters import FilterSettings
+from pipeline.ideas.sources import PromptSettings
+from pipeline.llm.ask import LLMSettings, identity
 from pipeline.settings import (
     CandidateSettings,
     ExportSettings,
@@ -19,7 +20,6 @@ from pipeline.settings import (
     ResourceSettings,
     ScoringSettings,
 )
-from pipeline.sources import PromptSettings
 
 
 @dataclass(frozen=True, kw_only=True)

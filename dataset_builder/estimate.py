@@ -18,15 +18,15 @@ import pyarrow.parquet as pq
 
 from dataset_builder.build import PROMPTS_NAME, SCORES_NAME, stage_spec
 from dataset_builder.config import BuildConfig, uses_llm
-from dataset_builder.stats import prompt_losses
+from dataset_builder.report.stats import prompt_losses
 from drspo.errors import UserError
-from drspo.storage import Storage
-from pipeline import prompts as phases
-from pipeline.llm import cost
-from pipeline.plan import PLAN_NAME, make_plan, read_plan
-from pipeline.questions import Expansion, OutdoorVerdict, load_template
+from drspo.files.storage import Storage
+from pipeline.candidates.plan import PLAN_NAME, make_plan, read_plan
+from pipeline.ideas import prompts as phases
+from pipeline.llm.ask import cost
+from pipeline.llm.questions import Expansion, OutdoorVerdict, load_template
+from pipeline.pairs.scores import scan_units
 from pipeline.records import OK
-from pipeline.scores import scan_units
 
 # Measured on natural-looking pictures with noise of two grey levels, 1024 x 4096 pixels.
 BYTES_PER_PIXEL = {"webp-lossless": 1.51, "jpeg95-444": 0.25, "png": 1.37}

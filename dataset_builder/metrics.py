@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from drspo.storage import Storage
+from drspo.files.storage import Storage
 
 METRICS_NAME = "metrics.jsonl"
 INTERVAL = 10.0

@@ -6,9 +6,9 @@ import json
 
 from dataset_builder.build import EXPANDED_NAME, PROMPTS_NAME
 from drspo.errors import UserError
-from drspo.run import RunDir
-from pipeline.llm_cache import FOLDER
-from pipeline.plan import PLAN_NAME, read_table
+from drspo.files.run import RunDir
+from pipeline.candidates.plan import PLAN_NAME, read_table
+from pipeline.llm.cache import FOLDER
 from pipeline.records import DEAD, PROMPT_SCHEMA
 from pipeline.units import unit_name
 

@@ -13,14 +13,14 @@ from drspo.errors import UserError, did_you_mean
 
 # name -> (lazy target, what it does); `drspo X` and `python -m PACKAGE` are the same function.
 COMMANDS = {
-    "demo": "drspo.demo:main",
+    "demo": "drspo.demo.command:main",
     "build": "dataset_builder.command:main",
-    "status": "dataset_builder.status:main",
-    "view": "dataset_builder.view:main",
+    "status": "dataset_builder.report.status:main",
+    "view": "dataset_builder.report.view:main",
     "retry-dead": "dataset_builder.retry:main",
-    "publish": "dataset_builder.publish:main",
+    "publish": "dataset_builder.hub.publish:main",
     "train": "train.command:main",
-    "generate": "generate.command:main",
+    "generate": "generate.program.command:main",
     "eval": "eval.command:main",
     "doctor": "drspo.doctor:main",
 }
@@ -110,7 +110,7 @@ def execute(program: Callable[[list[str]], int] | str, argv: list[str], debug: b
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return OK
     except Exception as error:
-        from drspo.storage import explain
+        from drspo.files.storage import explain
 
         explained = explain(error, str(getattr(error, "filename", "") or ""))
         if explained is not None:

@@ -11,7 +11,8 @@ import shutil
 import sys
 from typing import Any
 
-from drspo import run, shadow
+from drspo import shadow
+from drspo.files import run
 
 TOKENS = ("HF_TOKEN", "OPENAI_API_KEY", "WANDB_API_KEY", "AWS_ACCESS_KEY_ID")
 DTYPES = ("float32", "bfloat16", "float16")

@@ -1,11 +1,11 @@
 """Images to numbers: scorers, measures of coherence, statistics and the benchmark program."""
 
 SCORERS = {
-    "aesthetic": "eval.aesthetic:Aesthetic",
-    "clip": "eval.clip_score:ClipScore",
+    "aesthetic": "eval.metrics.aesthetic:Aesthetic",
+    "clip": "eval.metrics.clip_score:ClipScore",
 }
 MEASURES = {
-    "repetition": "eval.repetition:SelfSimilarity",
-    "seam": "eval.seams:Seams",
-    "repeated_objects": "eval.objects:RepeatedObjects",
+    "repetition": "eval.metrics.repetition:SelfSimilarity",
+    "seam": "eval.metrics.seams:Seams",
+    "repeated_objects": "eval.metrics.objects:RepeatedObjects",
 }

@@ -25,7 +25,7 @@ class Scorer(Protocol):
 
 
 # What a model's pictures are scored with when the user names only the model. The same names as in
-# generate.models.MODELS, so that one word chooses painter and judge.
+# generate.models.family.MODELS, so that one word chooses painter and judge.
 SCORER_PRESETS: dict[str, dict[str, Any]] = {
     "miniature": {"backbone": "miniature", "head": "miniature"},
     "sdxl": {"backbone": "openai-vit-l-14", "head": "laion-v2-linear"},

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from drspo.config import config_hash, load, to_dict
 from drspo.errors import UserError
+from drspo.files.run import RunDir
 from drspo.log import setup
-from drspo.run import RunDir
 from eval.config import EvalConfig
 from eval.methods import method
 from eval.report import page

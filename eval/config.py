@@ -42,7 +42,7 @@ class EvalConfig:
     """A benchmark: methods x prompts x seeds, scored, tabled with intervals, shown in one HTML page."""
 
     model: str = "sdxl"
-    """A name of generate.models.MODELS, a Hub id or a folder."""
+    """A name of generate.models.family.MODELS, a Hub id or a folder."""
     methods: tuple[str, ...] = ("sdxl", "multidiffusion", "mad", "drspo")
     """Names of generate.GENERATORS or of eval.methods.ABLATIONS."""
     baseline: str = "multidiffusion"

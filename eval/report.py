@@ -8,7 +8,7 @@ import io
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
-from drspo.run import RunDir
+from drspo.files.run import RunDir
 from eval.config import EvalConfig
 from eval.statistics import Interval
 from eval.suite import Cell, cells

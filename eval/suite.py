@@ -13,15 +13,15 @@ from typing import Any
 from PIL import Image
 
 from drspo.errors import UserError
+from drspo.files.run import RunDir
 from drspo.hashing import content_hash
 from drspo.log import progress
-from drspo.run import RunDir
 from eval.base import build_scorer, scorer_preset
 from eval.config import EvalConfig
 from eval.methods import method
 from eval.tables import Record
-from generate.base import Request, build_generator, own
-from generate.models import ModelFamily, load_family
+from generate.models.family import ModelFamily, load_family
+from generate.request import Request, build_generator, own
 
 log = logging.getLogger(__name__)
 PROMPTS = Path(__file__).parent / "prompts"

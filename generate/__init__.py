@@ -1,8 +1,8 @@
 """Prompt to scroll: windowed diffusion samplers over Stable Diffusion and SDXL checkpoints."""
 
 GENERATORS = {
-    "sdxl": "generate.sdxl:SDXL",
-    "multidiffusion": "generate.multidiffusion:MultiDiffusion",
-    "mad": "generate.mad:MAD",
-    "drspo": "generate.two_stage:DRSPO",
+    "sdxl": "generate.methods.sdxl:SDXL",
+    "multidiffusion": "generate.methods.multidiffusion:MultiDiffusion",
+    "mad": "generate.methods.mad:MAD",
+    "drspo": "generate.methods.drspo.two_stage:DRSPO",
 }

@@ -3,4 +3,4 @@
 from drspo.cli import run
 
 if __name__ == "__main__":
-    run("generate.command:main")
+    run("generate.program.command:main")

@@ -1,12 +1,12 @@
 """What flows from a prompt to a preference pair, and the stages that move it."""
 
 EXPANDERS = {
-    "none": "pipeline.expanders:NoExpander",
-    "grammar": "pipeline.expanders:GrammarExpander",
-    "llm": "pipeline.expanders:LLMExpander",
+    "none": "pipeline.ideas.expanders:NoExpander",
+    "grammar": "pipeline.ideas.expanders:GrammarExpander",
+    "llm": "pipeline.ideas.expanders:LLMExpander",
 }
 
 FILTERS = {
-    "rules": "pipeline.filters:OutdoorRules",
-    "llm": "pipeline.filters:LLMOutdoor",
+    "rules": "pipeline.ideas.filters:OutdoorRules",
+    "llm": "pipeline.ideas.filters:LLMOutdoor",
 }

@@ -18,10 +18,10 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from drspo.errors import UserError
-from drspo.storage import Storage
-from pipeline.actors import Commit, Generate, Score, StageSpec
-from pipeline.cluster import Capacity, connect, quiet_data
-from pipeline.plan import todo, unit_payload
+from drspo.files.storage import Storage
+from pipeline.candidates.actors import Commit, Generate, Score, StageSpec
+from pipeline.candidates.cluster import Capacity, connect, quiet_data
+from pipeline.candidates.plan import todo, unit_payload
 from pipeline.settings import ResourceSettings
 
 log = logging.getLogger(__name__)

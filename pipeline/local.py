@@ -10,10 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from drspo.storage import Storage
-from pipeline.actors import Commit, Generate, Score, StageSpec
-from pipeline.guard import Guard
-from pipeline.plan import unit_payload
+from drspo.files.storage import Storage
+from pipeline.candidates.actors import Commit, Generate, Score, StageSpec
+from pipeline.candidates.guard import Guard
+from pipeline.candidates.plan import unit_payload
 
 log = logging.getLogger(__name__)
 

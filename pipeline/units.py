@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from drspo.files.storage import Storage
 from drspo.hashing import content_hash
-from drspo.storage import Storage
 from pipeline.records import UnitRow, unit_rows, unit_schema, unit_table
 
 log = logging.getLogger(__name__)

@@ -10,11 +10,11 @@ from typing import Any
 
 from dataset_builder.build import Build, Outcome
 from dataset_builder.config import BuildConfig
-from pipeline.expanders import ExpandSettings
-from pipeline.filters import FilterSettings
+from pipeline.ideas.expanders import ExpandSettings
+from pipeline.ideas.filters import FilterSettings
+from pipeline.ideas.sources import PromptSettings
 from pipeline.local import run_units
 from pipeline.settings import CandidateSettings, ScoringSettings
-from pipeline.sources import PromptSettings
 
 FAKES = "tests.plugin_fakes"
 IDEAS = [

@@ -12,10 +12,12 @@ from pathlib import Path
 
 SERVER = """
 import importlib, json, os, sys
-import generate.base, openai, openai.types.chat, polars, pyarrow.parquet
+import generate.request, openai, openai.types.chat, polars, pyarrow.parquet
 import dataset_builder.command, pipeline.local, tests.plugin_fakes
-from dataset_builder import build, export, stats
-from pipeline import pairing, scores
+from dataset_builder import build, export
+from dataset_builder.report import stats
+from pipeline.pairs import pairing
+from pipeline.pairs import scores
 from drspo import cli
 for name in sys.argv[1:]:
     importlib.import_module(name)

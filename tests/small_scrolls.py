@@ -6,8 +6,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from generate.base import Request
-from generate.models import ModelFamily, load_family
+from generate.models.family import ModelFamily, load_family
+from generate.request import Request
 from tests.tiny_models import make_controlnet
 
 

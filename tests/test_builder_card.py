@@ -11,13 +11,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from dataset_builder.card import LICENCES, card_files, check_licence
-from dataset_builder.charts import distributions, short, win_matrix
-from dataset_builder.gallery import read_gallery
+from dataset_builder.report.card import LICENCES, card_files, check_licence
+from dataset_builder.report.charts import distributions, short, win_matrix
+from dataset_builder.report.gallery import read_gallery
 from drspo.config import load
 from drspo.errors import UserError
-from drspo.run import RunDir
-from pipeline.provenance import record_model
+from drspo.files.run import RunDir
+from pipeline.candidates.provenance import record_model
 from pipeline.records import pair_schema, pickapic_schema
 from pipeline.settings import PairSettings, ScoringSettings
 from pipeline.shards import count_pairs, read_pairs
@@ -109,8 +109,8 @@ def test_a_prompt_cannot_break_out_of_the_card(tmp_path):
 
 
 def test_language_model_instructions_are_printed_in_full(run):
-    from dataset_builder.card import _render, read_sources
-    from pipeline.questions import load_template
+    from dataset_builder.report.card import _render, read_sources
+    from pipeline.llm.questions import load_template
 
     sources = read_sources(run)
     sources.manifest["config"]["expand"] |= {"expander": "llm"}

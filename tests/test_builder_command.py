@@ -15,11 +15,11 @@ from dataset_builder.command import finish, main
 from dataset_builder.config import BuildConfig, run_hash, units_hash
 from drspo.config import dump, load
 from drspo.errors import UserError
-from pipeline.images import decode
+from pipeline.candidates.images import decode
+from pipeline.candidates.provenance import hub_revision, read_models
 from pipeline.local import run_units
-from pipeline.provenance import hub_revision, read_models
+from pipeline.pairs.scores import scan_units
 from pipeline.records import candidate_seed
-from pipeline.scores import scan_units
 from pipeline.settings import CandidateSettings, PairSettings, ScoringSettings
 from pipeline.shards import read_pairs
 from tests.building import FAKES, IDEAS, build, fake_config, final_tables, with_candidates
@@ -48,7 +48,7 @@ def test_each_prompt_gets_every_generator_with_every_seed(run: Path) -> None:
 
 
 def test_scores_are_those_of_the_stored_bytes(run: Path) -> None:
-    from pipeline.images import decode
+    from pipeline.candidates.images import decode
     from tests.plugin_fakes import Brightness
 
     for pair in read_pairs(str(run)):
@@ -217,7 +217,7 @@ def test_the_weights_behind_the_images_are_recorded_and_a_mixture_is_told(
     store = Build(config, run_units).run
     for mark in ("0123456789ab", "ba9876543210"):
         family = SimpleNamespace(model_id="me/base", fingerprint=mark)
-        monkeypatch.setattr("pipeline.actors._load_family", lambda model, family=family: family)
+        monkeypatch.setattr("pipeline.candidates.actors._load_family", lambda model, family=family: family)
         assert "different weights" not in caplog.text
         build(config)
         next((tmp_path / "out/units").rglob("*.parquet")).unlink()

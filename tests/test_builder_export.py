@@ -16,7 +16,7 @@ from dataset_builder import export as exporting
 from dataset_builder.build import Build
 from dataset_builder.export import cut
 from pipeline.local import run_units
-from pipeline.scores import scan_units
+from pipeline.pairs.scores import scan_units
 from pipeline.settings import ExportSettings, PairSettings
 from pipeline.shards import read_pairs
 from tests.building import IDEAS, build, fake_config, final_tables

@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from dataset_builder.gallery import read_gallery, render, spread, thumbnail
-from dataset_builder.view import main
+from dataset_builder.report.gallery import read_gallery, render, spread, thumbnail
+from dataset_builder.report.view import main
 from drspo.errors import UserError
 from pipeline.settings import PairSettings
 from pipeline.shards import read_pairs

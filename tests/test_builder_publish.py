@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from dataset_builder.publish import check_repo_id, main, without_secrets
+from dataset_builder.hub.publish import check_repo_id, main, without_secrets
 from drspo.errors import UserError
 from pipeline.settings import PairSettings
 from pipeline.shards import read_pairs
@@ -155,13 +155,13 @@ for config in ("default", "pickapic"):
         assert stream[0].keys() == whole[0].keys()
         text = "prompt" if config == "default" else "caption"
         assert [row[text] for row in stream] == whole[text][:]
-from train.data import read_rows
+from train.pairs.rows import read_rows
 found["trainer"] = [
     [sum(1 for _ in read_rows(sys.argv[1], split, subset)) for split in ("train", "validation")]
     for subset in ("", "pickapic")
 ]
-from pipeline.prompts import ingest
-from pipeline.sources import PromptSettings
+from pipeline.ideas.prompts import ingest
+from pipeline.ideas.sources import PromptSettings
 rows = ingest(PromptSettings(source=sys.argv[1], split="validation")).to_pylist()
 found["ideas"] = [[row["text"], row["source"], row["status"]] for row in rows]
 try:
@@ -224,7 +224,7 @@ def test_the_pickapic_config_feeds_the_diffusion_dpo_script(run):
 
 
 def test_our_trainer_reads_both_configs_of_a_publication_as_the_same_pairs(run, tmp_path):
-    from train.data import PairRow, check_pair, has_split, read_rows
+    from train.pairs.rows import PairRow, check_pair, has_split, read_rows
 
     tree = tmp_path / "tree"
     publish(run, "--dry-run", str(tree))
@@ -268,8 +268,8 @@ def test_a_lora_is_published_with_its_licence_and_without_checkpoints(hub, tmp_p
 
 
 def test_a_tree_is_written_from_an_object_store_too_and_is_made_equal(tmp_path):
-    from dataset_builder.tree import Tree
-    from drspo.storage import Storage
+    from dataset_builder.hub.tree import Tree
+    from drspo.files.storage import Storage
 
     storage = Storage("memory://publish-tree")
     storage.write("export/data/train-00000-of-00001.parquet", b"shard")
@@ -327,7 +327,7 @@ def test_without_a_token_nothing_is_sent(run, hub, monkeypatch):
 def test_a_run_without_an_export_and_a_foreign_folder_are_refused(tmp_path):
     with pytest.raises(UserError, match="no run here"):
         publish(tmp_path)
-    from drspo.run import RunDir
+    from drspo.files.run import RunDir
 
     RunDir(tmp_path).start("train", PairSettings(), "0")
     with pytest.raises(UserError, match="a run of 'train'"):

@@ -10,16 +10,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_builder import retry, status
+from dataset_builder import retry
 from dataset_builder.command import finish, main
 from dataset_builder.config import BuildConfig
+from dataset_builder.report import status
 from drspo.cli import execute
 from drspo.config import dump
 from drspo.errors import UserError
-from pipeline.expanders import ExpandSettings
-from pipeline.filters import FilterSettings
-from pipeline.llm import LLMSettings
-from pipeline.llm_wire import Wire
+from pipeline.ideas.expanders import ExpandSettings
+from pipeline.ideas.filters import FilterSettings
+from pipeline.llm.ask import LLMSettings
+from pipeline.llm.wire import Wire
 from tests.building import build, fake_config, final_tables
 from tests.forks import Forks
 from tests.hostile_llm import KEY, HostileLLM

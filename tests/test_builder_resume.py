@@ -112,8 +112,8 @@ def test_two_copies_at_once_end_in_the_same_tables(tmp_path: Path, forks: Forks,
 
 def test_a_zombie_that_commits_late_changes_nothing(tmp_path: Path) -> None:
     from dataset_builder.build import Build
+    from pipeline.candidates.plan import read_plan
     from pipeline.local import run_units
-    from pipeline.plan import read_plan
 
     config = config_in(tmp_path)
     builder = Build(config, run_units)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dataset_builder import retry, status
+from dataset_builder import retry
 from dataset_builder.build import Build
+from dataset_builder.report import status
 from drspo.errors import UserError
 from pipeline.local import run_units
 from pipeline.shards import read_pairs

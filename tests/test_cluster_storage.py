@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from dataset_builder import retry, status
+from dataset_builder import retry
 from dataset_builder.command import main
-from drspo import backends, patience
+from dataset_builder.report import status
 from drspo.cli import execute
 from drspo.config import dump
-from drspo.storage import Storage
+from drspo.files import backends, patience
+from drspo.files.storage import Storage
 from pipeline.shards import read_pairs
 from tests.building import IDEAS, build, fake_config, final_tables
 from tests.flaky_store import KINDS, FlakyStore

@@ -30,11 +30,14 @@ def assert_refused(done: subprocess.CompletedProcess[str], *says: str) -> None:
         assert text in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("package", ["train", "generate", "dataset_builder", "eval"])
-def test_a_missing_preset_names_the_nearest(tmp_path, repository, monkeypatch, capsys, package):
+@pytest.mark.parametrize(
+    "package, command",
+    [("train", "train"), ("generate", "generate"), ("dataset_builder", "build"), ("eval", "eval")],
+)
+def test_a_missing_preset_names_the_nearest(tmp_path, repository, monkeypatch, capsys, package, command):
     monkeypatch.chdir(tmp_path)
     known = sorted(path.stem for path in (repository / package / "presets").glob("*.yaml"))
-    assert cli.execute(resolve(f"{package}.command:main"), ["--config", known[0] + "x"]) == 2
+    assert cli.execute(resolve(cli.COMMANDS[command]), ["--config", known[0] + "x"]) == 2
     said = capsys.readouterr().err
     assert f"has no preset '{known[0]}x'" in said and f"Did you mean '{known[0]}'?" in said
     assert "Traceback" not in said and list(tmp_path.iterdir()) == []
@@ -54,7 +57,7 @@ def test_a_mistyped_flag_names_the_nearest(tmp_path, repository):
 
 
 def test_a_folder_of_another_configuration_shows_the_difference(tmp_path, repository):
-    from drspo.run import RunDir
+    from drspo.files.run import RunDir
     from train.command import identity
     from train.config import TrainConfig
 
@@ -76,8 +79,8 @@ def test_a_folder_of_another_configuration_shows_the_difference(tmp_path, reposi
     [
         ("train.command:main", ["--config", "miniature", "--data.source", "x", "--out", "file/out"]),
         ("dataset_builder.command:main", ["--config", "miniature", "--out", "file/out"]),
-        ("generate.command:main", ["a castle", "--out", "file/scroll.png"]),
-        ("drspo.demo:main", ["--out", "file/out"]),
+        ("generate.program.command:main", ["a castle", "--out", "file/scroll.png"]),
+        ("drspo.demo.command:main", ["--out", "file/out"]),
     ],
     ids=["train", "build", "generate", "demo"],
 )

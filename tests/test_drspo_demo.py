@@ -13,9 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from drspo import cli, demo, demo_page, demo_story, log
-from drspo.run import RunDir
-from drspo.storage import Storage
+from drspo import cli, log
+from drspo.demo.command import command as demo
+from drspo.demo.command import page as demo_page
+from drspo.demo.command import story as demo_story
+from drspo.files.run import RunDir
+from drspo.files.storage import Storage
 from miniature.world import captions, paint, sample_scene
 from pipeline import records
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from drspo import cli, hashing, log, registry
 from drspo.errors import UserError
-from drspo.run import RunDir
-from drspo.storage import Storage
+from drspo.files.run import RunDir
+from drspo.files.storage import Storage
 
 
 @dataclasses.dataclass(frozen=True)

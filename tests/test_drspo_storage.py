@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from drspo import backends
 from drspo.errors import UserError
-from drspo.storage import Storage
+from drspo.files import backends
+from drspo.files.storage import Storage
 
 
 @pytest.fixture(params=["local", "memory", "s3"])

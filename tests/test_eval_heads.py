@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from drspo.errors import UserError
-from eval.heads import backbone_of_file, check_fit, load_head, parse_layers
+from eval.backbones.heads import backbone_of_file, check_fit, load_head, parse_layers
 
 
 def random_mlp(indices, in_dim=8):
@@ -78,7 +78,7 @@ def test_a_pickle_with_code_in_it_is_not_executed(tmp_path):
 
 def test_a_file_swapped_for_the_published_head_is_refused(tmp_path, monkeypatch):
     torch.save(random_mlp((0, 2, 4, 6, 7)), tmp_path / "head.pth")
-    monkeypatch.setattr("eval.heads._download", lambda name, spec: tmp_path / "head.pth")
+    monkeypatch.setattr("eval.backbones.heads._download", lambda name, spec: tmp_path / "head.pth")
     with pytest.raises(UserError, match="not the published one"):
         load_head("laion-v2-linear")
 

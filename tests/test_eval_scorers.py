@@ -11,11 +11,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from drspo.errors import UserError
-from eval.aesthetic import Aesthetic
-from eval.backbone import Backbone, needs_quick_gelu
+from eval.backbones.embeddings import Backbone, needs_quick_gelu
+from eval.backbones.views import window_boxes
 from eval.base import build_scorer
-from eval.repetition import SelfSimilarity, Windows, excess, far_pairs
-from eval.views import window_boxes
+from eval.metrics.aesthetic import Aesthetic
+from eval.metrics.repetition import SelfSimilarity, Windows, excess, far_pairs
 
 MODEL = {
     "embed_dim": 16,

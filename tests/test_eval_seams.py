@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from eval.seams import seam_score
+from eval.metrics.seams import seam_score
 
 
 def real_scene(width=1024, height=128, seed=0):

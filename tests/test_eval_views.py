@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from drspo.errors import UserError
-from eval.views import seen_fraction, shown, window_boxes
+from eval.backbones.views import seen_fraction, shown, window_boxes
 
 
 @pytest.fixture(scope="module")

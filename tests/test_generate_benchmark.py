@@ -6,8 +6,8 @@ import torch
 
 from benchmarks.generate import loop_of_windows, main
 from benchmarks.random_sdxl import random_embeddings, random_family
-from generate.base import Request
-from generate.multidiffusion import MultiDiffusion
+from generate.methods.multidiffusion import MultiDiffusion
+from generate.request import Request
 from tests.small_scrolls import distance
 
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generate.blend import blend, covered, crop, merge_tokens, split_tokens, weight_sum, window_weights
-from generate.windows import overlap_counts, plan_windows
+from generate.canvas.blend import blend, covered, crop, merge_tokens, split_tokens, weight_sum, window_weights
+from generate.canvas.windows import overlap_counts, plan_windows
 
 KINDS = ("uniform", "gaussian", "feathered")
 

@@ -11,10 +11,10 @@ from drspo.cli import execute
 from drspo.config import to_dict
 from drspo.errors import UserError
 from generate import GENERATORS
-from generate.base import Request, build_generator
-from generate.jobs import file_name, read_prompts, split_out
-from generate.metadata import read
-from generate.session import Setup, open_session
+from generate.program.jobs import file_name, read_prompts, split_out
+from generate.program.metadata import read
+from generate.program.session import Setup, open_session
+from generate.request import Request, build_generator
 from tests.tiny_models import make_controlnet
 
 
@@ -31,7 +31,7 @@ def model(golden, tmp_path_factory):
 
 
 def run(*argv) -> int:
-    return execute("generate.command:main", [str(a) for a in argv])
+    return execute("generate.program.command:main", [str(a) for a in argv])
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_bad_input_is_said_plainly_with_exit_code_two_before_any_weights_are_rea
 ):
     import re
 
-    monkeypatch.setattr("generate.models._load", lambda *a: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("generate.models.family._load", lambda *a: pytest.fail("the model was loaded"))
     monkeypatch.chdir(tmp_path)
     argv, message = BAD[name]
     assert run(*argv) == 2
@@ -206,7 +206,7 @@ def test_bad_input_is_said_plainly_with_exit_code_two_before_any_weights_are_rea
 
 
 def test_bad_input_that_needs_the_model_is_found_before_sampling(model, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("generate.command._run", lambda *a: pytest.fail("sampling began"))
+    monkeypatch.setattr("generate.program.command._run", lambda *a: pytest.fail("sampling began"))
     monkeypatch.chdir(tmp_path)
     blocked = tmp_path / "file"
     blocked.write_text("")

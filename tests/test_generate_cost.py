@@ -7,18 +7,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from generate.base import Request
-from generate.blueprint import Blueprint
-from generate.control import Control
-from generate.cost import Calls, count_evaluations, rehearse
-from generate.mad import MAD
-from generate.mad import Config as MADConfig
-from generate.multidiffusion import Config as MultiDiffusionConfig
-from generate.multidiffusion import MultiDiffusion
-from generate.preview import Recorder
-from generate.scroll import WindowSettings
-from generate.sdxl import SDXL
-from generate.two_stage import DRSPO, Config
+from generate.images.preview import Recorder
+from generate.methods.drspo.blueprint import Blueprint
+from generate.methods.drspo.control import Control
+from generate.methods.drspo.two_stage import DRSPO, Config
+from generate.methods.mad import MAD
+from generate.methods.mad import Config as MADConfig
+from generate.methods.multidiffusion import Config as MultiDiffusionConfig
+from generate.methods.multidiffusion import MultiDiffusion
+from generate.methods.sdxl import SDXL
+from generate.program.cost import Calls, count_evaluations, rehearse
+from generate.request import Request
+from generate.sampling.scroll import WindowSettings
 from tests.small_scrolls import controlled_family
 
 REQUEST = Request(prompt="a castle", height=128, width=256, steps=6, guidance_scale=3.0)
@@ -112,8 +112,8 @@ def test_a_plan_with_a_gif_counts_the_decoding_of_every_frame(family, monkeypatc
         clock[0] += latents.shape[-1]  # as many seconds as columns
         return torch.zeros(1, 3, 8, 8)
 
-    monkeypatch.setattr("generate.preview.decode_latents", decode)
-    monkeypatch.setattr("generate.preview.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("generate.images.preview.decode_latents", decode)
+    monkeypatch.setattr("generate.images.preview.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     recorder = Recorder()
     plan = rehearse(METHODS["drspo"](family), family, REQUEST, recorder)
     assert clock[0] == 16 + 32  # one frame of the blueprint, one of the windows

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from drspo.errors import UserError
-from generate.base import initial_noise
-from generate.fusion import Evaluation, windowed
-from generate.guidance import guide
-from generate.multidiffusion import Config, MultiDiffusion
-from generate.scroll import canvas_time_ids, encode_request, plan_canvas
-from generate.sdxl import SDXL
+from generate.methods.multidiffusion import Config, MultiDiffusion
+from generate.methods.sdxl import SDXL
+from generate.request import initial_noise
+from generate.sampling.fusion import Evaluation, windowed
+from generate.sampling.guidance import guide
+from generate.sampling.scroll import canvas_time_ids, encode_request, plan_canvas
 from tests.small_scrolls import SMALL, distance, family, small_request
 
 ROUNDING = 5e-5

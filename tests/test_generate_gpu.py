@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from generate.models import load_family
-from generate.multidiffusion import Config, MultiDiffusion
+from generate.methods.multidiffusion import Config, MultiDiffusion
+from generate.models.family import load_family
 from tests.small_scrolls import SMALL, distance, small_request
 from tests.test_generate_parity import embeddings, load, request
 

@@ -6,8 +6,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from drspo.errors import UserError
-from generate.lineart import LineArt, control_crops, draw_lines, enlarge
-from generate.windows import plan_windows
+from generate.canvas.windows import plan_windows
+from generate.images.lineart import LineArt, control_crops, draw_lines, enlarge
 
 
 def house(width: int = 256, height: int = 64) -> Image.Image:

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 
 from drspo.errors import UserError
-from generate.attention import installed
-from generate.base import initial_noise
-from generate.fusion import windowed
-from generate.mad import MAD, Config, chosen_layers, merged
-from generate.multidiffusion import MultiDiffusion
-from generate.scroll import canvas_time_ids, encode_request, plan_canvas
+from generate.methods.mad import MAD, Config, chosen_layers, merged
+from generate.methods.multidiffusion import MultiDiffusion
+from generate.models.attention import installed
+from generate.request import initial_noise
+from generate.sampling.fusion import windowed
+from generate.sampling.scroll import canvas_time_ids, encode_request, plan_canvas
 from tests.small_scrolls import SMALL, distance, family, small_request
 
 ROUNDING = 5e-5

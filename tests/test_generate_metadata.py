@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from drspo.errors import UserError
-from generate.base import Request
-from generate.metadata import Record, encode, read, versions
+from generate.program.metadata import Record, encode, read, versions
+from generate.request import Request
 
 
 def record(**changes) -> Record:

@@ -9,11 +9,11 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from drspo.errors import UserError
-from generate.base import build_generator
-from generate.fingerprint import fingerprint
-from generate.models import MODELS, load_family
-from generate.multidiffusion import Config, MultiDiffusion
-from generate.weights import locate
+from generate.methods.multidiffusion import Config, MultiDiffusion
+from generate.models.family import MODELS, load_family
+from generate.models.fingerprint import fingerprint
+from generate.models.weights import locate
+from generate.request import build_generator
 from tests.small_scrolls import SMALL, distance, small_request
 from tests.tiny_models import make_controlnet
 
@@ -237,7 +237,7 @@ def test_generators_are_built_by_name_with_their_settings(tiny):
 
 def test_a_controlnet_of_another_base_is_refused_before_any_weights_are_read(golden, tmp_path, monkeypatch):
     control = make_controlnet(golden / "models" / "tiny-sdxl", tmp_path)
-    monkeypatch.setattr("generate.models._load", lambda *a: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("generate.models.family._load", lambda *a: pytest.fail("the model was loaded"))
     with pytest.raises(UserError, match="of another base than .*tiny-sd: its .* is"):
         load_family(str(golden / "models" / "tiny-sd"), controlnet=True, controlnet_source=str(control))
 
@@ -249,7 +249,7 @@ def test_a_base_without_a_published_controlnet_says_how_to_go_on(golden):
 
 
 def test_a_missing_controlnet_is_named_before_any_weights_are_read(golden, tmp_path, monkeypatch):
-    monkeypatch.setattr("generate.models._load", lambda *a: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("generate.models.family._load", lambda *a: pytest.fail("the model was loaded"))
     (tmp_path / "config.json").write_text('{"_class_name": "ControlNetModel"}')
     with pytest.raises(UserError, match=r"diffusion_pytorch_model.safetensors of the model .* is missing"):
         load_family(str(golden / "models" / "tiny-sdxl"), controlnet=True, controlnet_source=str(tmp_path))

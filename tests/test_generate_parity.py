@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from generate.base import Request
-from generate.mad import MAD
-from generate.mad import Config as MADConfig
-from generate.multidiffusion import Config, MultiDiffusion
-from generate.prompts import PromptEmbeddings, encode_prompts
+from generate.methods.mad import MAD
+from generate.methods.mad import Config as MADConfig
+from generate.methods.multidiffusion import Config, MultiDiffusion
+from generate.models.prompts import PromptEmbeddings, encode_prompts
+from generate.request import Request
 from tests import recordings
 from tests.small_scrolls import distance, family
 

@@ -5,11 +5,11 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from drspo.errors import UserError
-from generate.base import Request
-from generate.conditioning import time_ids, window_time_ids
-from generate.multidiffusion import Config, MultiDiffusion
-from generate.prompts import check_prompt, encode_prompts, encode_text
-from generate.windows import Window
+from generate.canvas.sizes import time_ids, window_time_ids
+from generate.canvas.windows import Window
+from generate.methods.multidiffusion import Config, MultiDiffusion
+from generate.models.prompts import check_prompt, encode_prompts, encode_text
+from generate.request import Request
 from tests.small_scrolls import SMALL, family, small_request
 
 LONG = "a very long river " * 12

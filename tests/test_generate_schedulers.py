@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from drspo.errors import UserError
-from generate.base import initial_noise
-from generate.blend import blend, crop, window_weights
-from generate.denoising import denoise
-from generate.multidiffusion import Config, MultiDiffusion
-from generate.schedulers import SCHEDULERS, make_scheduler, require_linear
-from generate.sdxl import SDXL
-from generate.sdxl import Config as SDXLConfig
-from generate.windows import plan_windows
+from generate.canvas.blend import blend, crop, window_weights
+from generate.canvas.windows import plan_windows
+from generate.methods.multidiffusion import Config, MultiDiffusion
+from generate.methods.sdxl import SDXL
+from generate.methods.sdxl import Config as SDXLConfig
+from generate.models.schedulers import SCHEDULERS, make_scheduler, require_linear
+from generate.request import initial_noise
+from generate.sampling.denoising import denoise
 from tests.small_scrolls import SMALL, distance, family, small_request
 
 LINEAR = ("ddim", "euler", "pndm", "dpmpp_2m", "unipc")

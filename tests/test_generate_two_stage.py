@@ -7,15 +7,15 @@ import torch
 from PIL import Image
 
 from drspo.errors import UserError
-from generate.base import Request
-from generate.blueprint import Blueprint, blueprint_request
-from generate.control import Control, active_steps
-from generate.highres import HighRes, paint_windows, remaining_steps, start_latents
-from generate.lineart import LineArt
-from generate.schedulers import make_scheduler
-from generate.scroll import WindowSettings
-from generate.two_stage import DRSPO, Config
-from generate.vae import encode_images, from_pil
+from generate.images.lineart import LineArt
+from generate.images.vae import encode_images, from_pil
+from generate.methods.drspo.blueprint import Blueprint, blueprint_request
+from generate.methods.drspo.control import Control, active_steps
+from generate.methods.drspo.highres import HighRes, paint_windows, remaining_steps, start_latents
+from generate.methods.drspo.two_stage import DRSPO, Config
+from generate.models.schedulers import make_scheduler
+from generate.request import Request
+from generate.sampling.scroll import WindowSettings
 from tests.small_scrolls import controlled_family
 
 WINDOWS = WindowSettings(window=128, stride=64)
@@ -65,7 +65,7 @@ def test_the_same_request_gives_the_same_bits_and_a_batch_equals_singles(family,
 
 
 def test_the_blueprint_equals_direct_sampling_at_its_size(family, scroll):
-    from generate.sdxl import SDXL
+    from generate.methods.sdxl import SDXL
 
     direct = SDXL(family).generate([request(height=64, width=128)])[0]
     assert direct.image.tobytes() == scroll.extras["blueprint"].tobytes()
@@ -125,9 +125,9 @@ def test_lines_reach_only_the_windows_they_lie_in_also_when_windows_are_split(fa
 
 
 def test_control_windows_equal_a_controlnet_called_by_hand(family):
-    from generate.control import LineControl
-    from generate.fusion import Evaluation
-    from generate.scroll import encode_request
+    from generate.methods.drspo.control import LineControl
+    from generate.sampling.fusion import Evaluation
+    from generate.sampling.scroll import encode_request
 
     crops = torch.rand(3, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     embeds = encode_request(family, WINDOWS, request())

@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from generate import streaming
-from generate.vae import decode_latents, encode_images, from_pil, to_pil
+from generate.images import streaming
+from generate.images.vae import decode_latents, encode_images, from_pil, to_pil
 
 
 @pytest.fixture(scope="module", params=["tiny-sd", "tiny-sdxl"])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drspo.errors import UserError
-from generate.windows import (
+from generate.canvas.windows import (
     Window,
     crop_index,
     overlap_counts,

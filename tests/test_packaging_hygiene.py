@@ -93,17 +93,18 @@ def loaded_after(statement: str, folder: Path, repository: Path) -> set[str]:
     ("modules", "absent"),
     [
         (
-            "drspo.cli, drspo.config, drspo.run, drspo.storage, drspo.log, drspo.doctor, drspo.demo",
+            "drspo.cli, drspo.config, drspo.files.run, drspo.files.storage, drspo.log, drspo.doctor, "
+            "drspo.demo.command",
             "torch ray fsspec",
         ),
         ("drspo.cli", "torch ray tyro rich yaml"),
         ("train", "ray torch"),
         ("train.command, train.config", "ray"),
         ("pipeline.records, pipeline.shards", "ray torch"),
-        ("generate.windows", "torch ray"),
+        ("generate.canvas.windows", "torch ray"),
         ("generate, eval, miniature, pipeline, dataset_builder", "torch ray"),
         ("miniature.world", "torch ray"),
-        ("dataset_builder.status", "torch ray"),
+        ("dataset_builder.report.status", "torch ray"),
     ],
 )
 def test_an_import_loads_no_more_than_promised_and_leaves_no_file(tmp_path, repository, modules, absent):

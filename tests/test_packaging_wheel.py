@@ -47,7 +47,7 @@ def test_the_wheel_brings_presets_templates_and_types(wheel):
     names = set(wheel.namelist())
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
     assert {"train/presets/miniature.yaml", "dataset_builder/presets/miniature.yaml"} <= names
-    assert "drspo/templates/demo.html.jinja" in names
+    assert "drspo/demo/templates/demo.html.jinja" in names
 
 
 def test_the_wheel_says_what_it_is(wheel):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import dedup
-from pipeline.dedup import jaccard, near_duplicates
+from pipeline.ideas import dedup
+from pipeline.ideas.dedup import jaccard, near_duplicates
 
 WORDS = (
     "lake hill castle river snow dune forest bridge harbour cloud meadow temple gate pine sail moon".split()

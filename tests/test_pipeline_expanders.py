@@ -7,10 +7,10 @@ import yaml
 
 from drspo.errors import UserError
 from miniature import captions, world
-from pipeline.expanders import not_a_prompt
-from pipeline.grammar import FOLDER, load_words
-from pipeline.prompts import ingest
-from pipeline.sources import PromptSettings
+from pipeline.ideas.expanders import not_a_prompt
+from pipeline.ideas.grammar import FOLDER, load_words
+from pipeline.ideas.prompts import ingest
+from pipeline.ideas.sources import PromptSettings
 
 
 def test_the_miniature_vocabulary_is_the_one_its_models_understand():

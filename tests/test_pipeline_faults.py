@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from drspo import backends
 from drspo.config import dump
 from drspo.errors import UserError
+from drspo.files import backends
 from tests.building import IDEAS, build, fake_config, final_tables, with_candidates
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.filters import FilterSettings, outdoor_by_rules
-from pipeline.llm import LLMSettings
-from pipeline.prompts import filter_prompts, ingest
+from pipeline.ideas.filters import FilterSettings, outdoor_by_rules
+from pipeline.ideas.prompts import filter_prompts, ingest
+from pipeline.ideas.sources import PromptSettings
+from pipeline.llm.ask import LLMSettings
 from pipeline.records import Prompt, prompt_id, prompt_table
-from pipeline.sources import PromptSettings
 
 
 def table(*texts, source_text=""):

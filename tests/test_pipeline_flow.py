@@ -14,8 +14,8 @@ import pytest
 from dataset_builder.build import Build, Outcome
 from drspo.config import dump
 from drspo.errors import UserError
-from drspo.storage import Storage
-from pipeline.plan import read_plan
+from drspo.files.storage import Storage
+from pipeline.candidates.plan import read_plan
 from pipeline.settings import ResourceSettings
 from tests.building import FAKES, IDEAS, build, fake_config, final_tables, with_candidates
 from tests.forks import Forks
@@ -30,7 +30,7 @@ def session(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """One Ray for the module, whose start costs more than its work; gives the log of images made on it."""
     import ray
 
-    from pipeline.cluster import connect
+    from pipeline.candidates.cluster import connect
 
     made = tmp_path_factory.mktemp("made") / "made.log"
     # Workers import the fakes from the checkout, whatever path this session was given.

@@ -13,8 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from drspo.storage import Storage
-from pipeline.guard import EXIT_DEADLINE, Attempt, Guard, PoisonedError, process_start, read_attempts
+from drspo.files.storage import Storage
+from pipeline.candidates.guard import (
+    EXIT_DEADLINE,
+    Attempt,
+    Guard,
+    PoisonedError,
+    process_start,
+    read_attempts,
+)
 from pipeline.settings import GuardSettings
 
 
@@ -113,8 +120,8 @@ def test_an_attempt_in_time_is_left_alone(storage: Storage) -> None:
 
 WORKER = """
 import ctypes, sys, time
-from drspo.storage import Storage
-from pipeline.guard import Guard
+from drspo.files.storage import Storage
+from pipeline.candidates.guard import Guard
 from pipeline.settings import GuardSettings
 with Guard(Storage(sys.argv[1]), GuardSettings(deadline=0.2), "s").attempt("u", "g"):
     time.sleep(60) if sys.argv[2] == "hang" else ctypes.string_at(0)

@@ -10,17 +10,17 @@ from email.utils import formatdate
 import pytest
 
 from drspo.errors import UserError
-from drspo.storage import Storage
-from pipeline.expanders import ExpandSettings
-from pipeline.filters import FilterSettings
-from pipeline.llm import LLM, LLMSettings, identity
-from pipeline.llm_cache import AnswerCache
-from pipeline.llm_wire import Wire, retry_after
-from pipeline.pace import TokenBucket
-from pipeline.prompts import expand, filter_prompts, unfinished
-from pipeline.questions import Expansion, load_template
+from drspo.files.storage import Storage
+from pipeline.ideas.expanders import ExpandSettings
+from pipeline.ideas.filters import FilterSettings
+from pipeline.ideas.prompts import expand, filter_prompts, unfinished
+from pipeline.ideas.stages import ExpandStage
+from pipeline.llm.ask import LLM, LLMSettings, identity
+from pipeline.llm.cache import AnswerCache
+from pipeline.llm.pace import TokenBucket
+from pipeline.llm.questions import Expansion, load_template
+from pipeline.llm.wire import Wire, retry_after
 from pipeline.records import Prompt, prompt_id, prompt_table
-from pipeline.stages import ExpandStage
 from tests.hostile_llm import KEY, HostileLLM
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drspo.errors import UserError
-from pipeline.pairing import choose_pairs, combined_score, split_of
+from pipeline.pairs.pairing import choose_pairs, combined_score, split_of
 from pipeline.settings import PairSettings
 
 SCORERS = ("aesthetic", "repetition")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from dataset_builder.build import suspects_last
 from drspo.errors import UserError
-from drspo.storage import Storage
-from pipeline.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, todo
+from drspo.files.storage import Storage
+from pipeline.candidates.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, todo
 from pipeline.records import Prompt, prompt_id, prompt_table
 
 

@@ -11,14 +11,14 @@ import polars as pl
 import pytest
 
 from drspo.errors import UserError
-from drspo.storage import Storage
-from pipeline.expanders import Expanded, ExpandSettings
-from pipeline.filters import FilterSettings
-from pipeline.llm import LLMSettings
-from pipeline.prompts import drop_duplicates, expand, filter_prompts, ingest, reason_kind
+from drspo.files.storage import Storage
+from pipeline.ideas.expanders import Expanded, ExpandSettings
+from pipeline.ideas.filters import FilterSettings
+from pipeline.ideas.prompts import drop_duplicates, expand, filter_prompts, ingest, reason_kind
+from pipeline.ideas.sources import PromptSettings
+from pipeline.ideas.stages import clean
+from pipeline.llm.ask import LLMSettings
 from pipeline.records import PROMPT_SCHEMA, prompt_id
-from pipeline.sources import PromptSettings
-from pipeline.stages import clean
 
 IDEAS = ["a calm lake", "雪の中の赤い門", "قلعة على تلة عند الغروب"]
 
@@ -110,8 +110,8 @@ def test_the_limit_counts_accepted_ideas(tmp_path):
 
 LARGE = """
 import resource, sys, time
-from pipeline.prompts import ingest
-from pipeline.sources import PromptSettings
+from pipeline.ideas.prompts import ingest
+from pipeline.ideas.sources import PromptSettings
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 ingest(PromptSettings(limit=10))
@@ -216,7 +216,7 @@ class Odd:
 def test_an_exception_in_a_plugin_is_one_dead_row(tmp_path):
     (tmp_path / "a.txt").write_text("a calm lake\na wide plain\na tall hill\n")
     table = ingest(PromptSettings(source=str(tmp_path / "a.txt")))
-    from pipeline.stages import ExpandStage
+    from pipeline.ideas.stages import ExpandStage
 
     stage = ExpandStage(ExpandSettings(), LLMSettings(), tmp_path)
     stage.expander = Odd(None, None)

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from drspo.errors import UserError
-from drspo.storage import Storage
-from pipeline.images import decode, encode
+from drspo.files.storage import Storage
+from pipeline.candidates.images import decode, encode
 from pipeline.records import Candidate, UnitRow, pair_schema, pickapic_schema, unit_table
 from pipeline.shards import count_pairs, encode_shard, read_pairs, shard_identity
 from pipeline.units import DamagedFile, UnitStore, encode_unit, unit_name

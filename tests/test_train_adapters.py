@@ -7,9 +7,11 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from drspo.errors import UserError
-from generate.blend import window_weights
-from generate.windows import Window, plan_windows
-from train.adapters import (
+from generate.canvas.blend import window_weights
+from generate.canvas.windows import Window, plan_windows
+from train.engine.predictor import window_predictor
+from train.engine.windowed import Problem, gradients
+from train.lora.adapters import (
     add_lora,
     load_lora_state,
     lora_norm,
@@ -18,10 +20,8 @@ from train.adapters import (
     named_lora_parameters,
     reference,
 )
-from train.losses import LossSettings
-from train.objective import pair_gradients
-from train.predictor import window_predictor
-from train.windowed import Problem, gradients
+from train.objective.losses import LossSettings
+from train.objective.pair import pair_gradients
 
 
 def load_unet(golden):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from train.adapters import add_lora, lora_parameters
+from train.lora.adapters import add_lora, lora_parameters
 
 
 def load(repository, name):

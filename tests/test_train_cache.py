@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from drspo.errors import UserError
-from train.cache import TensorCache, image_key, text_key
+from train.pairs.cache import TensorCache, image_key, text_key
 
 
 def test_an_entry_is_computed_once_and_then_read(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from drspo.errors import UserError
-from train.checkpoint import Checkpoints, State, refuse_foreign
+from train.lora.checkpoint import Checkpoints, State, refuse_foreign
 
 
 def state(step: int, ema: bool = False) -> State:

@@ -15,8 +15,8 @@ from tests.train_runs import flags
 from train.canvas import make_canvas
 from train.command import begin, check_config, main, parse
 from train.config import MemoryConfig, TrainConfig, identity
+from train.engine.memory import explain_out_of_memory, next_saving
 from train.launch import pairs_per_process
-from train.memory import explain_out_of_memory, next_saving
 
 SMALL = (32, 64)
 SPEC = SimpleNamespace(window=128, stride=32, scroll=(128, 512), blueprint=(64, 256))
@@ -141,7 +141,7 @@ def test_a_card_too_small_to_encode_a_picture_is_told_the_canvas_to_use(golden, 
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
-    monkeypatch.setattr("train.prepare.encode_images", full)
+    monkeypatch.setattr("train.pairs.prepare.encode_images", full)
     argv = flags(golden, write(tmp_path / "pairs.parquet", pair_rows(2, SMALL)), data__cache=tmp_path / "new")
     with pytest.raises(UserError, match="encoding a picture of 32x64") as caught:
         main([*argv, "--out", str(tmp_path / "run")])

@@ -10,8 +10,8 @@ from PIL import Image
 from drspo.errors import UserError
 from pipeline.records import pair_schema
 from tests.train_pairs import SIZE, pair_rows, pickapic_rows, png, write
-from train.data import Dropped, PairRow, canvas_picture, check_pair, has_split, read_rows
-from train.listing import hold_out
+from train.pairs.listing import hold_out
+from train.pairs.rows import Dropped, PairRow, canvas_picture, check_pair, has_split, read_rows
 
 
 def row(chosen: bytes, rejected: bytes, prompt: str = "a lake") -> PairRow:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from generate.models import load_family
-from train.encoders import digest, image_encoder_mark, text_encoder_mark
+from generate.models.family import load_family
+from train.pairs.encoders import digest, image_encoder_mark, text_encoder_mark
 
 
 @pytest.fixture

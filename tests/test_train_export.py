@@ -8,8 +8,8 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from train.adapters import add_lora, lora_state, named_lora_parameters
-from train.export import lora_metadata, save_kohya, save_lora
+from train.lora.adapters import add_lora, lora_state, named_lora_parameters
+from train.lora.exports import lora_metadata, save_kohya, save_lora
 
 ALPHAS = [4, 8]
 

@@ -13,8 +13,8 @@ from drspo.errors import UserError
 from tests.train_pairs import pair_rows, write
 from tests.train_runs import Starter, flags, records, train, weights
 from train import loop
-from train.objective import PairResult
-from train.optimizers import learning_rate
+from train.lora.optimizers import learning_rate
+from train.objective.pair import PairResult
 
 SMALL = (32, 64)
 OFFLINE = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -255,6 +255,6 @@ def test_export_best_writes_the_weights_of_the_best_measurement(golden, source, 
 def test_warm_up_is_linear_and_then_constant(blueprint):
     rates = [record["lr"] for record in records(blueprint)]
     assert rates == pytest.approx([0.25e-4, 0.5e-4, 0.75e-4, 1e-4])
-    from train.optimizers import OptimizerSettings
+    from train.lora.optimizers import OptimizerSettings
 
     assert learning_rate(99, OptimizerSettings(lr=1e-4, warmup_steps=4)) == 1e-4

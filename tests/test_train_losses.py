@@ -10,8 +10,17 @@ from hypothesis import strategies as st
 from drspo.errors import UserError
 from drspo.registry import lookup
 from train import LOSSES
-from train.losses import Context, LossSettings, check, dpo, effective_beta, needs_reference, sigmoid, softplus
-from train.preference import Geometry, pair_loss
+from train.objective.losses import (
+    Context,
+    LossSettings,
+    check,
+    dpo,
+    effective_beta,
+    needs_reference,
+    sigmoid,
+    softplus,
+)
+from train.objective.preference import Geometry, pair_loss
 
 ERROR = st.floats(0.05, 0.5)
 DRIFT = st.floats(-2e-3, 2e-3)
@@ -203,6 +212,6 @@ def test_settings_that_contradict_themselves_are_refused(wrong):
 
 
 def test_every_registered_loss_and_a_plugin_resolve():
-    assert lookup(LOSSES, "train.losses:dpo", "loss") is dpo
+    assert lookup(LOSSES, "train.objective.losses:dpo", "loss") is dpo
     for name in LOSSES:
         assert check(LossSettings(name=name)).name == name

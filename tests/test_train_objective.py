@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from generate.blend import window_weights
-from generate.windows import Window, plan_windows
-from train.losses import Context, LossSettings
-from train.objective import Reference, pair_errors, pair_gradients, reference_pass
-from train.region import choose_windows, region_problem
-from train.windowed import Problem
+from generate.canvas.blend import window_weights
+from generate.canvas.windows import Window, plan_windows
+from train.engine.windowed import Problem
+from train.objective.losses import Context, LossSettings
+from train.objective.pair import Reference, pair_errors, pair_gradients, reference_pass
+from train.objective.region import choose_windows, region_problem
 
 CONTEXT = Context(snr=0.7, timesteps=1000)
 

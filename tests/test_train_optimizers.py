@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from drspo.errors import UserError
-from train.optimizers import OptimizerSettings, build_optimizer, learning_rate, set_learning_rate
+from train.lora.optimizers import OptimizerSettings, build_optimizer, learning_rate, set_learning_rate
 
 
 def b_after(make, steps=200):

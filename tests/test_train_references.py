@@ -10,10 +10,11 @@ import torch
 from tests.test_train_objective import Adapted, make_problem
 from tests.train_pairs import pair_rows, write
 from tests.train_runs import records, train, weights
-from train import objective, step
-from train.cache import TensorCache
-from train.objective import Reference
-from train.references import References, reference_key
+from train import step
+from train.objective.pair import Reference
+from train.objective.pair import pair as objective
+from train.objective.references import References, reference_key
+from train.pairs.cache import TensorCache
 
 PLACE = [64, 208, "window"]
 

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from drspo.errors import UserError
-from train.targets import draw_noise, draw_timestep, noise_process
+from train.objective.noise import draw_noise, draw_timestep, noise_process
 
 SDXL = {
     "_class_name": "EulerDiscreteScheduler",

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from generate.windows import Window
+from generate.canvas.windows import Window
 from tests.test_train_adapters import load_unet, problem
-from train.adapters import add_lora, lora_layers, lora_parameters, reference
-from train.losses import LossSettings
-from train.objective import pair_gradients
-from train.together import gradients_together
-from train.twins import twins
-from train.windowed import gradients
+from train.engine.together import gradients_together
+from train.engine.windowed import gradients
+from train.lora.adapters import add_lora, lora_layers, lora_parameters, reference
+from train.lora.twins import twins
+from train.objective.losses import LossSettings
+from train.objective.pair import pair_gradients
 
 WHOLE = (Window(0, 16, 0, 32),)
 

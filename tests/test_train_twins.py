@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.test_train_adapters import load_unet, problem
-from train.adapters import add_lora, lora_layers, lora_norm, lora_parameters, reference
-from train.losses import LossSettings
-from train.objective import pair_gradients
-from train.twins import can_twin, twins
+from train.lora.adapters import add_lora, lora_layers, lora_norm, lora_parameters, reference
+from train.lora.twins import can_twin, twins
+from train.objective.losses import LossSettings
+from train.objective.pair import pair_gradients
 
 
 class OneLayer(nn.Module):

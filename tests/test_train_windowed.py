@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from generate.blend import blend, window_weights
-from generate.windows import Window, overlap_counts, plan_windows
-from train.order import plan_stream
-from train.problem import Side
-from train.windowed import errors, gradients
+from generate.canvas.blend import blend, window_weights
+from generate.canvas.windows import Window, overlap_counts, plan_windows
+from train.engine.order import plan_stream
+from train.engine.problem import Side
+from train.engine.windowed import errors, gradients
 
 SCHEDULES = ["stream", "two_pass", "autograd"]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}

@@ -55,7 +55,7 @@ def weights(out: Path) -> dict:
 
 SERVER = """
 import json, os, sys
-import train.loop, train.samples, diffusers, peft, transformers.optimization, accelerate
+import train.loop, train.report.samples, diffusers, peft, transformers.optimization, accelerate
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from train.command import main

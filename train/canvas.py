@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from drspo.errors import UserError
-from generate.base import own
-from generate.blend import window_weights
-from generate.windows import Window, plan_windows
+from generate.canvas.blend import window_weights
+from generate.canvas.windows import Window, plan_windows
+from generate.request import own
 from train.config import TrainConfig
 
 PIXELS_PER_LATENT = 8

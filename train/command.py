@@ -7,8 +7,8 @@ from pathlib import Path
 
 from drspo.config import dump, load
 from drspo.errors import UserError
+from drspo.files.run import CONFIG, RunDir
 from drspo.log import setup
-from drspo.run import CONFIG, RunDir
 from train.config import TrainConfig, identity
 
 log = logging.getLogger(__name__)

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from drspo.config import config_hash, to_dict
-from train.losses import LossSettings
-from train.optimizers import OptimizerSettings
+from train.lora.optimizers import OptimizerSettings
+from train.objective.losses import LossSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,26 +15,26 @@ from accelerate.utils import gather_object
 from drspo.config import to_dict
 from drspo.errors import UserError
 from drspo.log import progress
-from generate.models import load_family
-from train.adapters import add_lora, load_lora_state, lora_norm, lora_parameters, lora_state
+from generate.models.family import load_family
 from train.canvas import make_canvas
-from train.checkpoint import Checkpoints, State, refuse_foreign
 from train.config import TrainConfig, identity
-from train.draws import pair_index
-from train.ema import Average
-from train.finish import write_results
+from train.engine.memory import explain_out_of_memory, make_room
 from train.launch import DTYPES, make_accelerator, pairs_per_process, precision_of
-from train.losses import check
-from train.memory import explain_out_of_memory, make_room
-from train.metrics import peak_memory, summarise
-from train.optimizers import build_optimizer
-from train.prepare import prepare_pairs
-from train.references import open_references
-from train.samples import Sampler
+from train.lora.adapters import add_lora, load_lora_state, lora_norm, lora_parameters, lora_state
+from train.lora.average import Average
+from train.lora.checkpoint import Checkpoints, State, refuse_foreign
+from train.lora.optimizers import build_optimizer
+from train.objective.draws import pair_index
+from train.objective.losses import check
+from train.objective.noise import noise_process
+from train.objective.references import open_references
+from train.pairs.prepare import prepare_pairs
+from train.report.finish import write_results
+from train.report.metrics import peak_memory, summarise
+from train.report.samples import Sampler
+from train.report.tracking import Tracker
+from train.report.validation import Validator, should_stop
 from train.step import Trainee, add_share, apply_gradient, sum_over_processes
-from train.targets import noise_process
-from train.tracking import Tracker
-from train.validation import Validator, should_stop
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.adapters import lora_parameters, reference
 from train.canvas import Canvas
 from train.config import TrainConfig
-from train.draws import Draw, step_draw
-from train.losses import Context
-from train.objective import (
+from train.engine.predictor import window_predictor
+from train.engine.together import Twins
+from train.engine.windowed import Problem
+from train.lora.adapters import lora_parameters, reference
+from train.lora.optimizers import learning_rate, set_learning_rate
+from train.lora.twins import can_twin, twins
+from train.objective.draws import Draw, step_draw
+from train.objective.losses import Context
+from train.objective.noise import NoiseProcess
+from train.objective.pair import (
     PairResult,
     Reference,
     in_one_call,
@@ -22,14 +28,8 @@ from train.objective import (
     pair_gradients,
     reference_pass,
 )
-from train.optimizers import learning_rate, set_learning_rate
-from train.predictor import window_predictor
-from train.prepare import Pair
-from train.references import References, reference_key
-from train.targets import NoiseProcess
-from train.together import Twins
-from train.twins import can_twin, twins
-from train.windowed import Problem
+from train.objective.references import References, reference_key
+from train.pairs.prepare import Pair
 
 
 @dataclass(frozen=True)

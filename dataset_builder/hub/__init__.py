@@ -1,0 +1,1 @@
+"""What leaves for the Hub: the tree of files and its upload."""

@@ -1,0 +1,1 @@
+"""What a run tells of itself: status, statistics, charts, gallery, card."""

@@ -1,0 +1,243 @@
+"""What the gallery shows, read from a run folder or an export: groups of scrolls, figures, the funnel."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import jinja2
+import pyarrow.parquet as pq
+from PIL import Image
+
+from dataset_builder.config import score_columns, settings_of
+from dataset_builder.report import charts, stats
+from drspo.errors import UserError
+from drspo.files.run import RunDir
+from pipeline.candidates.plan import PLAN_NAME, read_plan
+from pipeline.ideas.prompts import reason_kind
+from pipeline.pairs.pairing import choose_pairs
+from pipeline.pairs.scores import Scan, scan_units
+from pipeline.records import OK, UnitRow
+from pipeline.settings import PairSettings
+from pipeline.shards import SPLITS, read_pairs
+from pipeline.units import UnitStore
+
+EXAMPLES = 3  # rows shown for each reason of the funnel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """One scroll: its picture as a data URL, what made it and how it scored."""
+
+    generator: str
+    seed: int
+    score: float | None
+    scores: dict[str, float]
+    picture: str
+    role: str = ""
+    rank: int | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The scrolls of one prompt, best first, and the margin of its pair."""
+
+    prompt: str
+    strips: tuple[Strip, ...]
+    margin: float | None = None
+    split: str = ""
+
+
+@dataclass
+class Gallery:
+    """Everything on the page."""
+
+    title: str
+    counts: dict[str, int]
+    groups: list[Group]
+    total: int
+    funnel: list[dict[str, Any]] = field(default_factory=list)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    drawings: list[str] = field(default_factory=list)
+
+
+def read_gallery(where: str, limit: int, height: int) -> Gallery:
+    """The gallery of a run, also an unfinished one, or of an export; at most `limit` groups are shown."""
+    run = RunDir(where)
+    if run.exists(PLAN_NAME):
+        return _of_run(run, limit, height)
+    return _of_export(where, limit, height)
+
+
+def render(gallery: Gallery) -> str:
+    """The gallery as one HTML page that needs nothing beside it."""
+    loader = jinja2.PackageLoader("dataset_builder", "templates")
+    page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page.filters["short"] = charts.short
+    generators = sorted({strip.generator for group in gallery.groups for strip in group.strips})
+    margins = [group.margin for group in gallery.groups if group.margin is not None]
+    colours = dict(
+        zip(generators, charts.COLOURS * (len(generators) // len(charts.COLOURS) + 1), strict=False)
+    )
+    return page.get_template("gallery.html.jinja").render(
+        gallery=gallery, generators=generators, colours=colours, most=max(margins, default=0.0)
+    )
+
+
+def thumbnail(data: bytes, height: int) -> str:
+    """A picture of at most this height as a data URL."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    if image.height > height:
+        image = image.resize(
+            (max(1, round(image.width * height / image.height)), height), Image.Resampling.LANCZOS
+        )
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=82, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _of_run(run: RunDir, limit: int, height: int) -> Gallery:
+    config = settings_of(run.manifest())
+    scorers = score_columns(config)
+    plan = read_plan(run)
+    store = UnitStore(run, plan["config_hash"][0].as_py(), scorers)
+    done = store.done()
+    units = [unit for unit in plan["unit_id"].to_pylist() if unit in done]
+    if not units:
+        raise UserError(
+            "this run has no images yet", run.base, f"`drspo status {run.base}` shows where it is."
+        )
+    with run.open("prompts.parquet") as stream:
+        prompts = pq.read_table(stream)
+    scan = scan_units(store, units)
+    settings = PairSettings(**{**config["pairs"], "weights": tuple(config["pairs"]["weights"])})
+    pairs = choose_pairs(scan.alive(), settings, scorers)
+    figures = stats.collect(prompts, scan, pairs, scorers)
+    roles = _roles(pairs.to_dicts())
+    damaged = {error.name for error in scan.damaged}
+    shown = [unit for unit in spread(units, limit) if not any(unit in name for name in damaged)]
+    groups = [
+        _group(row, roles, scorers[0], height)
+        for unit in shown
+        for row in store.read_rows(unit)
+        if row.candidates
+    ]
+    gallery = Gallery(run.base.rpartition("/")[2], figures["counts"], groups, _groups_in(scan))
+    gallery.funnel, gallery.examples = figures["funnel"], _examples(prompts)
+    gallery.drawings = _drawings(figures)
+    return gallery
+
+
+def spread(items: list[str], limit: int) -> list[str]:
+    """At most `limit` of the items, evenly over all of them."""
+    if limit <= 0 or len(items) <= limit:
+        return items
+    return [items[index * len(items) // limit] for index in range(limit)]
+
+
+def _groups_in(scan: Scan) -> int:
+    return int(scan.candidates["prompt_id"].n_unique())
+
+
+def _roles(pairs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """{prompt id: {"margin", "split", candidate id: role}}; of several pairs the widest counts."""
+    found: dict[str, dict[str, Any]] = {}
+    for pair in sorted(pairs, key=lambda pair: -pair["margin"]):
+        roles = {pair["chosen_id"]: "chosen", pair["rejected_id"]: "rejected"}
+        found.setdefault(pair["prompt_id"], {"margin": pair["margin"], "split": pair["split"], **roles})
+    return found
+
+
+def _group(row: UnitRow, roles: dict[str, dict[str, Any]], scorer: str, height: int) -> Group:
+    mine = roles.get(row.prompt_id, {})
+    strips = []
+    for candidate in sorted(row.candidates, key=lambda c: (c.rank is None, c.rank or 0)):
+        scores = {name: value for name, value in (candidate.scores or {}).items() if value is not None}
+        strips.append(
+            Strip(
+                generator=charts.short(candidate.generator),
+                seed=candidate.seed,
+                score=scores.get(scorer),
+                scores=scores,
+                picture=thumbnail(candidate.image["bytes"], height) if candidate.image else "",
+                role=mine.get(candidate.candidate_id, ""),
+                rank=candidate.rank,
+                error=candidate.error,
+            )
+        )
+    return Group(
+        prompt=row.prompt, strips=tuple(strips), margin=mine.get("margin"), split=mine.get("split", "")
+    )
+
+
+def _examples(prompts: Any) -> dict[str, list[str]]:
+    """{kind of reason: a few rows}, as "text: reason"."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in prompts.select(["text", "source_text", "status", "reason"]).to_pylist():
+        if row["status"] != OK and len(found[kind := reason_kind(row["reason"])]) < EXAMPLES:
+            text = (row["text"] or row["source_text"])[:160]
+            found[kind].append(f"{text or '(nothing)'} \u2014 {row['reason']}")
+    return dict(found)
+
+
+def _drawings(figures: dict[str, Any]) -> list[str]:
+    drawings = [
+        charts.distributions(
+            charts.short(name), {g: f.get("histogram", {}) for g, f in each["by_generator"].items()}
+        )
+        for name, each in figures["scores"].items()
+    ]
+    drawings.append(
+        charts.distributions("margin of the pairs", {"pairs": figures["margins"].get("histogram", {})})
+    )
+    return [*drawings, charts.win_matrix(figures["win_rates"])]
+
+
+def _of_export(where: str, limit: int, height: int) -> Gallery:
+    """Pairs alone, when there is no run around them."""
+    rows = [row for split in SPLITS for row in _split(where, split)]
+    if not rows:
+        raise UserError("neither a run nor an export of pairs", where)
+    wanted = set(spread([row["pair_id"] for row in rows], limit))
+    groups = []
+    for split in {row["split"] for row in rows}:
+        groups += [_pair(row, height) for row in read_pairs(where, split) if row["pair_id"] in wanted]
+    counts = {"pairs": len(rows), **{f"pairs_{s}": sum(r["split"] == s for r in rows) for s in SPLITS}}
+    figures = stats.summary(_series([row["margin"] for row in rows]))
+    drawing = charts.distributions("margin of the pairs", {"pairs": figures.get("histogram", {})})
+    return Gallery(where.rstrip("/").rpartition("/")[2], counts, groups, len(rows), drawings=[drawing])
+
+
+def _split(where: str, split: str) -> list[dict[str, Any]]:
+    try:
+        return list(read_pairs(where, split, columns=["pair_id", "margin", "split"]))
+    except UserError as error:
+        if "there are no" in error.what:
+            return []
+        raise
+
+
+def _series(values: list[float]) -> Any:
+    import polars as pl
+
+    return pl.Series(values, dtype=pl.Float64)
+
+
+def _pair(row: dict[str, Any], height: int) -> Group:
+    strips = [
+        Strip(
+            generator=charts.short(row[f"{side}_generator"]),
+            seed=row[f"{side}_seed"],
+            score=row[f"{side}_score"],
+            scores=json.loads(json.dumps(row[f"{side}_scores"])),
+            picture=thumbnail(row[side]["bytes"], height),
+            role=side,
+        )
+        for side in ("chosen", "rejected")
+    ]
+    return Group(prompt=row["prompt"], strips=tuple(strips), margin=row["margin"], split=row["split"])

@@ -1,0 +1,173 @@
+"""`drspo status RUN`: what is done, failed and remaining, from files alone, also when the cluster is gone."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from dataset_builder.build import PROMPTS_NAME
+from dataset_builder.metrics import METRICS_NAME
+from dataset_builder.report.stats import prompt_losses
+from drspo.errors import UserError
+from drspo.files.run import RunDir
+from pipeline.candidates.guard import Attempt, read_attempts
+from pipeline.candidates.plan import PLAN_NAME, read_plan, read_table
+from pipeline.records import OK, PROMPT_SCHEMA
+from pipeline.shards import is_shard
+from pipeline.units import UNIT_FILE
+
+# A line of metrics.jsonl older than this says nothing about the speed of now.
+RECENT = 120.0
+
+
+@dataclass
+class Status:
+    """The state of a run folder."""
+
+    where: str
+    created: str
+    phases: dict[str, dict[str, Any]]
+    prompts: int = 0
+    accepted: int = 0
+    losses: dict[str, int] = field(default_factory=dict)
+    units: int = 0
+    done: int = 0
+    dead: list[dict[str, Any]] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    seconds_per_unit: float = 0.0
+    active: bool = False
+    shards: list[str] = field(default_factory=list)
+    quarantined: list[str] = field(default_factory=list)
+
+
+def main(argv: list[str]) -> int:
+    """Print a run's state."""
+    json_wanted = "--json" in argv
+    places = [argument for argument in argv if not argument.startswith("-")]
+    if "--help" in argv or "-h" in argv or len(places) != 1:
+        print(
+            "usage: drspo status RUN [--json]\n\nWhat is done, failed and remaining in a run folder or URL."
+        )
+        return 0 if "--help" in argv or "-h" in argv else 2
+    status = read_status(places[0])
+    print(json.dumps(as_dict(status), indent=2) if json_wanted else describe(status))
+    return 0
+
+
+def read_status(where: str) -> Status:
+    """The state of the run in a folder or URL. Raises UserError when there is no run."""
+    run = RunDir(where)
+    manifest = run.manifest()
+    if manifest["program"] != "dataset_builder":
+        raise UserError(f"this is a run of {manifest['program']!r}, not of the dataset builder", where)
+    status = Status(where=run.base, created=manifest["created"], phases=manifest["phases"])
+    _read_prompts(run, status)
+    _read_units(run, status)
+    status.shards = [name for name in run.list("export/") if is_shard(name)]
+    status.quarantined = run.list("quarantine/")
+    return status
+
+
+def _read_prompts(run: RunDir, status: Status) -> None:
+    if not run.exists(PROMPTS_NAME):
+        return
+    table = read_table(run, PROMPTS_NAME, PROMPT_SCHEMA)
+    status.prompts = table.num_rows
+    status.accepted = table["status"].to_pylist().count(OK)
+    status.losses = prompt_losses(table)
+
+
+def _read_units(run: RunDir, status: Status) -> None:
+    if not run.exists(PLAN_NAME):
+        return
+    planned = set(read_plan(run)["unit_id"].to_pylist())
+    found = {match[2] for name in run.list("units/") if (match := UNIT_FILE.fullmatch(name))}
+    status.units, status.done = len(planned), len(planned & found)
+    status.dead = [json.loads(run.read(name)) for name in run.list("dead/")]
+    status.attempts = read_attempts(run)
+    status.seconds_per_unit, status.active = _speed(run)
+
+
+def _speed(run: RunDir) -> tuple[float, bool]:
+    """(wall seconds per unit of the last start, whether it wrote lately)."""
+    try:
+        lines = run.read(METRICS_NAME).decode().splitlines()
+    except FileNotFoundError:
+        return 0.0, False
+    points = [json.loads(line) for line in lines]
+    last = points[-1]
+    of_start = [p for p in points if p["started"] == last["started"]]
+    # The newest minutes tell the speed of now; models that were loading do not.
+    base = of_start[max(0, len(of_start) - 30)] if len(of_start) > 1 else {"time": last["started"], "done": 0}
+    units = last["done"] - base["done"]
+    speed = (last["time"] - base["time"]) / units if len(of_start) > 1 and units > 0 else 0.0
+    return speed, time.time() - last["time"] < RECENT
+
+
+def as_dict(status: Status) -> dict[str, Any]:
+    """The state for other programs."""
+    return {
+        "where": status.where,
+        "created": status.created,
+        "phases": status.phases,
+        "prompts": {"read": status.prompts, "accepted": status.accepted, "lost": status.losses},
+        "units": {"planned": status.units, "done": status.done, "dead_prompts": len(status.dead)},
+        "in_flight_or_lost": len(status.attempts),
+        "seconds_per_unit": status.seconds_per_unit,
+        "active": status.active,
+        "shards": status.shards,
+        "quarantined": status.quarantined,
+    }
+
+
+def describe(status: Status) -> str:
+    """The state for a reader."""
+    lines = [f"run        {status.where}, begun {status.created}"]
+    lines.append(f"prompts    {_prompts(status)}")
+    lines += [f"           {count} lost: {kind}" for kind, count in status.losses.items()]
+    lines.append(f"images     {_units(status)}")
+    lines += [f"           {count} dead: {error}" for error, count in _by_error(status.dead).items()]
+    if status.attempts:
+        lines.append(
+            f"           {len(status.attempts)} prompts in flight, or left there by a worker that ended"
+        )
+    if status.quarantined:
+        lines.append(f"           {len(status.quarantined)} damaged or foreign files moved to quarantine/")
+    lines.append(f"export     {_export(status)}")
+    return "\n".join(lines + _advice(status))
+
+
+def _prompts(status: Status) -> str:
+    return f"{status.accepted} accepted of {status.prompts}" if status.prompts else "not yet"
+
+
+def _units(status: Status) -> str:
+    if not status.units:
+        return "not planned yet"
+    text = f"{status.done} of {status.units} units, {status.units - status.done} remaining"
+    if status.seconds_per_unit and status.done < status.units:
+        left = (status.units - status.done) * status.seconds_per_unit
+        text += f"; {status.seconds_per_unit:.1f} s each, {left / 3600:.1f} h left at that speed"
+    return text
+
+
+def _export(status: Status) -> str:
+    facts = status.phases.get("export")
+    if not facts:
+        return "not yet"
+    return f"{facts['pairs']} pairs in {len(status.shards)} shards"
+
+
+def _by_error(dead: list[dict[str, Any]]) -> dict[str, int]:
+    errors = [str(row["error"])[:160] for row in dead]
+    return {error: errors.count(error) for error in sorted(set(errors))}
+
+
+def _advice(status: Status) -> list[str]:
+    if status.dead:
+        return [f"\n`drspo retry-dead {status.where}` puts the dead prompts back in the queue."]
+    if status.units and status.done < status.units and not status.active:
+        return ["\nNothing was written lately. The command that began the run continues it."]
+    return []

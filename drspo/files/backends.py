@@ -1,0 +1,202 @@
+"""The two kinds of folder below `drspo.files.storage.Storage`: a local one and one behind fsspec."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+
+from drspo.errors import UserError
+from drspo.files.patience import patiently
+from drspo.files.remote_file import RemoteFile
+
+TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".", ".tmp"
+_MEMORY_LOCK = threading.Lock()
+
+
+class Folder(Protocol):
+    """What a backend can do; names are relative and use "/"."""
+
+    def read(self, name: str) -> bytes: ...
+    def write(self, name: str, data: bytes) -> None: ...
+    def create(self, name: str, data: bytes) -> bool: ...
+    def exists(self, name: str) -> bool: ...
+    def list(self, prefix: str) -> list[str]: ...
+    def delete(self, name: str) -> None: ...
+    def open(self, name: str, mode: str) -> BinaryIO: ...
+    def url(self, name: str) -> str: ...
+
+
+class LocalFolder:
+    """A folder on a local file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, name: str) -> Path:
+        return self.root / name
+
+    def url(self, name: str) -> str:
+        return str(self.path(name))
+
+    def read(self, name: str) -> bytes:
+        return self.path(name).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        target = self.path(name)
+        with self._written(target, data) as temporary:
+            os.replace(temporary, target)
+
+    def create(self, name: str, data: bytes) -> bool:
+        target = self.path(name)
+        if target.exists():
+            return False
+        with self._written(target, data) as temporary:
+            return _link(temporary, target)
+
+    def exists(self, name: str) -> bool:
+        return self.path(name).exists()
+
+    def list(self, prefix: str) -> list[str]:
+        # The walk starts at the deepest folder that the prefix names, so units/ab/ stays cheap.
+        start = self.root / prefix.rpartition("/")[0]
+        names = []
+        for folder, _, files in os.walk(start):
+            relative = Path(folder).relative_to(self.root)
+            names += [(relative / file).as_posix() for file in files if not is_temporary(file)]
+        return sorted(name for name in names if name.startswith(prefix))
+
+    def delete(self, name: str) -> None:
+        self.path(name).unlink(missing_ok=True)
+
+    def open(self, name: str, mode: str) -> BinaryIO:
+        return cast(BinaryIO, self.path(name).open(mode))
+
+    @contextlib.contextmanager
+    def _written(self, target: Path, data: bytes) -> Iterator[Path]:
+        """A complete temporary file beside the target, gone again when the block ends."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(temporary_name(target.name))
+        try:
+            _write_synced(temporary, data)
+            yield temporary
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def temporary_name(name: str) -> str:
+    """A name beside `name` that no listing shows and no other process picks."""
+    return f"{TEMPORARY_PREFIX}{name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+
+
+def is_temporary(file_name: str) -> bool:
+    """Whether a file name is one that a killed writer may have left behind."""
+    return file_name.startswith(TEMPORARY_PREFIX) and file_name.endswith(TEMPORARY_SUFFIX)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    # Synced before it gets its name: after a power cut a named file is a whole file.
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _link(temporary: Path, target: Path) -> bool:
+    # A hard link is the one portable step that is atomic and fails when the name is taken.
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise UserError(
+            f"the file system cannot create a file only if it is absent: {error.strerror}",
+            where=str(target),
+            hint="It has no hard links. Use a local disk or an object store URL such as s3://bucket/run.",
+        ) from error
+    return True
+
+
+# Short outages are the client's business, long ones ours. A slow store is waited for.
+_CLIENT_OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {
+        "config_kwargs": {
+            "retries": {"mode": "standard", "max_attempts": 3},
+            "connect_timeout": 10,
+            "read_timeout": 60,
+        }
+    }
+}
+
+
+class RemoteFolder:
+    """A folder behind an fsspec URL; uploads are whole objects, so every write is atomic."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.base = url
+        self.protocol = url.partition("://")[0]
+        # Listings must show what other machines wrote a moment ago.
+        options = _CLIENT_OPTIONS.get(self.protocol, {})
+        self.filesystem, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
+        self.root = self.root.rstrip("/")
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def url(self, name: str) -> str:
+        return f"{self.base}/{name}"
+
+    def read(self, name: str) -> bytes:
+        return cast(bytes, patiently(lambda: self.filesystem.cat_file(self.path(name)), self.url(name)))
+
+    def write(self, name: str, data: bytes) -> None:
+        patiently(lambda: self.filesystem.pipe_file(self.path(name), data), self.url(name))
+
+    def create(self, name: str, data: bytes) -> bool:
+        return patiently(lambda: self._create(name, data), self.url(name))
+
+    def _create(self, name: str, data: bytes) -> bool:
+        # One conditional put of the final key: no rename, nothing to clean up after a crash. An answer that
+        # was lost on its way makes us the second writer of our own file, which is as good as any second.
+        guard = _MEMORY_LOCK if self.protocol == "memory" else contextlib.nullcontext()
+        try:
+            with guard:
+                self.filesystem.pipe_file(self.path(name), data, mode="create")
+        except OSError as error:
+            if isinstance(error, FileExistsError) or _is_conflict(error):
+                return False
+            raise
+        return True
+
+    def exists(self, name: str) -> bool:
+        return bool(patiently(lambda: self.filesystem.exists(self.path(name)), self.url(name)))
+
+    def list(self, prefix: str) -> list[str]:
+        start = self.path(prefix.rpartition("/")[0]).rstrip("/")
+        try:
+            found = patiently(lambda: self.filesystem.find(start), self.url(prefix))
+        except FileNotFoundError:
+            return []
+        names = [path.removeprefix(self.root).lstrip("/") for path in found]
+        return sorted(name for name in names if name.startswith(prefix))
+
+    def delete(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            patiently(lambda: self.filesystem.rm_file(self.path(name)), self.url(name))
+
+    def open(self, name: str, mode: str) -> BinaryIO:
+        return cast(BinaryIO, RemoteFile(self.filesystem, self.path(name), self.url(name)))
+
+
+def _is_conflict(error: OSError) -> bool:
+    """Whether a conditional put lost: S3 answers 412 when the key exists. 409, a race, is tried again."""
+    cause = error.__cause__ or error.__context__
+    response = getattr(cause, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", "")) in ("PreconditionFailed", "412")

@@ -1,0 +1,145 @@
+"""The run folder: plain files that say what was asked, with which versions, and what is done."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from drspo.config import dump, to_dict
+from drspo.errors import UserError
+from drspo.files.storage import Storage
+
+MANIFEST, CONFIG = "run.json", "config.yaml"
+RECORDED = tuple(
+    """drspo torch diffusers transformers peft accelerate open-clip-torch ray datasets pyarrow polars
+    openai pillow numpy opencv-python-headless safetensors huggingface-hub""".split()
+)
+
+
+class RunDir(Storage):
+    """A run's folder: `run.json`, `config.yaml` and whatever the program adds."""
+
+    def start(self, program: str, config: Any, config_hash: str) -> bool:
+        """Begins the run, or continues it: True when the folder already held the same run.
+
+        `config` is the resolved dataclass; `config_hash` covers what changes results. Raises
+        UserError with the difference when another program or configuration wrote the folder.
+        """
+        asked = to_dict(config)
+        manifest = {
+            "program": program,
+            "config_hash": config_hash,
+            "created": _now(),
+            "versions": versions(),
+            "revision": revision(),
+            "config": asked,
+            "phases": {},
+        }
+        fresh = self.create(MANIFEST, _encode(manifest))
+        if not fresh:
+            self._check_same(program, asked, config_hash)
+        if not self.exists(CONFIG):
+            self.write(CONFIG, dump(config).encode("utf-8"))
+        return not fresh
+
+    def manifest(self) -> dict[str, Any]:
+        """What `run.json` says; UserError when the folder holds no run."""
+        try:
+            found = json.loads(self.read(MANIFEST))
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"no run here: there is no {MANIFEST}", where=self.base) from None
+        except json.JSONDecodeError as error:
+            raise UserError(f"{MANIFEST} is damaged: {error}", where=self.base) from error
+        return dict(found)
+
+    def phases(self) -> dict[str, dict[str, Any]]:
+        """The finished phases in order, each with its time and facts."""
+        return dict(self.manifest()["phases"])
+
+    def phase_done(self, name: str, **facts: Any) -> None:
+        """Records that a phase is finished, with the facts worth keeping (counts, seconds)."""
+        manifest = self.manifest()
+        manifest["phases"][name] = {"finished": _now(), **facts}
+        self.write(MANIFEST, _encode(manifest))
+
+    def _check_same(self, program: str, asked: dict[str, Any], config_hash: str) -> None:
+        found = self.manifest()
+        if found["program"] != program:
+            raise UserError(
+                f"the folder holds a run of {found['program']!r}, not of {program!r}",
+                where=self.base,
+                hint="Choose another output folder.",
+            )
+        if found["config_hash"] == config_hash:
+            return
+        lines = "\n".join(f"    {line}" for line in difference(found["config"], asked))
+        raise UserError(
+            f"the folder was written by another configuration:\n{lines or '    (code or data)'}",
+            where=self.base,
+            hint="Choose another output folder, or ask for what the folder was begun with.",
+        )
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line per field that differs: `key: old -> new`."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    absent = "(absent)"
+    return [
+        f"{key}: {before.get(key, absent)!r} there, {after.get(key, absent)!r} asked now"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, absent) != after.get(key, absent)
+    ]
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the distributions that results depend on, where installed."""
+    found = {"python": platform.python_version()}
+    for name in RECORDED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def revision() -> str:
+    """The git commit of the checkout that runs, with "+changes" when edited; "" when installed."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return ""
+    commit = _git(root, "rev-parse", "HEAD")
+    return commit + (
+        "+changes" if commit and _git(root, "status", "--porcelain", "--untracked-files=no") else ""
+    )
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _encode(manifest: Mapping[str, Any]) -> bytes:
+    return (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode("utf-8")

@@ -1,0 +1,1 @@
+"""The paper's method: a blueprint plans the scroll, windows paint it."""

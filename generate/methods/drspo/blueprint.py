@@ -1,0 +1,71 @@
+"""Stage one: the whole scroll, small, so that one look plans all of it (section 3.1.1, eq. 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from drspo.errors import UserError
+from generate.methods import sdxl
+from generate.models.family import ModelFamily, ModelSpec
+from generate.request import OWN, Callback, Generated, Request, Step, own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blueprint:
+    """How the blueprint is made."""
+
+    height: int = OWN
+    """in pixels; -1: in proportion to the scroll, as the model's own sizes have it"""
+    width: int = OWN
+    """in pixels; -1: as height"""
+    steps: int = OWN
+    """denoising steps; -1: the scroll's"""
+    guidance_scale: float = OWN
+    """of classifier-free guidance; -1: the scroll's"""
+    sdxl: sdxl.Config = field(default_factory=sdxl.Config)
+    """scheduler, micro-conditioning and the like"""
+
+
+def blueprint_request(request: Request, settings: Blueprint, spec: ModelSpec) -> Request:
+    """The request for a scroll's blueprint: same prompt and seed, other size.
+
+    UserError where the size is no multiple of 8 or has another aspect ratio than the scroll: the paper keeps
+    one ratio k for both resolutions (section 3.1.2).
+    """
+    height = own(settings.height, request.height * spec.blueprint[0] // spec.scroll[0])
+    width = own(settings.width, request.width * spec.blueprint[1] // spec.scroll[1])
+    if min(height, width) < 8 or height % 8 or width % 8 or height * request.width != width * request.height:
+        raise UserError(
+            f"a scroll of {request.height}x{request.width} cannot have a blueprint of {height}x{width}: both "
+            "sides must be positive multiples of 8, and the aspect ratio must be the scroll's",
+            hint=_nearest(request, spec),
+        )
+    return replace(
+        request, height=height, width=width, steps=own(settings.steps, request.steps),
+        guidance_scale=own(settings.guidance_scale, request.guidance_scale),
+    )  # fmt: skip
+
+
+def _nearest(request: Request, spec: ModelSpec) -> str:
+    unit = [8 * s // b for s, b in zip(spec.scroll, spec.blueprint, strict=True)]
+    height, width = (
+        max(u, round(v / u) * u) for v, u in zip((request.height, request.width), unit, strict=True)
+    )
+    return f"A scroll of {height}x{width} can; or give --drspo.blueprint.height and --drspo.blueprint.width."
+
+
+def draw_blueprint(
+    family: ModelFamily,
+    settings: Blueprint,
+    request: Request,
+    callback: Callback | None = None,
+    request_index: int = 0,
+) -> Generated:
+    """I_LR of a scroll's request: SDXL over the whole canvas at once, with whichever LoRA is active."""
+
+    def watch(step: Step) -> None:
+        if callback is not None:
+            callback(replace(step, stage="blueprint", request_index=request_index))
+
+    generator = sdxl.SDXL(family, settings.sdxl)
+    return generator.generate([blueprint_request(request, settings, family.spec)], watch)[0]

@@ -1,0 +1,197 @@
+"""DRSPO: a small blueprint plans the whole scroll, then windows paint it at full size (section 3.1)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from PIL import Image
+
+from drspo.errors import UserError
+from generate.images.lineart import check_lines, draw_lines, enlarge
+from generate.methods.call import Output, call
+from generate.methods.drspo.blueprint import Blueprint, blueprint_request, draw_blueprint
+from generate.methods.drspo.control import Control, active_steps
+from generate.methods.drspo.highres import HighRes, paint_windows, remaining_steps
+from generate.methods.drspo.stages import STAGES, check_conditioning
+from generate.methods.multidiffusion import MultiDiffusion
+from generate.methods.sdxl import SDXL
+from generate.models.family import ModelFamily, ModelSpec, load_family
+from generate.request import OWN, Callback, Generated, Request, own
+from generate.sampling.scroll import WindowSettings, decode, in_force, linear_scheduler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Both stages and what joins them; every row of the paper's Table 2 is a setting."""
+
+    strength: float = OWN
+    """where stage two enters the schedule: 1 at pure noise, near 0 keeps the blueprint; -1: the model's
+    own"""
+    blueprint: Blueprint = field(default_factory=Blueprint)
+    """stage one"""
+    control: Control = field(default_factory=Control)
+    """line art through the ControlNet"""
+    windows: WindowSettings = field(default_factory=WindowSettings)
+    """stage two's windows"""
+    use_loras: bool = True
+    """off: the base model in both stages even where LoRAs are loaded (the paper's "w/o DPO")"""
+
+
+class DRSPO:
+    """Blueprint, line art, windows; LoRAs loaded as "blueprint" and "highres" act in their stage."""
+
+    name = "drspo"
+    config_class = Config
+
+    def __init__(self, family: ModelFamily, config: Config | None = None) -> None:
+        self.family = family
+        self.config = config or Config()
+        if self.config.control.enabled and family.controlnet is None:
+            raise UserError(
+                "the model was loaded without a ControlNet, which guides the windows",
+                hint="Load it with controlnet=True, or switch control off (control.enabled).",
+            )
+
+    @staticmethod
+    def needs_control(config: Config) -> bool:
+        """Whether the family must be loaded with its ControlNet."""
+        return config.control.enabled
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str = "miniature",
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        controlnet: str = "",
+        lora_blueprint: str = "",
+        lora_highres: str = "",
+        lora_weight: float = 1.0,
+        config: Config | None = None,
+    ) -> DRSPO:
+        """A generator on a named model, a Hub id or a folder, with the LoRAs of both stages where given."""
+        config = config or Config()
+        family = load_family(
+            model, device=device, dtype=dtype,
+            controlnet=cls.needs_control(config), controlnet_source=controlnet,
+        )  # fmt: skip
+        for stage, path in zip(STAGES, (lora_blueprint, lora_highres), strict=True):
+            if path:
+                family.load_lora(path, lora_weight, stage)
+        return cls(family, config)
+
+    def __call__(self, prompt: str | Sequence[str], **options: Any) -> Output:
+        """Scrolls in diffusers' manner: `.images`, `.blueprints`; options are those of
+        `generate.methods.call.call`."""
+        return call(self, prompt, **options)
+
+    def generate(self, requests: list[Request], callback: Callback | None = None) -> list[Generated]:
+        """One scroll per request, each as if it were alone."""
+        self.check(requests)
+        return [self._make(index, request, callback) for index, request in enumerate(requests)]
+
+    def _make(self, index: int, request: Request, callback: Callback | None) -> Generated:
+        started = time.perf_counter()
+        blueprint = self.draw(request, callback, index)
+        made = self.paint(request, blueprint.image, callback, index)
+        made.seconds = time.perf_counter() - started
+        first = blueprint.facts["unet_evaluations"]
+        made.facts |= {
+            "unet_evaluations": first + made.facts["unet_evaluations"], "blueprint_evaluations": first,
+        }  # fmt: skip
+        return made
+
+    def draw(self, request: Request, callback: Callback | None = None, request_index: int = 0) -> Generated:
+        """Stage one: the blueprint of a scroll's request."""
+        self._wear("blueprint")
+        return draw_blueprint(self.family, self.config.blueprint, request, callback, request_index)
+
+    def paint(
+        self,
+        request: Request,
+        blueprint: Image.Image,
+        callback: Callback | None = None,
+        request_index: int = 0,
+    ) -> Generated:
+        """Stage two: the scroll that follows a blueprint, which may be any picture of the scroll's aspect
+        ratio."""
+        started = time.perf_counter()
+        large = enlarge(blueprint, request.height, request.width)
+        control = self.config.control
+        lines = draw_lines(large, control.lines) if control.enabled else None
+        self._wear("highres")
+        settings = self._highres()
+        sampled = paint_windows(self.family, settings, request, large, lines, callback, request_index)
+        image = decode(self.family, sampled.latents, wrap=self.config.windows.wrap)
+        return Generated(
+            request=request, image=image, seconds=time.perf_counter() - started,
+            latents=sampled.latents[0].float().cpu(), facts=sampled.facts,
+            extras={"blueprint": blueprint} | ({"lines": lines} if lines is not None else {}),
+        )  # fmt: skip
+
+    @classmethod
+    def check_settings(cls, config: Config, request: Request, spec: ModelSpec | None) -> None:
+        """UserError for what is wrong whatever the weights are; without a spec the model is not known yet."""
+        MultiDiffusion.check_settings(config.windows, request, spec)
+        SDXL.check_settings(config.blueprint.sdxl, request, spec)
+        remaining_steps(request.steps, own(config.strength, 1.0))
+        active_steps(config.control, request.steps)
+        check_lines(config.control.lines)
+        if spec is not None:
+            blueprint_request(request, config.blueprint, spec)
+
+    def check(self, requests: list[Request]) -> None:
+        """UserError for anything wrong with the requests or the settings, before heavy work."""
+        config, family = self.config, self.family
+        MultiDiffusion(family, config.windows).check(requests)
+        for request in requests:
+            self.check_settings(config, request, family.spec)
+            SDXL(family, config.blueprint.sdxl).check(
+                [blueprint_request(request, config.blueprint, family.spec)]
+            )
+        if config.use_loras:
+            check_conditioning(family, config.windows.time_ids)
+
+    def resolved(self, request: Request) -> Config:
+        """The settings in force: the model's own numbers where none are set."""
+        config, spec = self.config, self.family.spec
+        first = blueprint_request(request, config.blueprint, spec)
+        blueprint = replace(
+            config.blueprint, height=first.height, width=first.width, steps=first.steps,
+            guidance_scale=first.guidance_scale,
+        )  # fmt: skip
+        windows = in_force(config.windows, spec)
+        control = replace(config.control, scale=self.control_scale)
+        return replace(config, strength=self.strength, blueprint=blueprint, control=control, windows=windows)
+
+    def count_steps(self, request: Request) -> int:
+        """How many steps a callback sees for one request."""
+        first = blueprint_request(request, self.config.blueprint, self.family.spec).steps
+        return first + remaining_steps(self._schedule(request), self.strength)
+
+    @property
+    def strength(self) -> float:
+        """The strength in force."""
+        return own(self.config.strength, self.family.spec.strength)
+
+    @property
+    def control_scale(self) -> float:
+        """The ControlNet's scale in force."""
+        return own(self.config.control.scale, self.family.spec.control_scale)
+
+    def _schedule(self, request: Request) -> int:
+        return len(linear_scheduler(self.family, self.config.windows.scheduler, request.steps).timesteps)
+
+    def _highres(self) -> HighRes:
+        return HighRes(
+            strength=self.strength, windows=self.config.windows, control=self.config.control,
+            control_scale=self.control_scale,
+        )  # fmt: skip
+
+    def _wear(self, stage: str) -> None:
+        wanted = self.config.use_loras and stage in self.family.loras
+        self.family.use_lora(stage if wanted else None)

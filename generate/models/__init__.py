@@ -1,0 +1,4 @@
+"""A checkpoint behind one face: weights, LoRAs, prompts, attention, schedulers, memory.
+
+Takes torch, diffusers and transformers.
+"""

@@ -1,0 +1,63 @@
+"""The ControlNet of a base model: where it lies, whether it fits, and loading it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import Any
+
+import torch
+
+from drspo.errors import UserError
+from generate.models.weights import Checkpoint, locate
+
+logger = logging.getLogger(__name__)
+SDXL_CANNY = "diffusers/controlnet-canny-sdxl-1.0"
+SHARED = ("block_out_channels", "cross_attention_dim", "transformer_layers_per_block", "addition_embed_type")
+"""Settings in which a ControlNet and its UNet must agree."""
+
+
+def locate_controlnet(source: str, base: Checkpoint, dtype: torch.dtype) -> Checkpoint:
+    """The ControlNet of a Hub id or folder, checked to be of this base; "" is SDXL's published canny one.
+
+    UserError when it is missing or of another base, before the weights of either are read.
+    """
+    if not source and base.kind != "sdxl":
+        raise UserError(
+            f"{base.source} names no canny ControlNet, which guides the windows",
+            hint="Give one by --controlnet, or switch control off (--drspo.control.no-enabled).",
+        )
+    if not source:
+        logger.info("%s names no ControlNet; taking %s", base.source, SDXL_CANNY)
+    found = locate(source or SDXL_CANNY, prefer_half=dtype == torch.float16, single="ControlNetModel")
+    _require_same_base(found, base)
+    return found
+
+
+def _require_same_base(control: Checkpoint, base: Checkpoint) -> None:
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    for key in SHARED:
+        theirs = _setting(ControlNetModel, control.config(""), key)
+        ours = _setting(UNet2DConditionModel, base.config("unet"), key)
+        if theirs != ours:
+            raise UserError(
+                f"The ControlNet {control.source} is of another base than {base.source}: "
+                f"its {key} is {theirs}, the UNet's is {ours}.",
+                hint="Choose a ControlNet that was trained for this base model.",
+            )
+
+
+def _setting(network: type, config: dict[str, Any], key: str) -> Any:
+    """A setting of a network's configuration file, which leaves out some that are at their default."""
+    value = config.get(key, inspect.signature(network).parameters[key].default)
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def load_controlnet(found: Checkpoint, dtype: torch.dtype) -> Any:
+    """The network, as it comes from its file."""
+    from diffusers import ControlNetModel
+
+    return ControlNetModel.from_pretrained(
+        found.folder, dtype=dtype, use_safetensors=True, variant=found.variant("")
+    )

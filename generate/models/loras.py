@@ -1,0 +1,155 @@
+"""LoRAs on a family: loading with a check of the base, switching between them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drspo.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from generate.models.family import ModelFamily
+
+FILE = "pytorch_lora_weights.safetensors"
+FACTS = "drspo.json"
+
+
+def load_lora(
+    family: ModelFamily,
+    path: str | Path,
+    weight: float = 1.0,
+    name: str = "default",
+    *,
+    other_base: bool = False,
+) -> None:
+    """Adds the LoRA at `path` (a folder or a .safetensors file; diffusers or kohya keys) as adapter `name`.
+
+    It is active afterwards, alone. Raises UserError when the file is missing, when it does not fit the UNet,
+    or when the `drspo.json` beside it names another base (unless `other_base`).
+    """
+    file = _file(Path(path))
+    facts = _facts(file)
+    if name in family.loras:
+        raise UserError(f"A LoRA named {name!r} is loaded already.")
+    if not other_base:
+        _check_base(family, facts, file)
+    pipe = _carrier(family)
+    _check_shapes(family, pipe, file)
+    pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name)
+    family.loras[name] = {"path": str(path), "weight": weight, **facts}
+    use_lora(family, name)
+
+
+def use_lora(family: ModelFamily, name: str | None) -> None:
+    """Makes the LoRA `name` the only active one, at its weight; None switches all of them off."""
+    if name is not None and name not in family.loras:
+        raise UserError(f"No LoRA named {name!r} is loaded.", hint=did_you_mean(name, family.loras))
+    if not family.loras:
+        return
+    pipe = _carrier(family)
+    if name is None:
+        pipe.disable_lora()
+        return
+    pipe.enable_lora()
+    pipe.set_adapters([name], [family.loras[name]["weight"]])
+    _freeze(family, name)
+
+
+def _freeze(family: ModelFamily, name: str) -> None:
+    """Activating an adapter makes it trainable; a loaded one is not to be trained, others are left alone."""
+    for network in (family.unet, *family.text_encoders):
+        for key, parameter in network.named_parameters():
+            if "lora_" in key and f".{name}." in key:
+                parameter.requires_grad_(False)
+
+
+def _file(path: Path) -> Path:
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(
+            f"There is no LoRA at {path}.", hint=f"Give a .safetensors file or a folder with {FILE}."
+        )
+    if file.suffix != ".safetensors":
+        raise UserError(f"{file} is not a .safetensors file; others can run code when they are opened.")
+    return file
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    beside = file.parent / FACTS
+    if not beside.is_file():
+        return {}
+    facts: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
+    return facts
+
+
+def _check_base(family: ModelFamily, facts: dict[str, Any], file: Path) -> None:
+    base, mark = facts.get("base_model", ""), facts.get("base_fingerprint", "")
+    same = {base} & {family.model_id, family.spec.base} - {""} or mark == family.fingerprint
+    if (base or mark) and not same:
+        raise UserError(
+            f"This LoRA was trained on {base or 'another model'} (weights {mark or 'unknown'}), "
+            f"not on {family.model_id} (weights {family.fingerprint}).",
+            where=str(file),
+            hint="Load the base it was trained on, or allow another base explicitly.",
+        )
+
+
+def _check_shapes(family: ModelFamily, pipe: Any, file: Path) -> None:
+    state = pipe.lora_state_dict(str(file.parent), weight_name=file.name, unet_config=family.unet.config)[0]
+    modules = dict(family.unet.named_modules())
+    layers = [key for key in state if key.startswith("unet.")]
+    if not layers:
+        raise UserError("The file holds no LoRA for a UNet.", where=str(file))
+    for key in layers:
+        layer, side = _target(key)
+        module = modules.get(f"{layer}.base_layer", modules.get(layer))
+        problem = _mismatch(module, side, state[key])
+        if problem:
+            raise UserError(
+                f"This LoRA is of another base than {family.model_id}: {layer} {problem}.",
+                where=str(file),
+                hint="Load the base it was trained on.",
+            )
+
+
+def _target(key: str) -> tuple[str, str]:
+    """("down_blocks...to_q", "down" | "up" | "other") of a diffusers or peft key."""
+    for mark, side in (
+        (".lora_A.", "down"),
+        (".lora_B.", "up"),
+        (".lora.down.", "down"),
+        (".lora.up.", "up"),
+    ):
+        if mark in key:
+            return key.removeprefix("unet.").split(mark)[0], side
+    return key.removeprefix("unet.").rpartition(".")[0], "other"
+
+
+def _mismatch(module: Any, side: str, tensor: Any) -> str:
+    if side == "other":
+        return ""
+    if module is None:
+        return "is not a layer of it"
+    ours = module.weight.shape[1 if side == "down" else 0]
+    theirs = tensor.shape[1 if side == "down" else 0]
+    return f"has {ours} features there, the LoRA {theirs}" if ours != theirs else ""
+
+
+def _carrier(family: ModelFamily) -> Any:
+    """A diffusers pipeline around the family's own networks: it knows every LoRA file format."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    parts = {
+        "vae": family.vae,
+        "unet": family.unet,
+        "scheduler": DDIMScheduler(),
+        "text_encoder": family.text_encoders[0],
+        "tokenizer": family.tokenizers[0],
+    }
+    if family.kind == "sdxl":
+        parts |= {"text_encoder_2": family.text_encoders[1], "tokenizer_2": family.tokenizers[1]}
+        return StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    return StableDiffusionPipeline(
+        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )

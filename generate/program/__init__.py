@@ -1,0 +1,1 @@
+"""The command: jobs, session, cost, records in files."""

@@ -1,0 +1,236 @@
+"""The command `python -m generate`: prompts x seeds to scrolls in files."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from drspo import log
+from drspo.config import load, to_dict
+from drspo.errors import UserError
+from drspo.files.storage import Storage
+from drspo.registry import lookup
+from generate import GENERATORS
+from generate.images.preview import Recorder
+from generate.methods.drspo.stages import STAGES, lora_stages
+from generate.models.family import MODELS, ModelSpec
+from generate.program.config import Config
+from generate.program.cost import Plan, count_evaluations, peak_bytes, rehearse
+from generate.program.jobs import Job, file_name, is_done, read_prompts, require_writable, split_out
+from generate.program.metadata import encode, read
+from generate.program.session import Session, Setup, check_like, open_session, setup_like
+from generate.request import Generated, Request, Step, check_request, own
+
+logger = logging.getLogger(__name__)
+DESCRIPTION = """Makes long scroll images from prompts.
+
+  python -m generate "a lighthouse at dusk" --model miniature --out scroll.png
+  python -m generate "a castle" "a pine at dawn" --seeds 0 1 2 --out scrolls/
+  python -m generate --like scroll.png --out again.png"""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command on these arguments; the exit code, 0 when every scroll is there."""
+    config = load(Config, argv, package="generate", prog="python -m generate", description=DESCRIPTION)
+    _quiet_libraries()
+    return _again(config) if config.like else _make(config)
+
+
+def _quiet_libraries() -> None:
+    """Loading bars and advice for developers are not what a user of this command wants to read."""
+    import diffusers
+    import transformers
+
+    if logging.getLogger().isEnabledFor(logging.DEBUG):
+        return
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
+def _make(config: Config) -> int:
+    prompts = [*config.prompt, *(read_prompts(Path(config.prompts)) if config.prompts else [])]
+    if not prompts or not all(p.strip() for p in prompts):
+        raise UserError(
+            "there is nothing to make: give one or more prompts", hint='For example "a lighthouse at dusk".'
+        )
+    seeds = config.seeds or (config.seed,)
+    repeated: list[Any] = [p for p in prompts if prompts.count(p) > 1] or [
+        s for s in seeds if seeds.count(s) > 1
+    ]
+    if repeated:
+        raise UserError(f"given twice: {', '.join(map(repr, sorted(set(repeated))))}")
+    suffix = f".{config.format}" if config.format else ""
+    folder, single = split_out(config.out, len(prompts) * len(seeds), suffix)
+    setup = _setup(config)
+    _check_early(config)
+    store = Storage(folder)
+    if not config.plan:
+        require_writable(store)
+    session = open_session(setup)
+    requests = [_request(config, session.family.spec, prompt, seed) for prompt in prompts for seed in seeds]
+    jobs = [Job(request=r, name=single or file_name(r, suffix or ".png")) for r in requests]
+    if check := getattr(session.generator, "check", None):  # a plugin need not have one
+        check(requests)
+    if config.plan:
+        recorder = Recorder() if config.save_steps else None
+        plan = rehearse(session.generator, session.family, requests[0], recorder)
+        return _print_plan(plan, session, requests)
+    todo = [
+        job for job in jobs if not is_done(store, job.name, session.record(job.request), config.overwrite)
+    ]
+    if len(todo) < len(jobs):
+        logger.info(
+            "kept %d of %d scrolls that were finished with the same settings",
+            len(jobs) - len(todo),
+            len(jobs),
+        )
+    return _run(session, todo, store, config) if todo else 0
+
+
+def _again(config: Config) -> int:
+    if config.prompt or config.prompts:
+        raise UserError("--like takes its prompt from the scroll: leave prompts out", where="--like")
+    record = read(Path(config.like))
+    folder, name = split_out(config.out, 1, f".{config.format}" if config.format else "")
+    store = Storage(folder)
+    require_writable(store)
+    session = open_session(setup_like(record, _setup(config)))
+    now = session.record(record.request)
+    check_like(record, now)
+    job = Job(request=record.request, name=name or file_name(record.request, Path(config.like).suffix))
+    if is_done(store, job.name, now, config.overwrite):
+        logger.info("%s is there already, made with the same settings", store.url(job.name))
+        return 0
+    return _run(session, [job], store, config)
+
+
+def _setup(config: Config) -> Setup:
+    lookup(GENERATORS, config.method, "method")
+    settings = {name: to_dict(getattr(config, name)) for name in GENERATORS}
+    for name in GENERATORS:
+        if name != config.method and settings[name] != to_dict(getattr(Config(), name)):
+            raise UserError(
+                f"settings of {name} were given, but the method is {config.method}",
+                hint=f"Choose --method {name}, or leave --{name}.… out.",
+            )
+    return Setup(
+        model=config.model, method=config.method, settings=settings.get(config.method, {}),
+        loras=_loras(config), controlnet=config.controlnet, other_base=config.other_base,
+        device=config.device, dtype=config.dtype,
+    )  # fmt: skip
+
+
+def _loras(config: Config) -> dict[str, tuple[str, float]]:
+    paths = {stage: getattr(config, f"lora_{stage}") for stage in STAGES if getattr(config, f"lora_{stage}")}
+    if config.method != "drspo":
+        if paths:
+            raise UserError(f"{config.method} has one stage: give its LoRA by --lora")
+        return {"all": (config.lora, config.lora_weight)} if config.lora else {}
+    for stage in lora_stages(config.lora) if config.lora else ():
+        if stage in paths:
+            raise UserError(f"two LoRAs for the stage {stage}: --lora and --lora-{stage}")
+        paths[stage] = config.lora
+    return {stage: (path, config.lora_weight) for stage, path in paths.items()}
+
+
+def _check_early(config: Config) -> None:
+    """Everything that needs no weights; the rest is checked when they are there."""
+    spec = MODELS.get(config.model)
+    check = getattr(lookup(GENERATORS, config.method, "method"), "check_settings", None)
+    for seed in config.seeds or (config.seed,):
+        request = _request(config, spec or ModelSpec(base=config.model), "", seed)
+        check_request(request)
+        if check is not None and config.method in GENERATORS:
+            check(getattr(config, config.method), request, spec)
+
+
+def _request(config: Config, spec: ModelSpec, prompt: str, seed: int) -> Request:
+    return Request(
+        prompt=prompt, negative_prompt=config.negative_prompt, seed=seed,
+        height=own(config.height, spec.scroll[0]), width=own(config.width, spec.scroll[1]),
+        steps=own(config.steps, spec.steps),
+        guidance_scale=own(config.guidance_scale, spec.guidance_scale),
+        guidance_rescale=config.guidance_rescale,
+    )  # fmt: skip
+
+
+def _run(session: Session, jobs: Sequence[Job], store: Storage, config: Config) -> int:
+    started = time.monotonic()
+    steps = getattr(session.generator, "count_steps", lambda request: request.steps)
+    total = sum(steps(job.request) for job in jobs)
+    with (
+        log.progress(total, _count(jobs), "steps") as bar,
+        count_evaluations(session.family) as counts,
+    ):
+        for index, job in enumerate(jobs):
+            recorder = Recorder() if config.save_steps else None
+            made = _one(session, job.request, recorder, _reporter(bar, index + 1))
+            _write(session, job, made, recorder, store, config)
+    _summary(session, len(jobs), time.monotonic() - started, counts, store, jobs)
+    return 0
+
+
+def _one(
+    session: Session, request: Request, recorder: Recorder | None, report: Callable[[Step], None]
+) -> Generated:
+    def watch(step: Step) -> None:
+        report(step)
+        if recorder is not None:
+            recorder(step)
+
+    return session.generator.generate([request], watch)[0]
+
+
+def _reporter(bar: Any, number: int) -> Callable[[Step], None]:
+    """Moves the bar at every step, so that a single scroll has a time left too."""
+
+    def report(step: Step) -> None:
+        bar.advance(scroll=number, stage=step.stage)
+
+    return report
+
+
+def _write(
+    session: Session, job: Job, made: Generated, recorder: Recorder | None, store: Storage, config: Config
+) -> None:
+    """The extras first, the scroll last: a finished scroll means that everything of it is there."""
+    stem, dot, suffix = job.name.rpartition(".")
+    record = session.record(job.request, made.facts)
+    if config.save_extras:
+        for name, image in made.extras.items():
+            store.write(f"{stem}.{name}.png", encode(image, record, ".png"))
+    if recorder is not None:
+        store.write(f"{stem}.steps.gif", recorder.animate(session.family.vae))
+    store.write(job.name, encode(made.image, record, dot + suffix.lower()))
+
+
+def _summary(
+    session: Session, count: int, seconds: float, counts: dict[str, int], store: Storage, jobs: Sequence[Job]
+) -> None:
+    evaluations = ", ".join(f"{n} {name} evaluations" for name, n in counts.items() if n)
+    memory = peak_bytes(session.family.device) / 2**30
+    where = store.url(jobs[0].name) if count == 1 else store.base
+    print(f"{where}: {_count(jobs)} in {seconds:.1f} s, {evaluations}, peak memory {memory:.2f} GiB")
+
+
+def _count(jobs: Sequence[Job]) -> str:
+    return "1 scroll" if len(jobs) == 1 else f"{len(jobs)} scrolls"
+
+
+def _print_plan(plan: Plan, session: Session, requests: Sequence[Request]) -> int:
+    request, count = requests[0], len(requests)
+    print(
+        f"{session.setup.method} on {session.setup.model}: "
+        f"{request.height}x{request.width}, {request.steps} steps"
+    )
+    for network, sizes in plan.evaluations.items():
+        detail = ", ".join(f"{n} at {h}x{w} latents" for (h, w), n in sizes.items())
+        print(f"  {network}: {plan.count(network)} evaluations per scroll ({detail})")
+    print(f"  time: about {plan.seconds:.1f} s per scroll, {plan.seconds * count:.0f} s for {count}")
+    print(f"  memory: about {plan.peak_bytes / 2**30:.2f} GiB")
+    print(f"  (rehearsed in {plan.rehearsal_seconds:.1f} s on {session.family.device})")
+    return 0

@@ -1,0 +1,80 @@
+"""Every setting of the command `python -m generate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tyro.conf import Positional
+
+from generate.methods import mad, multidiffusion, sdxl
+from generate.methods.drspo import two_stage
+from generate.request import OWN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to make, with what, and where to put it."""
+
+    prompt: Positional[tuple[str, ...]] = ()
+    """one or more prompts"""
+    prompts: str = ""
+    """a text file with one prompt a line"""
+    negative_prompt: str = ""
+    """what the scroll should not show"""
+    model: str = "miniature"
+    """miniature, sdxl, a Hub id, or a folder in diffusers' layout"""
+    method: str = "drspo"
+    """sdxl, multidiffusion, mad, drspo, or a plugin module:Class"""
+    height: int = OWN
+    """of the scroll in pixels; -1: the model's own"""
+    width: int = OWN
+    """of the scroll in pixels; -1: the model's own"""
+    steps: int = OWN
+    """denoising steps; -1: the model's own"""
+    guidance_scale: float = OWN
+    """of classifier-free guidance; -1: the model's own"""
+    guidance_rescale: float = 0.0
+    """brings strong guidance back to the unguided contrast, 0 to 1 (Lin et al. 2023, section 3.4)"""
+    seed: int = 0
+    """decides the noise"""
+    seeds: tuple[int, ...] = ()
+    """several seeds instead of one: every prompt with every seed"""
+    out: str = "scroll.png"
+    """a .png or .webp file, or a folder (also s3:// and the like) that can be resumed"""
+    format: Literal["", "png", "webp"] = ""
+    """of files in a folder, both lossless; default png"""
+    overwrite: bool = False
+    """replace files that were made with other settings"""
+    like: str = ""
+    """make a scroll again, byte for byte, from the record inside its file; excludes prompts"""
+    plan: bool = False
+    """print evaluations, seconds and memory, and exit"""
+    save_steps: bool = False
+    """also write an animated GIF of the denoising"""
+    save_extras: bool = False
+    """also write the blueprint and the line art"""
+    controlnet: str = ""
+    """a Hub id or folder of a canny ControlNet, instead of the model's own"""
+    lora: str = ""
+    """a LoRA folder or file: its drspo.json says which stage it is for; without one, for every stage"""
+    lora_blueprint: str = ""
+    """the LoRA of the blueprint stage"""
+    lora_highres: str = ""
+    """the LoRA of the high-resolution stage"""
+    lora_weight: float = 1.0
+    """how strongly LoRAs act; 0 switches them off"""
+    other_base: bool = False
+    """allow a LoRA that was trained on another base model"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps"""
+    dtype: str = "auto"
+    """auto, float32, bfloat16, float16; the autoencoder stays in float32 where half precision overflows"""
+    sdxl: sdxl.Config = field(default_factory=sdxl.Config)
+    """settings of the method sdxl"""
+    multidiffusion: multidiffusion.Config = field(default_factory=multidiffusion.Config)
+    """settings of the method multidiffusion"""
+    mad: mad.Config = field(default_factory=mad.Config)
+    """settings of the method mad"""
+    drspo: two_stage.Config = field(default_factory=two_stage.Config)
+    """settings of the method drspo"""

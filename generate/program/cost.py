@@ -1,0 +1,172 @@
+"""What a request will cost, found by rehearsing it.
+
+A rehearsal runs the real generator on the real request, but after a few real evaluations of a network at each
+shape it hands back the last answer instead of computing a new one. So the evaluations are counted exactly for
+any method, plugins included; seconds come from evaluations timed at their own shapes; and everything else
+(text, line art, blending, scheduler, autoencoder) is not estimated but run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from generate.images.preview import Recorder
+from generate.request import Generator, Request
+
+
+@dataclass
+class Calls:
+    """The calls of one network at one shape: how many, how many samples, and what some of them took."""
+
+    samples: int = 0
+    count: int = 0
+    seconds: dict[int, float] = field(default_factory=dict)
+    """By index of the call, only of those that ran."""
+
+    def is_real(self, index: int) -> bool:
+        """Calls 0, 1, 2, 4, 8, 16, ... run: cost may change along the denoising (MAD's threshold does
+        that)."""
+        return index & (index - 1) == 0
+
+    def total(self) -> float:
+        """Seconds of all calls, interpolated between those that ran; the first one only warms up."""
+        known = sorted(i for i in self.seconds if i or self.count == 1)
+        if not known:
+            return self.seconds.get(0, 0.0) * self.count
+        weights = [self._span(known, position) for position in range(len(known))]
+        return sum(w * self.seconds[i] for w, i in zip(weights, known, strict=True))
+
+    def _span(self, known: list[int], position: int) -> float:
+        """How many calls are nearer to this measured one than to its neighbours."""
+        low = (known[position - 1] + known[position]) / 2 if position else 0.0
+        high = (known[position] + known[position + 1]) / 2 if position + 1 < len(known) else float(self.count)
+        return high - low
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cost of one scroll."""
+
+    evaluations: dict[str, dict[tuple[int, int], int]]
+    """By network ("unet", "controlnet"), by latent size: samples evaluated."""
+    seconds: float
+    peak_bytes: int
+    """Of device memory where there is a device, of the process otherwise."""
+    rehearsal_seconds: float
+
+    def count(self, network: str) -> int:
+        """All samples that this network evaluates for one scroll."""
+        return sum(self.evaluations.get(network, {}).values())
+
+
+def rehearse(generator: Generator, family: Any, request: Request, recorder: Recorder | None = None) -> Plan:
+    """The cost of one request, at the price of a few evaluations of each network at each shape.
+
+    Seconds exclude loading the model and the first evaluation's warm-up; they include the GIF of a recorder.
+    """
+    networks = {
+        name: getattr(family, name)
+        for name in ("unet", "controlnet")
+        if getattr(family, name, None) is not None
+    }
+    _reset_peak(family.device)
+    logs: dict[tuple[str, tuple[int, int, int]], Calls] = {}
+    started = time.perf_counter()
+    with _stubbed(networks, logs, family.device):
+        generator.generate([request], recorder)
+        _synchronize(family.device)
+    elapsed = time.perf_counter() - started
+    outside = elapsed - sum(sum(calls.seconds.values()) for calls in logs.values())
+    evaluations: dict[str, dict[tuple[int, int], int]] = {}
+    for (name, (_, height, width)), calls in logs.items():
+        sizes = evaluations.setdefault(name, {})
+        sizes[height, width] = sizes.get((height, width), 0) + calls.samples
+    seconds = outside + sum(calls.total() for calls in logs.values())
+    seconds += recorder.estimate(family.vae) if recorder is not None else 0.0
+    return Plan(evaluations, seconds, peak_bytes(family.device), elapsed)
+
+
+@contextmanager
+def count_evaluations(family: Any) -> Iterator[dict[str, int]]:
+    """Counts the samples that each network really evaluates inside the block."""
+    counts = {name: 0 for name in ("unet", "controlnet") if getattr(family, name, None) is not None}
+
+    def hook(name: str) -> Callable[..., None]:
+        def add(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            counts[name] += _sample(args, kwargs).shape[0]
+
+        return add
+
+    handles = [getattr(family, n).register_forward_pre_hook(hook(n), with_kwargs=True) for n in counts]
+    try:
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _stubbed(networks: dict[str, Any], logs: dict[Any, Calls], device: torch.device) -> Iterator[None]:
+    own = {name: vars(module).get("forward") for name, module in networks.items()}
+    for name, module in networks.items():
+        module.forward = _stub(name, module.forward, logs, device)
+    try:
+        yield
+    finally:
+        for name, module in networks.items():
+            del module.forward  # the class's own is visible again
+            if own[name] is not None:  # somebody had wrapped this one
+                module.forward = own[name]
+
+
+def _stub(
+    name: str, forward: Callable[..., Any], logs: dict[Any, Calls], device: torch.device
+) -> Callable[..., Any]:
+    answers: dict[Any, Any] = {}
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        sample = _sample(args, kwargs)
+        key = (name, (sample.shape[0], sample.shape[2], sample.shape[3]))
+        calls = logs.setdefault(key, Calls())
+        index = calls.count
+        if calls.is_real(index):
+            _synchronize(device)
+            started = time.perf_counter()
+            answers[key] = forward(*args, **kwargs)
+            _synchronize(device)
+            calls.seconds[index] = time.perf_counter() - started
+        calls.count += 1
+        calls.samples += sample.shape[0]
+        return answers[key]
+
+    return run
+
+
+def _sample(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    sample: torch.Tensor = args[0] if args else kwargs["sample"]
+    return sample
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The largest memory so far: of the device since `rehearse` or the program began, else of the process."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _reset_peak(device: torch.device) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _synchronize(device: torch.device) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,142 @@
+"""What a scroll's file says about how it was made: enough to make it again, byte for byte.
+
+The record holds what decides the pixels and nothing else: no dates, no paths of outputs, no timings. It is
+JSON in a PNG text chunk named `drspo`, or in the EXIF image description of a lossless WebP.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from drspo.errors import UserError
+from generate.request import Request
+
+KEY = "drspo"
+FORMATS = {".png": "PNG", ".webp": "WEBP"}
+_EXIF_DESCRIPTION = 0x010E
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """How one scroll was made."""
+
+    request: Request
+    model: str
+    fingerprint: str
+    method: str
+    settings: dict[str, Any]
+    loras: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By stage ("blueprint", "highres", "all"): path, weight and sha256 of the weights."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Device and dtype: other hardware rounds differently."""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def difference(self, other: Record) -> list[str]:
+        """One line for every value in which the two differ, `other`'s value last."""
+        return _differences(self.to_dict(), other.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON gives them back: tuples are lists."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Record:
+        """The record that `to_dict` gave; ValueError when a part is missing or of the wrong kind."""
+        try:
+            return cls(**{**values, "request": Request(**values["request"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(str(error)) from error
+
+
+def versions() -> dict[str, str]:
+    """The versions of everything whose arithmetic or encoding enters the bytes."""
+    import platform
+    from importlib.metadata import version
+
+    import drspo
+
+    packages = ("torch", "diffusers", "transformers", "pillow", "numpy", "opencv-python-headless")
+    return {"drspo": drspo.__version__, "python": platform.python_version()} | {
+        p: _version(version, p) for p in packages
+    }
+
+
+def _version(version: Any, package: str) -> str:
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        return str(version(package))
+    except PackageNotFoundError:  # OpenCV comes under several names
+        return "unknown"
+
+
+def encode(image: Image.Image, record: Record, suffix: str) -> bytes:
+    """The bytes of the image file (".png" or ".webp", both lossless) with its record inside."""
+    text = json.dumps({"format": 1, **record.to_dict()}, sort_keys=True, ensure_ascii=True)
+    buffer = io.BytesIO()
+    if suffix == ".png":
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_text(KEY, text, zip=False)
+        image.save(buffer, "PNG", pnginfo=chunks, compress_level=6)
+    elif suffix == ".webp":
+        exif = Image.Exif()
+        exif[_EXIF_DESCRIPTION] = text
+        image.save(buffer, "WEBP", lossless=True, quality=50, method=2, exif=exif, exact=True)
+    else:
+        raise ValueError(f"no lossless format for {suffix!r}: {', '.join(FORMATS)}")
+    return buffer.getvalue()
+
+
+def read(path: Path) -> Record:
+    """The record inside an image file; UserError when there is no such file, no image or no record."""
+    try:
+        return parse(path.read_bytes(), str(path))
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read", hint=str(error)) from error
+
+
+def parse(data: bytes, where: str) -> Record:
+    """The record inside an image's bytes; `where` only words the errors."""
+    text = _text(data, where)
+    if not text:
+        raise UserError(
+            f"{where} carries no record of how it was made",
+            hint="Only files written by this program do; editors and chat programs strip it.",
+        )
+    try:
+        values = json.loads(text)
+        kind = values.pop("format")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"the record inside {where} is damaged", hint=str(error)) from error
+    if kind != 1:
+        raise UserError(f"the record inside {where} has format {kind}; this version reads format 1")
+    try:
+        return Record.from_dict(values)
+    except ValueError as error:
+        raise UserError(f"the record inside {where} is damaged", hint=str(error)) from error
+
+
+def _text(data: bytes, where: str) -> str:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return str(image.info.get(KEY) or image.getexif().get(_EXIF_DESCRIPTION) or "")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{where} cannot be read as an image", hint=str(error)) from error
+
+
+def _differences(one: Any, other: Any, where: str = "") -> list[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = sorted({*one, *other})
+        return [
+            line for k in keys for line in _differences(one.get(k), other.get(k), f"{where}.{k}".lstrip("."))
+        ]
+    return [] if one == other else [f"{where}: {one!r} -> {other!r}"]

@@ -1,0 +1,325 @@
+"""The stages of phase 5: generate, score, commit. Both executors call these very classes.
+
+What travels between them is a plain row: the unit's id, its prompts, and later its candidates as
+Parquet bytes, so that no executor has to understand nested images.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from drspo.config import config_hash
+from drspo.files.storage import Storage
+from pipeline.candidates.guard import Guard, PoisonedError
+from pipeline.candidates.images import decode, encode, extension
+from pipeline.candidates.provenance import record_model
+from pipeline.records import DEAD, OK, Candidate, UnitRow, candidate_id, candidate_seed, unit_rows, unit_table
+from pipeline.settings import CandidateSettings, GuardSettings, ScoringSettings, options_of, short_names
+from pipeline.units import UnitStore, encode_unit, unit_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """Everything a stage needs, on any machine: where the run is, what to make, who is asking."""
+
+    url: str
+    candidates: CandidateSettings
+    scoring: ScoringSettings
+    guard: GuardSettings
+    config_hash: str
+    code_version: str
+    session: str
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """The names of the score columns."""
+        return self.scoring.columns
+
+    def store(self) -> UnitStore:
+        """The run's unit files."""
+        return UnitStore(Storage(self.url), self.config_hash, self.scorers)
+
+
+def generator_hash(settings: CandidateSettings, name: str) -> str:
+    """A hash of everything besides prompt and seed that shapes an image of this generator."""
+    shaping = ("model", "height", "width", "steps", "guidance_scale", "negative_prompt")
+    facts = {key: getattr(settings, key) for key in shaping}
+    return config_hash({**facts, "generator": name, "options": options_of(settings.options, name)})
+
+
+class Generate:
+    """A unit's prompts to encoded candidates: one model in memory, every generator and seed."""
+
+    def __init__(self, spec: StageSpec, guard: Guard | None = None) -> None:
+        from generate.request import build_generator
+
+        self.spec = spec
+        self.guard = guard or Guard(Storage(spec.url), spec.guard, spec.session)
+        settings = spec.candidates
+        family = _load_family(settings.model)
+        if family is not None:
+            record_model(Storage(spec.url), family)
+        self.device = str(getattr(family, "device", "cpu"))
+        short_names(settings.generators)
+        self.generators = [
+            (name, build_generator(name, family, options_of(settings.options, name)))
+            for name in settings.generators
+        ]
+        self.hashes = {name: generator_hash(settings, name) for name in settings.generators}
+        self.encoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="encode")
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row {unit_id, prompts} with its candidates added under `data`."""
+        started = time.monotonic()
+        prompts = json.loads(row["prompts"])
+        rows = [self._group(row["unit_id"], index, prompt) for index, prompt in enumerate(prompts)]
+        table = unit_table(rows, self.spec.scorers)
+        return {"unit_id": row["unit_id"], "data": encode_unit(table), "seconds": time.monotonic() - started}
+
+    def _group(self, unit: str, index: int, prompt: dict[str, str]) -> UnitRow:
+        group = UnitRow(
+            unit_id=unit,
+            prompt_id=prompt["prompt_id"],
+            parent_id=prompt["parent_id"],
+            prompt=prompt["text"],
+            status=OK,
+            config_hash=self.spec.config_hash,
+            code_version=self.spec.code_version,
+        )
+        try:
+            with self.guard.attempt(unit, f"generate-{index}"):
+                candidates = tuple(self._candidates(group))
+        except PoisonedError as error:
+            return replace(group, status=DEAD, error=f"generate: {error}")
+        return _checked(replace(group, candidates=candidates), self.spec.candidates.min_candidates)
+
+    def _candidates(self, group: UnitRow) -> Iterator[Candidate]:
+        """Every candidate; one that fails carries its error. Encoding overlaps the next generator."""
+        pending: list[tuple[Candidate, Future[bytes] | None]] = []
+        for name, generator in self.generators:
+            for candidate, image in self._images(name, generator, group):
+                encoded = image and self.encoders.submit(encode, image, self.spec.candidates.encoding)
+                pending.append((candidate, encoded))
+        for candidate, encoded in pending:
+            yield self._with_image(candidate, encoded) if encoded else candidate
+
+    def _images(self, name: str, generator: Any, group: UnitRow) -> Iterator[tuple[Candidate, Any]]:
+        """(candidate, image or None) for each seed; the seeds share one call unless it fails."""
+        empty = [self._empty(name, group.prompt_id, index) for index in range(self.spec.candidates.seeds)]
+        requests = [self._request(group.prompt, candidate.seed) for candidate in empty]
+        try:
+            made: list[Any] = generator.generate(requests)
+        except Exception:
+            # One bad seed must not take the others with it: each is tried alone.
+            made = [_generate_alone(generator, request) for request in requests]
+        for candidate, result in zip(empty, made, strict=True):
+            if isinstance(result, Exception):
+                yield replace(candidate, error=_describe(result)), None
+            else:
+                width, height = result.image.size
+                facts = {"seconds": float(result.seconds), "height": height, "width": width}
+                yield replace(candidate, **facts), result.image
+
+    def _empty(self, name: str, prompt: str, index: int) -> Candidate:
+        short = name.rpartition(":")[2]
+        seed = candidate_seed(prompt, short, index)
+        identity = candidate_id(prompt, short, self.hashes[name], seed)
+        return Candidate(candidate_id=identity, generator=short, seed=seed, device=self.device)
+
+    def _request(self, prompt: str, seed: int) -> Any:
+        from generate.request import Request
+
+        settings = self.spec.candidates
+        return Request(
+            prompt=prompt,
+            negative_prompt=settings.negative_prompt,
+            height=settings.height,
+            width=settings.width,
+            seed=seed,
+            steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+        )
+
+    def _with_image(self, candidate: Candidate, encoded: Future[bytes]) -> Candidate:
+        try:
+            data = encoded.result()
+        except Exception as error:
+            return replace(candidate, error=_describe(error))
+        path = f"{candidate.candidate_id}.{extension(self.spec.candidates.encoding)}"
+        return replace(candidate, image={"bytes": data, "path": path}, image_bytes=len(data))
+
+
+class Score:
+    """A unit's candidates with scores from every scorer, computed on the decoded stored bytes, and ranks."""
+
+    def __init__(self, spec: StageSpec, guard: Guard | None = None) -> None:
+        self.spec = spec
+        self.guard = guard or Guard(Storage(spec.url), spec.guard, spec.session)
+        self.scorers = {
+            short: _load_scorer(name, target, spec)
+            for short, (name, target) in zip(spec.scorers, spec.scoring.named.items(), strict=True)
+        }
+        self.versions = {
+            short: f"{scorer.checkpoint}@{scorer.checkpoint_hash} view={scorer.view}"
+            for short, scorer in self.scorers.items()
+        }
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row with its `data` scored and ranked."""
+        started = time.monotonic()
+        rows = unit_rows(pq.read_table(io.BytesIO(row["data"])))
+        scored = [self._score_group(index, group) for index, group in enumerate(rows)]
+        data = encode_unit(unit_table(scored, self.spec.scorers))
+        return {**row, "data": data, "seconds": row["seconds"] + time.monotonic() - started}
+
+    def _score_group(self, index: int, group: UnitRow) -> UnitRow:
+        if group.status == DEAD:
+            return group
+        try:
+            with self.guard.attempt(group.unit_id, f"score-{index}"):
+                candidates = self._score(group)
+        except PoisonedError as error:
+            return replace(group, status=DEAD, error=f"score: {error}")
+        ranked = rank(candidates, next(iter(self.scorers)))
+        return _checked(replace(group, candidates=ranked), self.spec.candidates.min_candidates)
+
+    def _score(self, group: UnitRow) -> list[Candidate]:
+        good = [c for c in group.candidates if c.image is not None]
+        try:
+            values = self._values([c.image["bytes"] for c in good if c.image], group.prompt)
+            scored = dict(zip((c.candidate_id for c in good), values, strict=True))
+            return [self._with_scores(c, scored.get(c.candidate_id)) for c in group.candidates]
+        except Exception:
+            return [self._score_alone(c, group.prompt) if c.image else c for c in group.candidates]
+
+    def _values(self, images: list[bytes], prompt: str) -> list[dict[str, float]]:
+        """{scorer: score} for each encoded image."""
+        decoded = [decode(data) for data in images]
+        columns = {name: s.score(decoded, [prompt] * len(images)) for name, s in self.scorers.items()}
+        return [{name: float(column[i]) for name, column in columns.items()} for i in range(len(images))]
+
+    def _score_alone(self, candidate: Candidate, prompt: str) -> Candidate:
+        assert candidate.image
+        try:
+            return self._with_scores(candidate, self._values([candidate.image["bytes"]], prompt)[0])
+        except Exception as error:
+            return replace(candidate, error=f"score: {_describe(error)}")
+
+    def _with_scores(self, candidate: Candidate, scores: dict[str, float] | None) -> Candidate:
+        if scores is None:
+            return candidate
+        if any(value != value for value in scores.values()):
+            return replace(candidate, error=f"score: not a number ({scores})")
+        return replace(candidate, scores=scores, scorer_versions=self.versions)
+
+
+class Commit:
+    """A scored unit to its file; what is left of the row is a summary of a few bytes."""
+
+    def __init__(self, spec: StageSpec) -> None:
+        self.store = spec.store()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """{unit_id, rows, dead, images, seconds, won, error}; `won` is False when another copy was first."""
+        rows = unit_rows(pq.read_table(io.BytesIO(row["data"])))
+        dead = [group for group in rows if group.status == DEAD]
+        # The reason first: a dead row without one could not be retried.
+        for group in dead:
+            self._record_death(group)
+        won = self.store.storage.create(unit_name(row["unit_id"]), row["data"])
+        self._forget_the_living(row["unit_id"], rows if won else None)
+        return {
+            "unit_id": row["unit_id"],
+            "rows": len(rows),
+            "dead": len(dead),
+            "images": sum(c.image is not None for group in rows for c in group.candidates),
+            "seconds": float(row["seconds"]),
+            "won": won,
+            "error": dead[0].error if dead else "",
+        }
+
+    def _forget_the_living(self, unit: str, rows: list[UnitRow] | None) -> None:
+        """Take back reasons that another worker, or an earlier life, left of rows that are alive."""
+        reasons = self.store.storage.list(f"dead/{unit}-")
+        if reasons:
+            rows = rows or self.store.read_rows(unit)
+            dead = {_death_name(unit, row.prompt_id) for row in rows if row.status == DEAD}
+            for name in set(reasons) - dead:
+                self.store.storage.delete(name)
+
+    def _record_death(self, group: UnitRow) -> None:
+        """Leave the reason where `drspo status` finds it without opening any unit."""
+        facts = {key: getattr(group, key) for key in ("unit_id", "prompt_id", "prompt", "error")}
+        errors = sorted({f"{c.generator}: {c.error}" for c in group.candidates if c.error})
+        name = _death_name(group.unit_id, group.prompt_id)
+        self.store.storage.write(name, json.dumps({**facts, "candidates": errors}, indent=1).encode())
+
+
+def _death_name(unit: str, prompt: str) -> str:
+    return f"dead/{unit}-{prompt}.json"
+
+
+def rank(candidates: Sequence[Candidate], scorer: str) -> tuple[Candidate, ...]:
+    """The candidates in their order with rank 1 for the highest score; ties go by candidate id."""
+    scored = [c for c in candidates if c.scores is not None]
+    order = sorted(scored, key=lambda c: (-(c.scores or {})[scorer], c.candidate_id))
+    ranks = {c.candidate_id: position for position, c in enumerate(order, start=1)}
+    return tuple(replace(c, rank=ranks.get(c.candidate_id)) for c in candidates)
+
+
+def _checked(group: UnitRow, least: int) -> UnitRow:
+    """The group, dead when too few of its candidates are without error."""
+    good = sum(not candidate.error for candidate in group.candidates)
+    if good >= least:
+        return group
+    first = next((c.error for c in group.candidates if c.error), "no candidate was asked for")
+    return replace(
+        group, status=DEAD, error=f"only {good} of {len(group.candidates)} candidates succeeded: {first}"
+    )
+
+
+def _generate_alone(generator: Any, request: Any) -> Any:
+    try:
+        return generator.generate([request])[0]
+    except Exception as error:
+        return error
+
+
+def _describe(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:500]}"
+
+
+def _load_family(model: str) -> Any:
+    if not model:
+        return None
+    from generate.models.family import load_family
+
+    return load_family(model)
+
+
+def _load_scorer(name: str, target: str, spec: StageSpec) -> Any:
+    """The scorer `target` with the settings that go with the model, then the user's own for `name`."""
+    from drspo.registry import lookup
+    from eval import MEASURES, SCORERS
+    from eval.base import build_scorer, scorer_preset
+
+    known = inspect.signature(lookup(SCORERS | MEASURES, target, "scorer")).parameters
+    preset = {**scorer_preset(spec.candidates.model), "device": _device()} if ":" not in target else {}
+    settings = {key: value for key, value in preset.items() if key in known}
+    return build_scorer(target, {**settings, **options_of(spec.scoring.options, name)})
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,191 @@
+"""The guard around each model stage: a prompt that crashes or hangs workers becomes one dead row.
+
+Ray restarts a dead actor and runs its task again, for ever. So each attempt is written down on the
+run's storage before the model starts, and removed after it; what is still there was not survived.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import functools
+import json
+import logging
+import os
+import socket
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TextIO
+
+from drspo.files.storage import Storage
+from pipeline.settings import GuardSettings
+
+log = logging.getLogger(__name__)
+
+EXIT_DEADLINE = 86
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt at one prompt in one stage, as it stands on the storage while it runs."""
+
+    session: str
+    host: str
+    pid: int
+    pid_started: str
+    time: float
+    cause: str = ""
+
+
+class PoisonedError(Exception):
+    """This prompt took too many workers down; it is not tried again."""
+
+
+class Guard:
+    """The attempt ledger and the watchdog of one worker. `session` names the driver's run."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        settings: GuardSettings,
+        session: str,
+        on_deadline: Callable[[], None] | None = None,
+    ) -> None:
+        self.storage = storage
+        self.settings = settings
+        self.session = session
+        self.on_deadline = on_deadline or _leave
+        _record_faults(os.getpid())
+
+    @contextlib.contextmanager
+    def attempt(self, unit: str, part: str) -> Iterator[None]:
+        """Run the body as one attempt. Raises PoisonedError instead when it was fatal too often."""
+        prefix = f"attempts/{unit}.{part}."
+        self._refuse_poison(prefix)
+        name = f"{prefix}{uuid.uuid4().hex}.json"
+        self._write(name, self._mine())
+        watchdog = threading.Timer(self.settings.deadline, self._expire, (name,))
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+            self.storage.delete(name)
+
+    def _refuse_poison(self, prefix: str) -> None:
+        deaths = [a for a in read_attempts(self.storage, prefix) if self._is_death(a)]
+        if sum(self._weight(death) for death in deaths) < 1 - 1e-9:
+            return
+        causes = sorted({_cause(death) for death in deaths})
+        raise PoisonedError(f"took {len(deaths)} workers down: {'; '.join(causes)}")
+
+    def _weight(self, death: Attempt) -> float:
+        """A hang or a crash of its own counts fully; one that may be the machine's, less.
+
+        A worker that died alone may have been preempted with its node. One that died together with
+        its driver was most likely killed with it.
+        """
+        if _cause(death) != UNEXPLAINED:
+            return 1 / self.settings.attempts
+        return 1 / (
+            self.settings.attempts + 1 if death.session == self.session else 3 * self.settings.attempts
+        )
+
+    def _is_death(self, attempt: Attempt) -> bool:
+        """Whether the attempt is over: another copy of the job may be at work on the same prompt."""
+        if attempt.cause or attempt.session == self.session:
+            return True
+        if attempt.host == socket.gethostname():
+            return process_start(attempt.pid) != attempt.pid_started
+        return time.time() - attempt.time > self.settings.deadline + 60
+
+    def _mine(self) -> Attempt:
+        pid = os.getpid()
+        host = socket.gethostname()
+        started = process_start(pid)
+        return Attempt(session=self.session, host=host, pid=pid, pid_started=started, time=time.time())
+
+    def _write(self, name: str, attempt: Attempt) -> None:
+        self.storage.write(name, json.dumps(asdict(attempt)).encode())
+
+    def _expire(self, name: str) -> None:
+        cause = f"no answer within {self.settings.deadline:g} s"
+        with contextlib.suppress(Exception):
+            self._write(name, Attempt(**{**asdict(self._mine()), "cause": cause}))
+        log.error("%s: %s; this worker ends itself", name, cause)
+        self.on_deadline()
+
+
+UNEXPLAINED = "the worker died without a word (killed, out of memory, or its machine was lost)"
+
+
+def _leave() -> None:
+    os._exit(EXIT_DEADLINE)
+
+
+def read_attempts(storage: Storage, prefix: str = "attempts/") -> list[Attempt]:
+    """The attempts written down under a prefix of the ledger; those removed meanwhile are left out."""
+    found = []
+    for name in storage.list(prefix):
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+            found.append(Attempt(**json.loads(storage.read(name))))
+    return found
+
+
+def units_with_attempts(storage: Storage) -> set[str]:
+    """The units that were in flight when a worker ended: they are tried last."""
+    names = [name for name in storage.list("attempts/") if name.endswith(".json")]
+    return {name.removeprefix("attempts/").partition(".")[0] for name in names}
+
+
+def process_start(pid: int) -> str:
+    """When the process started, in the kernel's ticks; empty when there is none.
+
+    A pid alone is not an identity: numbers are used again. Where /proc is missing, the pid has to do.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] == "Z" else fields[19]
+    except (OSError, IndexError):
+        pass
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return ""
+    return "running" if not Path("/proc/self").exists() else ""
+
+
+def fault_file(pid: int) -> Path:
+    """Where a worker's last words are written when it crashes in native code."""
+    return Path(tempfile.gettempdir()) / f"drspo-faults-{os.getuid()}" / f"{pid}.txt"
+
+
+@functools.cache
+def _record_faults(pid: int) -> TextIO:
+    """Send the interpreter's crash report to a file, where the next attempt finds it.
+
+    The cache keeps the stream open for the life of the process, and makes one per process.
+    """
+    path = fault_file(pid)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    stream = path.open("w")
+    faulthandler.enable(file=stream)
+    return stream
+
+
+def _cause(attempt: Attempt) -> str:
+    if attempt.cause:
+        return attempt.cause
+    if attempt.host != socket.gethostname():
+        return UNEXPLAINED
+    try:
+        first = fault_file(attempt.pid).read_text(errors="replace").partition("\n")[0]
+    except OSError:
+        return UNEXPLAINED
+    return first.removeprefix("Fatal Python error: ") or UNEXPLAINED

@@ -1,0 +1,102 @@
+"""The frozen plan: which units there are, decided once, before the first image."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drspo.errors import UserError
+from drspo.files.storage import Storage
+from pipeline.records import OK, PLAN_SCHEMA, unit_id
+
+PLAN_NAME = "plan.parquet"
+
+
+def make_plan(prompts: pa.Table, config_hash: str, prompts_per_unit: int = 1) -> pa.Table:
+    """The plan over the accepted prompts, in their order: a table of PLAN_SCHEMA.
+
+    A unit's id depends on its prompts and on the configuration, never on block or worker layout.
+    """
+    if prompts_per_unit < 1:
+        raise UserError(
+            f"a unit holds at least one prompt, not {prompts_per_unit}", "candidates.prompts_per_unit"
+        )
+    batches = (_units(batch, config_hash, prompts_per_unit) for batch in _groups(prompts, prompts_per_unit))
+    tables = [pa.Table.from_pylist(rows, schema=PLAN_SCHEMA) for rows in batches]
+    plan = pa.concat_tables(tables) if tables else PLAN_SCHEMA.empty_table()
+    positions = pa.array(range(plan.num_rows), pa.int64())
+    return plan.set_column(1, PLAN_SCHEMA.field("position"), positions)
+
+
+def _groups(prompts: pa.Table, size: int) -> Iterator[list[dict[str, str]]]:
+    """The accepted prompts in slices of a whole number of units, so that memory stays flat."""
+    chosen = prompts.filter(pa.compute.equal(prompts["status"], OK)).select(
+        ["prompt_id", "parent_id", "text"]
+    )
+    step = max(1, 16384 // size) * size
+    for start in range(0, chosen.num_rows, step):
+        yield chosen.slice(start, step).to_pylist()
+
+
+def _units(prompts: list[dict[str, str]], config_hash: str, size: int) -> list[dict[str, Any]]:
+    groups = [prompts[i : i + size] for i in range(0, len(prompts), size)]
+    return [
+        {
+            "unit_id": unit_id((prompt["prompt_id"] for prompt in group), config_hash),
+            "position": 0,
+            "config_hash": config_hash,
+            "prompts": group,
+        }
+        for group in groups
+    ]
+
+
+def freeze_plan(storage: Storage, plan: pa.Table) -> pa.Table:
+    """Store the plan if there is none yet, and give the stored one: the first copy of a job decides."""
+    if plan.num_rows == 0:
+        raise UserError(
+            "no prompt was accepted, so there is nothing to generate",
+            hint="`drspo status` shows why prompts were dropped.",
+        )
+    buffer = io.BytesIO()
+    pq.write_table(plan, buffer, compression="zstd")
+    storage.create(PLAN_NAME, buffer.getvalue())
+    return read_plan(storage)
+
+
+def read_plan(storage: Storage) -> pa.Table:
+    """The stored plan. Raises UserError when it is truncated or foreign: nothing can replace it."""
+    return read_table(storage, PLAN_NAME, PLAN_SCHEMA)
+
+
+def read_table(storage: Storage, name: str, schema: pa.Schema) -> pa.Table:
+    """A table of the run folder, refused with its name when it is damaged or has other columns."""
+    try:
+        table = pq.read_table(io.BytesIO(storage.read(name)))
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise UserError(
+            f"{name} is not a whole Parquet file: {error}",
+            storage.url(name),
+            "Units refer to it, so it is not replaced silently. Restore it, or use a new run folder.",
+        ) from error
+    if not table.schema.equals(schema):
+        raise UserError(f"{name} has other columns than this version writes", storage.url(name))
+    return table
+
+
+def todo(plan: pa.Table, done: set[str]) -> pa.Table:
+    """The units of the plan that have no file yet, in the plan's order."""
+    missing = [unit not in done for unit in plan["unit_id"].to_pylist()]
+    return plan.filter(pa.array(missing, pa.bool_()))
+
+
+def unit_payload(unit: dict[str, Any]) -> dict[str, Any]:
+    """A plan's row as what travels between the stages: ids, and its prompts as JSON."""
+    return {"unit_id": unit["unit_id"], "prompts": json.dumps(unit["prompts"])}

@@ -1,0 +1,206 @@
+"""Phases 1 to 3: read ideas, expand them into prompts, filter. No row is lost without a reason.
+
+`ingest`, `expand` and `filter_prompts` work on whole tables of PROMPT_SCHEMA in bounded batches; the stages
+they run are in `stages.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from drspo.files.storage import Storage
+from drspo.log import progress
+from pipeline.ideas.dedup import near_duplicates
+from pipeline.ideas.expanders import ExpandSettings
+from pipeline.ideas.filters import FilterSettings
+from pipeline.ideas.sources import Item, PromptSettings, read_source
+from pipeline.ideas.stages import ExpandStage, FilterStage, Stage, clean
+from pipeline.llm.ask import LLMSettings
+from pipeline.records import DROPPED, OK, PROMPT_SCHEMA, Prompt, prompt_id
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+Advance = Callable[[int], None]
+_BATCH = 4096
+
+
+def ingest(settings: PromptSettings, advance: Advance = lambda count: None) -> pa.Table:
+    """The source's ideas as a table of PROMPT_SCHEMA, a row per entry; unusable ones dropped with a reason.
+
+    Accepted texts are normalised (NFC, single spaces, no control characters); `source_text` is the original.
+    """
+    return _table(_ideas(settings, advance))
+
+
+def expand(
+    table: pa.Table,
+    settings: ExpandSettings,
+    llm: LLMSettings,
+    storage: Storage,
+    advance: Advance = lambda count: None,
+) -> pa.Table:
+    """The prompts of the accepted ideas: k rows, or one dropped or dead, for each; other rows unchanged."""
+    return run_stage(ExpandStage(settings, llm, storage), table, advance)
+
+
+def filter_prompts(
+    table: pa.Table,
+    settings: FilterSettings,
+    llm: LLMSettings,
+    storage: Storage,
+    advance: Advance = lambda count: None,
+) -> pa.Table:
+    """The table with the filters' objections, exact and near duplicates marked as dropped rows."""
+    table = drop_duplicates(run_stage(FilterStage(settings, llm, storage), table, advance))
+    return drop_near_duplicates(table, settings.near_duplicates)
+
+
+def run_stage(stage: Stage, table: pa.Table, advance: Advance = lambda count: None) -> pa.Table:
+    """The table after a stage, batch by batch in order."""
+
+    def rows() -> Iterator[Row]:
+        for start in range(0, table.num_rows, stage.batch_rows):
+            batch = table.slice(start, stage.batch_rows).to_pylist()
+            yield from stage(batch)
+            advance(len(batch))
+
+    with stage:
+        done = _table(rows())
+        if report := stage.report():
+            log.info("language model: %s", llm_summary(report))
+        return done
+
+
+def llm_summary(report: dict[str, Any]) -> str:
+    """What a language model did and cost, in a line."""
+    answers = ", ".join(f"{count} {kind}" for kind, count in sorted(report["answers"].items()))
+    failures = ", ".join(f"{count} x {what}" for what, count in sorted(report["failures"].items()))
+    parts = [f"{report['requests']} requests, {report['from_cache']} answers from the cache ({answers})"]
+    parts += [f"retried {failures}"] if failures else []
+    parts.append(f"{report['prompt_tokens']} tokens in, {report['completion_tokens']} out")
+    parts += [f"price {report['cost']:.4f}"] if report["cost"] else []
+    return "; ".join(parts)
+
+
+def drop_duplicates(table: pa.Table) -> pa.Table:
+    """Of accepted rows with the same id the first stays; the others are dropped and name it as the reason."""
+    accepted = pc.indices_nonzero(pc.equal(table["status"], OK))
+    ids = table["prompt_id"].take(accepted)
+    first = dict(zip(reversed(ids.to_pylist()), reversed(accepted.to_pylist()), strict=True))
+    twins = zip(accepted.to_pylist(), ids.to_pylist(), strict=True)
+    return _dropped(table, {row: f"duplicate of {id_}" for row, id_ in twins if first[id_] != row})
+
+
+def drop_near_duplicates(table: pa.Table, threshold: float) -> pa.Table:
+    """Accepted rows that resemble an earlier one by `threshold` or more are dropped; 0 keeps all of them."""
+    if not threshold:
+        return table
+    accepted = pc.indices_nonzero(pc.equal(table["status"], OK)).to_pylist()
+    texts = table["text"].take(pa.array(accepted, pa.int64())).to_pylist()
+    ids = table["prompt_id"]
+    with progress(len(texts), "near duplicates", "prompts") as bar:
+        twins = near_duplicates(texts, threshold, bar.advance)
+    return _dropped(
+        table, {accepted[i]: f"near duplicate of {ids[accepted[j]].as_py()}" for i, j in twins.items()}
+    )
+
+
+def unfinished(table: pa.Table) -> int:
+    """How many rows another start may finish: those the budget or the server left without answer."""
+    return pc.sum(pc.match_substring_regex(table["reason"], "^llm (budget|transient)")).as_py() or 0
+
+
+def reason_kind(reason: str) -> str:
+    """A reason without its details, to count by: "too long: 10000 characters" is a "too long"."""
+    if " of " in reason and "duplicate" in reason:
+        return reason.partition(" of ")[0]
+    return reason.partition(":")[0]
+
+
+def _ideas(settings: PromptSettings, advance: Advance) -> Iterator[Row]:
+    seen: set[bytes] = set()
+    for count, item in enumerate(read_source(settings), 1):
+        row = _idea(item, settings)
+        key = bytes.fromhex(row["prompt_id"])
+        if row["status"] == OK:
+            if key in seen:
+                row |= {"status": DROPPED, "reason": f"duplicate of {row['prompt_id']}"}
+            seen.add(key)
+        yield row
+        if count % _BATCH == 0:
+            advance(_BATCH)
+        if settings.limit and len(seen) >= settings.limit:
+            return
+
+
+def _idea(item: Item, settings: PromptSettings) -> Row:
+    """One entry as a row of PROMPT_SCHEMA."""
+    original, text, reason = _read(item)
+    text = clean(text)
+    reason = reason or _unusable(text, settings)
+    prompt = Prompt(
+        prompt_id=prompt_id(text),
+        text=text,
+        source_text=original,
+        source=item.place,
+        status=DROPPED if reason else OK,
+        reason=reason,
+    )
+    # dataclasses.asdict copies deeply, which a million rows of text need not pay for.
+    return {name: getattr(prompt, name) for name in PROMPT_SCHEMA.names}
+
+
+def _read(item: Item) -> tuple[str, str, str]:
+    """(the original as it can be stored, the text, why it is none)."""
+    if item.value is None or item.value == "":
+        return "", "", item.problem or "empty"
+    if not isinstance(item.value, str):
+        return str(item.value)[:10_000], "", f"not text: {type(item.value).__name__}"
+    try:
+        item.value.encode()
+    except UnicodeEncodeError:
+        return item.value.encode("utf-8", "backslashreplace").decode(), "", "not UTF-8"
+    return item.value, item.value, item.problem
+
+
+def _unusable(text: str, settings: PromptSettings) -> str:
+    if not text:
+        return "empty"
+    if len(text) > settings.max_characters:
+        return f"too long: {len(text)} characters"
+    if not any(unicodedata.category(character)[0] == "L" for character in text):
+        return "no letters"
+    return ""
+
+
+def _dropped(table: pa.Table, reasons: dict[int, str]) -> pa.Table:
+    """The table with these rows dropped for these reasons."""
+    if not reasons:
+        return table
+    status, reason = table["status"].to_pylist(), table["reason"].to_pylist()
+    for index, why in reasons.items():
+        status[index], reason[index] = DROPPED, why
+    columns = {"status": status, "reason": reason}
+    for name, values in columns.items():
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    return table
+
+
+def _table(rows: Iterable[Row]) -> pa.Table:
+    """Rows as a table, a batch at a time, so that only Arrow's compact form grows."""
+    batches: list[pa.RecordBatch] = []
+    pending: list[Row] = []
+    for row in rows:
+        pending.append(row)
+        if len(pending) == _BATCH:
+            batches.append(pa.RecordBatch.from_pylist(pending, schema=PROMPT_SCHEMA))
+            pending = []
+    batches.append(pa.RecordBatch.from_pylist(pending, schema=PROMPT_SCHEMA))
+    return pa.Table.from_batches(batches, schema=PROMPT_SCHEMA)

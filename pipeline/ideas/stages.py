@@ -1,0 +1,133 @@
+"""The stages of phases 2 and 3: callables from row dicts to row dicts, the same for every executor."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable
+from dataclasses import asdict
+from typing import Any
+
+from drspo.errors import UserError
+from drspo.files.storage import Storage
+from drspo.registry import lookup
+from pipeline import EXPANDERS, FILTERS
+from pipeline.ideas.expanders import Expanded, ExpandSettings
+from pipeline.ideas.filters import FilterSettings, Objection
+from pipeline.llm.ask import LLM, LLMSettings
+from pipeline.records import DEAD, OK, normalise_text, prompt_id
+
+Row = dict[str, Any]
+# Controls, the byte order mark, and marks that turn the direction of text: invisible, never part of a scene.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\u202a-\u202e\u2066-\u2069\ufffe\uffff]"
+)
+
+
+class Stage:
+    """What both stages share: one event loop, and one language model, made on first use."""
+
+    batch_rows = 4096
+
+    def __init__(self, llm: LLMSettings, storage: Storage | str) -> None:
+        self._settings, self._storage = llm, storage
+        self._model: LLM | None = None
+        self._runner: asyncio.Runner | None = None
+
+    def __call__(self, rows: list[Row]) -> list[Row]:
+        """The rows after this stage, from ordinary code; call `batch` from a running event loop instead."""
+        self._runner = self._runner or asyncio.Runner()
+        return self._runner.run(self.batch(rows))
+
+    async def batch(self, rows: list[Row]) -> list[Row]:
+        """The rows after this stage, all under way at once, in order."""
+        done = await asyncio.gather(*map(self._guarded, rows), return_exceptions=True)
+        for outcome in done:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return [row for outcome in done for row in outcome]  # type: ignore[union-attr]
+
+    def report(self) -> dict[str, Any]:
+        """What the language model did for this stage: requests, tokens, cost, failures; empty without one."""
+        return asdict(self._model.report) if self._model else {}
+
+    def close(self) -> None:
+        """End the stage's connections and its event loop."""
+        if self._runner is not None:
+            if self._model is not None:
+                self._runner.run(self._model.close())
+            self._runner.close()
+            self._runner = None
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _llm(self) -> LLM:
+        if self._model is None:
+            storage = self._storage if isinstance(self._storage, Storage) else Storage(self._storage)
+            self._model = LLM(self._settings, storage)
+        return self._model
+
+    async def _guarded(self, row: Row) -> list[Row]:
+        """The row's outcome; an exception of a plugin kills the row, a UserError ends the run."""
+        if row["status"] != OK:
+            return [row]
+        try:
+            return await self._one(row)
+        except UserError:
+            raise
+        except Exception as error:
+            return [{**row, "status": DEAD, "reason": f"{type(error).__name__}: {error}"[:500]}]
+
+    async def _one(self, row: Row) -> list[Row]:
+        raise NotImplementedError
+
+
+class ExpandStage(Stage):
+    """Idea rows in; for each, its prompts or one dropped or dead row out."""
+
+    def __init__(self, settings: ExpandSettings, llm: LLMSettings, storage: Storage | str) -> None:
+        super().__init__(llm, storage)
+        if settings.per_idea < 1:
+            raise UserError(f"{settings.per_idea} prompts per idea leave nothing", "--expand.per-idea")
+        self.expander = lookup(EXPANDERS, settings.expander, "expander")(settings, self._llm)
+
+    async def _one(self, row: Row) -> list[Row]:
+        found: Expanded = await self.expander.expand(row)
+        marks = {"expander": self.expander.name, "model": found.model, "request_hash": found.request_hash}
+        if not found.prompts:
+            return [{**row, **marks, "status": found.status, "reason": found.reason}]
+        return [{**row, **marks, **_child(row, text)} for text in found.prompts]
+
+
+class FilterStage(Stage):
+    """Prompt rows in, the same rows out, those that a filter objects to as dropped."""
+
+    def __init__(self, settings: FilterSettings, llm: LLMSettings, storage: Storage | str) -> None:
+        super().__init__(llm, storage)
+        found: list[Any] = [lookup(FILTERS, name, "filter") for name in settings.filters]
+        self.filters: list[Any] = [f(settings, self._llm) if isinstance(f, type) else f for f in found]
+
+    async def _one(self, row: Row) -> list[Row]:
+        for judge in self.filters:
+            verdict = judge(row)
+            verdict = await verdict if isinstance(verdict, Awaitable) else verdict
+            if verdict is not None:
+                objection = verdict if isinstance(verdict, Objection) else Objection(str(verdict))
+                return [{**row, "status": objection.status, "reason": objection.reason}]
+        return [row]
+
+
+def clean(text: str) -> str:
+    """The text in the form that is identified: no hidden characters, NFC, single spaces."""
+    return normalise_text(_HIDDEN.sub("", text))
+
+
+def _child(row: Row, text: str) -> Row:
+    text = clean(text)
+    own = prompt_id(text)
+    parent = row["prompt_id"] if own != row["prompt_id"] else row["parent_id"]
+    return {"prompt_id": own, "text": text, "parent_id": parent}

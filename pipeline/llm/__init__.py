@@ -1,0 +1,1 @@
+"""Questions to a language model: asking, the wire, the cache, the pace."""

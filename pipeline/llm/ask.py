@@ -1,0 +1,291 @@
+"""Questions to a language model through any OpenAI compatible server: structured, cached, bounded.
+
+Every request ends as an `Answer` of one kind: "ok"; "invalid" (garbage, also after asking again);
+"permanent" (the server refuses this request); "transient" (still failing after all retries); "budget" (not
+sent). What concerns the whole run, such as a rejected key, is raised once as UserError; everything answered
+so far is stored. The key comes from the environment only and is cut out of every text that is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from drspo.errors import UserError
+from drspo.files.storage import Storage
+from drspo.hashing import content_hash, seed_from
+from pipeline.llm.cache import Answer, AnswerCache
+from pipeline.llm.pace import Pace
+from pipeline.llm.questions import Template
+from pipeline.llm.wire import Failure, Garbage, Reply, Wire
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLMSettings:
+    """The language model and what it may cost."""
+
+    model: str = ""
+    """name of the model, as the server knows it; required by everything that asks a language model"""
+    base_url: str = "https://api.openai.com/v1"
+    """address of any OpenAI compatible server"""
+    key_variable: str = "OPENAI_API_KEY"
+    """environment variable that holds the key; empty for a server that needs none"""
+    temperature: float = 1.0
+    """sampling temperature; -1 leaves it to the server"""
+    max_output_tokens: int = 1000
+    """upper bound of one answer, in tokens"""
+    output_limit_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
+    """how the server calls that bound"""
+    structured: Literal["json_schema", "json_object", "prompt"] = "json_schema"
+    """how the answer's shape is asked for; "prompt" only writes it into the message"""
+    concurrency: int = 16
+    """requests under way at once"""
+    requests_per_minute: float = 0
+    """0: no limit"""
+    tokens_per_minute: float = 0
+    """0: no limit"""
+    timeout: float = 90.0
+    """seconds for one request, start to end"""
+    max_retries: int = 5
+    """further requests after an overload or a network failure"""
+    max_retry_after: float = 120.0
+    """longest wait in seconds a server may ask for; beyond it the row is left for the next run"""
+    invalid_retries: int = 1
+    """further requests after an answer that breaks the schema"""
+    give_up_after: int = 50
+    """stop the run after so many failed requests in a row, over all rows"""
+    token_budget: int = 0
+    """tokens this run may cost in all, earlier starts included; 0: no limit"""
+    price_input: float = 0.0
+    """price of a million input tokens, for the report"""
+    price_output: float = 0.0
+    """price of a million output tokens, for the report"""
+
+
+def identity(settings: LLMSettings) -> dict[str, Any]:
+    """The settings that shape answers. The rest (speed, patience, budget, prices) may change within a run."""
+    names = ("model", "temperature", "max_output_tokens", "structured")
+    return {name: getattr(settings, name) for name in names}
+
+
+@dataclass
+class LLMReport:
+    """What the language model did since it was started; tokens are those the server reported."""
+
+    requests: int = 0
+    answers: dict[str, int] = field(default_factory=dict)
+    from_cache: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+
+class LLM:
+    """One language model with its cache, its pace and its budget. Use it from one event loop."""
+
+    def __init__(self, settings: LLMSettings, storage: Storage) -> None:
+        self.settings = settings
+        self.cache = AnswerCache(storage)
+        self.wire = Wire(settings)
+        self.pace = Pace(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute)
+        self.report = LLMReport()
+        self.fatal: UserError | None = None
+        self._spent = self.cache.spent() if settings.token_budget else {}
+        self._tokens = sum(self._spent.get(key, 0) for key in ("prompt_tokens", "completion_tokens"))
+        self._reserved = 0
+        self._failures_in_a_row = 0
+        self._under_way: dict[str, asyncio.Future[Answer]] = {}
+
+    async def ask(self, template: Template, schema: type[BaseModel], **fields: str | int) -> Answer:
+        """The answer to a filled template, as JSON that `schema` accepts; equal questions are asked once.
+
+        Raises UserError when no request can succeed: key rejected, unknown model, no server, quota used up.
+        """
+        body = self._body(template, schema, fields)
+        key = content_hash(template.hash, json.dumps(body, sort_keys=True, ensure_ascii=True))
+        if key not in self._under_way:
+            self._under_way[key] = asyncio.ensure_future(self._answer(key, body, schema))
+        try:
+            return await asyncio.shield(self._under_way[key])
+        finally:
+            self._under_way.pop(key, None)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.wire.close()
+
+    def _body(self, template: Template, schema: type[BaseModel], fields: dict[str, Any]) -> dict[str, Any]:
+        messages = template.messages(**fields)
+        shape = schema.model_json_schema()
+        body: dict[str, Any] = {"model": self.settings.model, "messages": messages}
+        body[self.settings.output_limit_field] = self.settings.max_output_tokens
+        if self.settings.temperature >= 0:
+            body["temperature"] = self.settings.temperature
+        if self.settings.structured == "json_schema":
+            named = {"name": schema.__name__, "schema": shape, "strict": True}
+            return {**body, "response_format": {"type": "json_schema", "json_schema": named}}
+        wish = f"\n\nAnswer with one JSON object and nothing else. Its JSON schema: {json.dumps(shape)}"
+        messages[0]["content"] += wish
+        if self.settings.structured == "json_object":
+            body["response_format"] = {"type": "json_object"}
+        return body
+
+    async def _answer(self, key: str, body: dict[str, Any], schema: type[BaseModel]) -> Answer:
+        stored = await asyncio.to_thread(self.cache.get, key)
+        if stored is not None and stored.kind != "transient":
+            self.report.from_cache += 1
+            return self._count(stored)
+        return self._count(await self._attempts(key, body, schema))
+
+    async def _store(self, answer: Answer) -> Answer:
+        return await asyncio.to_thread(self.cache.put, answer)
+
+    def _count(self, answer: Answer) -> Answer:
+        self.report.answers[answer.kind] = self.report.answers.get(answer.kind, 0) + 1
+        return answer
+
+    async def _attempts(self, key: str, body: dict[str, Any], schema: type[BaseModel]) -> Answer:
+        """Ask until there is a valid answer or a reason to stop, and store it.
+
+        A place among the requests under way is kept until the answer is stored: however slow the storage, a
+        kill costs no more than `concurrency` answers that were paid for.
+        """
+        spent = _Spent(key)
+        failures = garbage = 0
+        while True:
+            estimate = _estimate(body, self.settings)
+            if not self._reserve(estimate):
+                reason = f"the token budget of {self.settings.token_budget} is used up"
+                if spent.requests == 0:
+                    return spent.answer("budget", reason)
+                return await self._store(spent.answer("transient", reason))
+            answer, failure = None, None
+            async with self.pace.slots:
+                try:
+                    reply = await self._request(body, estimate, spent)
+                    content = self._harmless(_validated(reply, schema))
+                    answer = spent.answer("ok", content=content, model=self.wire.redact(reply.model))
+                except Garbage as error:
+                    garbage += 1
+                    if garbage > self.settings.invalid_retries:
+                        answer = spent.answer("invalid", self.wire.redact(str(error)))
+                except Failure as error:
+                    failures, failure = failures + 1, error
+                    last = error.kind == "permanent" or failures > self.settings.max_retries
+                    if last or error.wait > self.settings.max_retry_after:
+                        answer = spent.answer(error.kind, self.wire.redact(str(error)))
+                if answer is not None:
+                    return await self._store(answer)
+            if failure is not None:
+                await self._wait(failure, key, failures)
+
+    async def _request(self, body: dict[str, Any], estimate: int, spent: _Spent) -> Reply:
+        """One request at its turn; counts what it cost, whatever comes of it."""
+        used = 0
+        try:
+            await self.pace.ready(estimate)
+            self._check_fatal()
+            self.report.requests += 1
+            spent.requests += 1
+            reply = await self.wire.send(body)
+            used = reply.prompt_tokens + reply.completion_tokens
+            self._pay(reply, spent)
+            self._failures_in_a_row = 0
+            if reply.problem:
+                raise Garbage(reply.problem)
+            return reply
+        except Failure as error:
+            self._note(error)
+            raise
+        except UserError as error:
+            self.fatal = self.fatal or error
+            raise
+        finally:
+            self._reserved -= estimate
+            self.pace.tokens.give_back(estimate - used)
+
+    def _harmless(self, content: str) -> str:
+        if self.wire.key and self.wire.key in content:
+            raise Garbage("the answer repeats the key")
+        return content
+
+    def _check_fatal(self) -> None:
+        if self.fatal is not None:
+            raise self.fatal
+
+    def _note(self, error: Failure) -> None:
+        """Count a failure; a long unbroken row of them means that the server is gone, not the rows bad."""
+        self.report.failures[error.label] = self.report.failures.get(error.label, 0) + 1
+        self._failures_in_a_row = 0 if error.kind == "permanent" else self._failures_in_a_row + 1
+        self._check_fatal()
+        if self._failures_in_a_row >= self.settings.give_up_after:
+            self.fatal = UserError(
+                f"the language model failed {self._failures_in_a_row} times in a row, last with: "
+                + self.wire.redact(str(error)),
+                where=self.settings.base_url,
+                hint="Everything answered so far is stored; the same command continues later.",
+            )
+            raise self.fatal
+
+    async def _wait(self, error: Failure, key: str, attempt: int) -> None:
+        """Wait as the server asks, everybody with it, or twice as long each time when it says nothing."""
+        if error.wait > 0:
+            self.pace.pause(error.wait)
+            return
+        jitter = 0.75 + 0.5 * seed_from(key, attempt) / 2**31
+        await asyncio.sleep(min(30.0, self.wire.first_wait * 2 ** (attempt - 1)) * jitter)
+
+    def _reserve(self, tokens: int) -> bool:
+        budget = self.settings.token_budget
+        if budget and self._tokens + self._reserved + tokens > budget:
+            return False
+        self._reserved += tokens
+        return True
+
+    def _pay(self, reply: Reply, spent: _Spent) -> None:
+        spent.prompt_tokens += reply.prompt_tokens
+        spent.completion_tokens += reply.completion_tokens
+        self._tokens += reply.prompt_tokens + reply.completion_tokens
+        self.report.prompt_tokens += reply.prompt_tokens
+        self.report.completion_tokens += reply.completion_tokens
+        self.report.cost += cost(self.settings, reply.prompt_tokens, reply.completion_tokens)
+
+
+@dataclass
+class _Spent:
+    """The running account of one question."""
+
+    request_hash: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    requests: int = 0
+
+    def answer(self, kind: Any, reason: str = "", content: str = "", model: str = "") -> Answer:
+        return Answer(kind=kind, reason=reason, content=content, model=model, **asdict(self))
+
+
+def cost(settings: LLMSettings, prompt_tokens: int, completion_tokens: int) -> float:
+    """The price of so many tokens, in the currency of the settings' prices per million."""
+    return (prompt_tokens * settings.price_input + completion_tokens * settings.price_output) / 1e6
+
+
+def _estimate(body: dict[str, Any], settings: LLMSettings) -> int:
+    """An upper estimate of one request's tokens: a token per three bytes asked, and the longest answer."""
+    return len(json.dumps(body)) // 3 + settings.max_output_tokens
+
+
+def _validated(reply: Reply, schema: type[BaseModel]) -> str:
+    """The reply's JSON in canonical form; raises Garbage when the schema does not accept it."""
+    try:
+        return schema.model_validate_json(reply.content).model_dump_json()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise Garbage(
+            f"the answer breaks the schema: {place + ': ' if place else ''}{first['msg']}"
+        ) from None

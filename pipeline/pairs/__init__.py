@@ -1,0 +1,1 @@
+"""Scores to pairs: pure functions on tables."""

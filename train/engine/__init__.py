@@ -1,0 +1,1 @@
+"""The exact gradient over windows in constant memory."""

@@ -1,0 +1,163 @@
+"""A trained LoRA as files: diffusers' layout, the kohya/ComfyUI layout, and what it was trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from drspo.errors import UserError
+from drspo.files.storage import Storage
+from train.lora.adapters import lora_settings, lora_state, named_lora_parameters
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+FACTS = "drspo.json"
+
+
+def lora_metadata(
+    unet: Any, *, stage: str, base_model: str, base_fingerprint: str, **facts: Any
+) -> dict[str, Any]:
+    """What drspo.json holds: stage, base model and its fingerprint, rank, alpha, targets, and the given
+    facts.
+
+    Facts are JSON values: canvas, window, stride (latents), time_ids, dataset, step, loss, ...
+    """
+    own = lora_settings(unet)
+    head = {"stage": stage, "base_model": base_model, "base_fingerprint": base_fingerprint}
+    return head | {"rank": own["rank"], "alpha": own["alpha"], "targets": own["targets"]} | facts
+
+
+def save_lora(
+    directory: str | Path,
+    unet: Any,
+    metadata: Mapping[str, Any],
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write DIRECTORY/pytorch_lora_weights.safetensors and drspo.json; `pipe.load_lora_weights(DIRECTORY)`
+    opens it.
+
+    Rank and alpha travel in the file's `lora_adapter_metadata`: without them diffusers takes alpha = rank,
+    and a LoRA of alpha = 2 rank comes back at half its strength. state: other weights for the same adapter
+    (an EMA), by parameter name. Each file is replaced atomically, weights first.
+    """
+    tensors = {f"unet.{_plain(name)}": t.to(dtype).contiguous() for name, t in _state(unet, state).items()}
+    config = {f"unet.{key}": value for key, value in _adapter_config(unet, tensors).items()}
+    header = {"format": "pt", "lora_adapter_metadata": _json(config), "drspo": _json(metadata)}
+    folder = Storage(str(directory))
+    folder.write(WEIGHTS, _encode(tensors, header))
+    folder.write(FACTS, (json.dumps(dict(metadata), indent=2, sort_keys=True) + "\n").encode())
+    return Path(directory) / WEIGHTS
+
+
+def save_kohya(
+    path: str | Path,
+    unet: Any,
+    metadata: Mapping[str, Any],
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write one file in the layout of kohya's sd-scripts, which ComfyUI and the WebUIs open too.
+
+    Keys are `lora_unet_<module with underscores>.lora_down.weight`, `.lora_up.weight` and `.alpha`; modules
+    of an SDXL UNet carry the names of the original implementation (input_blocks, middle_block,
+    output_blocks).
+    """
+    path, own = Path(path), lora_settings(unet)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in _state(unet, state).items():
+        module, _, matrix = _plain(name).partition(".lora_")
+        key = "lora_unet_" + _original_name(module, unet).replace(".", "_")
+        tensors[f"{key}.lora_{'down' if matrix.startswith('A') else 'up'}.weight"] = tensor.to(
+            dtype
+        ).contiguous()
+        tensors[f"{key}.alpha"] = torch.tensor(float(own["alpha"]))
+    header = {
+        "format": "pt",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(own["rank"]),
+        "ss_network_alpha": str(float(own["alpha"])),
+        "drspo": _json(metadata),
+    }
+    Storage(str(path.parent)).write(path.name, _encode(tensors, header))
+    return path
+
+
+def _state(unet: Any, state: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """The given weights, or the adapter's own, sorted by name; the names must be the adapter's."""
+    chosen = dict(sorted((lora_state(unet) if state is None else dict(state)).items()))
+    if list(chosen) != list(named_lora_parameters(unet)):
+        raise ValueError("the state's names are not those of the UNet's adapter")
+    return chosen
+
+
+def _plain(name: str) -> str:
+    """Parameter name without peft's adapter name: `...to_q.lora_A.default.weight` ->
+    `...to_q.lora_A.weight`."""
+    for matrix in (".lora_A.", ".lora_B."):
+        head, found, _ = name.partition(matrix)
+        if found:
+            return f"{head}{matrix}weight"
+    raise ValueError(f"{name!r} is no LoRA parameter")
+
+
+def _adapter_config(unet: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The part of peft's LoraConfig that a reload needs; the rest varies between peft versions."""
+    own = lora_settings(unet)
+    modules = sorted({key.removeprefix("unet.").partition(".lora_")[0] for key in tensors})
+    return {
+        "r": own["rank"],
+        "lora_alpha": own["alpha"],
+        "target_modules": modules,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "use_dora": False,
+        "lora_bias": False,
+    }
+
+
+def _original_name(module: str, unet: Any) -> str:
+    """A diffusers module's name in the original SDXL implementation; other families keep diffusers' names.
+
+    An input block of the original holds one resnet (index 0) and its attention (index 1), and input block 0
+    is the first convolution; output blocks hold layers_per_block + 1 pairs per level.
+    """
+    if unet.config.addition_embed_type != "text_time":
+        return module
+    parts, layers = module.split("."), unet.config.layers_per_block
+    if parts[0] == "mid_block" and parts[1] == "attentions":
+        return ".".join(["middle_block", "1", *parts[3:]])
+    if parts[0] in ("down_blocks", "up_blocks") and parts[2] == "attentions":
+        level, index = int(parts[1]), int(parts[3])
+        down = parts[0] == "down_blocks"
+        number = level * (layers + 1) + index + (1 if down else 0)
+        return ".".join(["input_blocks" if down else "output_blocks", str(number), "1", *parts[4:]])
+    raise UserError(
+        f"{module!r} has no name in the kohya layout", "lora.targets", "only attention layers can be exported"
+    )
+
+
+def _encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file whose bytes depend on its content alone.
+
+    The library writes metadata in the order of a randomly seeded hash map; its header, eight bytes of
+    length and then JSON padded with blanks to a multiple of eight, is written again with sorted metadata.
+    """
+    data = save(dict(tensors), metadata=dict(metadata))
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(dict(value), sort_keys=True)

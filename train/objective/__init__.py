@@ -1,0 +1,1 @@
+"""The loss of one pair and its gradient: noise, losses, region term, references."""

@@ -1,0 +1,213 @@
+"""Preference losses: pure functions of the two scrolls' errors, with their derivatives in closed form.
+
+Every loss here depends on the network only through two numbers, the aggregated errors E_w of the winner and
+E_l of the loser. So its gradient is dL/dE_w * g_w + dL/dE_l * g_l, where g = dE/dtheta; the gradient engine
+(`train.engine.windowed`) makes g_w and g_l, this module makes the two scalars. No tensor, no torch: floats
+in double precision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from drspo.errors import UserError
+from drspo.registry import lookup
+from train import LOSSES
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """Which preference loss, how sharp, and what holds the model in place."""
+
+    name: str = "dpo"
+    """A name in train.LOSSES (dpo, ipo, hinge, sdpo, mapo, kto) or "module:function"."""
+    beta: float = 5000.0
+    """Strength of the implied KL; z = -(beta/2) x (difference of mean squared errors)."""
+    beta_reference_numel: int = 0
+    """If set, beta is multiplied by D / this number, D = latent elements; 65536 gives a scroll the KL of
+    1024x1024."""
+    label_smoothing: float = 0.0
+    """Probability that the label of a pair is wrong, in [0, 0.5)."""
+    smoothing: Literal["conservative", "robust"] = "conservative"
+    """Conservative DPO mixes both labels; robust DPO is its unbiased form."""
+    winner_anchor: float = 0.0
+    """Adds this x (beta/2) x E_w: supervised training on the winner."""
+    reference_anchor: float = 0.0
+    """Adds this x (beta/2) x mean (A - A_ref)^2 on the winner; a second backward pass over the winner's
+    windows."""
+    safeguard: Literal["none", "sdpo"] = "none"
+    """sdpo scales the loser's gradient so that, to first order, the winner's error cannot rise (implied by
+    name=sdpo)."""
+    safeguard_margin: float = 0.0
+    """Share of the winner's own descent that the safeguard keeps, in [0, 1)."""
+    mapo_beta: float = 0.1
+    """MaPO's weight of the odds term; MaPO ignores beta."""
+    region_weight: float = 0.0
+    """lambda of eq. 23: weight of the single-window (region-level) loss."""
+    region_windows: Literal["one", "all"] = "one"
+    """Windows in the region-level loss: one at random per step (unbiased), or all of them."""
+    error_weight: Literal["uniform", "overlap"] = "uniform"
+    """Weights of latent elements in E: all equal (eq. 19), or by how many windows cover them (eq. 22's
+    variance)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What some losses need to know beside the four errors."""
+
+    numel: int = 0
+    """Latent elements D of one scroll."""
+    snr: float = math.nan
+    """abar / (1 - abar) at this timestep (MaPO)."""
+    timesteps: int = 1000
+    """Length of the noise schedule (MaPO)."""
+    reference_point: float = math.nan
+    """KTO's KL estimate; not a number = estimated from this pair."""
+    drift: float = 0.0
+    """mean (A - A_ref)^2 of the winner (reference_anchor)."""
+
+
+NOTHING = Context()
+
+
+class Terms(NamedTuple):
+    """A loss and its derivatives by the two errors."""
+
+    value: float
+    d_w: float
+    d_l: float
+
+
+LossFunction = Callable[[float, float, float, float, LossSettings, Context], Terms]
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)) without overflow; not-a-number passes through."""
+    if x >= 0:
+        return 1 / (1 + math.exp(-x))
+    e = math.exp(x)
+    return e / (1 + e)
+
+
+def softplus(x: float) -> float:
+    """log(1 + exp(x)) without overflow; -log sigmoid(z) is softplus(-z)."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def effective_beta(settings: LossSettings, numel: int) -> float:
+    """beta, rescaled by D / beta_reference_numel where asked.
+
+    With a mean over elements each one weighs beta/(2D), so equal beta is a four times weaker KL per nat on a
+    scroll of four squares; the rescaling removes that.
+    """
+    if settings.beta_reference_numel and numel:
+        return settings.beta * numel / settings.beta_reference_numel
+    return settings.beta
+
+
+def margin(e_w: float, e_l: float, r_w: float, r_l: float, beta: float) -> float:
+    """z = -(beta/2) [(E_w - R_w) - (E_l - R_l)], the argument of the sigmoid in eqs 9 and 19."""
+    return -(beta / 2) * ((e_w - r_w) - (e_l - r_l))
+
+
+def dpo(e_w: float, e_l: float, r_w: float, r_l: float, settings: LossSettings, context: Context) -> Terms:
+    """-log sigmoid(z): Diffusion-DPO (Wallace et al. 2023, arXiv 2311.12908, eq. 14); here eqs 9 and 19.
+
+    The norms are squared and averaged over elements, and the factor 1/2 is the Gaussian KL's.
+    """
+    slope = effective_beta(settings, context.numel) / 2
+    z = margin(e_w, e_l, r_w, r_l, 2 * slope)
+    push = slope * sigmoid(-z)
+    return Terms(softplus(-z), push, -push)
+
+
+def ipo(e_w: float, e_l: float, r_w: float, r_l: float, settings: LossSettings, context: Context) -> Terms:
+    """(h - 1/(2 beta))^2 with h = z/beta: IPO (Azar et al. 2023, arXiv 2310.12036, eq. 17).
+
+    A bounded target: z is drawn to 1/2 and pulled back beyond it.
+    """
+    beta = effective_beta(settings, context.numel)
+    gap = margin(e_w, e_l, r_w, r_l, 1.0) - 1 / (2 * beta)
+    return Terms(gap * gap, -gap, gap)
+
+
+def hinge(e_w: float, e_l: float, r_w: float, r_l: float, settings: LossSettings, context: Context) -> Terms:
+    """max(0, 1 - z): the hinge of SLiC (Zhao et al. 2023, arXiv 2305.10425) on DPO's margin; stops at
+    z = 1."""
+    slope = effective_beta(settings, context.numel) / 2
+    gap = 1 - margin(e_w, e_l, r_w, r_l, 2 * slope)
+    if gap <= 0:
+        return Terms(0.0, 0.0, 0.0)
+    return Terms(gap, slope, -slope)
+
+
+def kto(e_w: float, e_l: float, r_w: float, r_l: float, settings: LossSettings, context: Context) -> Terms:
+    """Mean of 1 - sigmoid(r_w - k) and 1 - sigmoid(k - r_l): Diffusion-KTO (Li et al. 2024, arXiv 2404.04465,
+    eq. 11).
+
+    r = -(beta/2)(E - R) is a scroll's implied reward; the reference point k (no gradient flows through it) is
+    the given one, or max(0, mean reward) of this pair.
+    """
+    slope = effective_beta(settings, context.numel) / 2
+    reward_w, reward_l = -slope * (e_w - r_w), -slope * (e_l - r_l)
+    point = context.reference_point
+    if math.isnan(point):
+        point = max(0.0, (reward_w + reward_l) / 2)
+    good, bad = sigmoid(reward_w - point), sigmoid(point - reward_l)
+    return Terms(1 - (good + bad) / 2, slope * good * (1 - good) / 2, -slope * bad * (1 - bad) / 2)
+
+
+def mapo(e_w: float, e_l: float, r_w: float, r_l: float, settings: LossSettings, context: Context) -> Terms:
+    """E_w - b log sigmoid(T (h(E_w) - h(E_l))), h(m) = s m/(exp(s m) - 1): MaPO (Hong et al. 2024, arXiv
+    2406.06424).
+
+    s is the signal-to-noise ratio at t. There is no reference model: R_w and R_l are ignored and need not be
+    computed.
+    """
+    odds_w, slope_w = _odds(context.snr * e_w)
+    odds_l, slope_l = _odds(context.snr * e_l)
+    gap = context.timesteps * (odds_w - odds_l)
+    push = settings.mapo_beta * sigmoid(-gap) * context.timesteps * context.snr
+    return Terms(e_w + settings.mapo_beta * softplus(-gap), 1 - push * slope_w, push * slope_l)
+
+
+mapo.needs_reference = False  # type: ignore[attr-defined]
+
+
+def _odds(x: float) -> tuple[float, float]:
+    """x / (exp(x) - 1) and its derivative; the series near 0, where the closed form cancels."""
+    if abs(x) < 1e-3:
+        return 1 - x / 2 + x * x / 12, -0.5 + x / 6
+    if x > 500:
+        return 0.0, 0.0
+    growth = math.expm1(x)
+    return x / growth, (growth - x * (growth + 1)) / growth**2
+
+
+def needs_reference(settings: LossSettings) -> bool:
+    """Whether the loss or its anchor looks at the reference model at all (MaPO does not)."""
+    function = lookup(LOSSES, settings.name, "loss")
+    return bool(getattr(function, "needs_reference", True)) or settings.reference_anchor > 0
+
+
+def check(settings: LossSettings) -> LossSettings:
+    """The settings, or UserError where they contradict each other."""
+    lookup(LOSSES, settings.name, "loss")
+    if not 0 <= settings.label_smoothing < 0.5:
+        raise UserError(
+            f"label_smoothing is {settings.label_smoothing}",
+            "loss.label_smoothing",
+            "it is the probability of a wrong label: 0 up to, and not including, 0.5",
+        )
+    if settings.beta <= 0:
+        raise UserError(f"beta is {settings.beta}", "loss.beta", "it must be positive; the paper uses 5000")
+    if not 0 <= settings.safeguard_margin < 1:
+        raise UserError(
+            f"safeguard_margin is {settings.safeguard_margin}", "loss.safeguard_margin", "use 0 up to 1"
+        )
+    if min(settings.winner_anchor, settings.reference_anchor, settings.region_weight) < 0:
+        raise UserError("an anchor or region weight is negative", "loss", "use 0 to switch it off")
+    return settings

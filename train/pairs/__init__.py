@@ -1,0 +1,1 @@
+"""Disk to latents: rows, encoders, the cache of what they gave."""

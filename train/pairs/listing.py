@@ -1,0 +1,88 @@
+"""The list of a run's pairs: the parts of all processes joined, held-out prompts chosen, what was left out
+said."""
+
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from drspo.errors import UserError
+from drspo.hashing import content_hash
+from train.config import DataConfig
+from train.pairs.cache import write_atomically
+
+log = logging.getLogger(__name__)
+
+HELD_OUT_SHARE = 0.2
+"""Largest share of the prompts that is held out where the source has no validation split."""
+
+
+def merge_parts(out: Path, world: int, config: DataConfig) -> dict[str, Any]:
+    """All processes' parts as one listing in row order; says what was found, and writes dropped.jsonl."""
+    parts = [json.loads((out / f".part-{rank}.json").read_text()) for rank in range(world)]
+    merged = {
+        name: sorted((item for part in parts for item in part[name]), key=lambda item: item["row"])
+        for name in ("train", "held_out", "dropped")
+    }
+    for rank in range(world):
+        (out / f".part-{rank}.json").unlink()
+    lines = "".join(json.dumps(item) + "\n" for item in merged["dropped"])
+    write_atomically(out / "dropped.jsonl", lines.encode())
+    _say(merged, parts, config, out)
+    if not merged["train"]:
+        raise _nothing_left(merged["dropped"], config.source)
+    if config.validation_pairs and not merged["held_out"]:
+        merged["train"], merged["held_out"] = hold_out(merged["train"], config.validation_pairs)
+        log.info("held out %d pairs of the training split, by prompt", len(merged["held_out"]))
+    return merged
+
+
+def hold_out(pairs: list[dict[str, Any]], wanted: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(training pairs, held-out pairs): whole prompts in the order of their hash, at most a fifth of them."""
+    prompts = sorted({pair["prompt"] for pair in pairs}, key=lambda prompt: content_hash("held out", prompt))
+    per_prompt = Counter(pair["prompt"] for pair in pairs)
+    chosen: set[str] = set()
+    for prompt in prompts[: int(len(prompts) * HELD_OUT_SHARE)]:
+        if sum(per_prompt[name] for name in chosen) >= wanted:
+            break
+        chosen.add(prompt)
+    held_out = [pair for pair in pairs if pair["prompt"] in chosen]
+    return [pair for pair in pairs if pair["prompt"] not in chosen], held_out[:wanted]
+
+
+def _say(merged: dict[str, Any], parts: list[dict[str, Any]], config: DataConfig, out: Path) -> None:
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts.update(part["counts"])
+    log.info(
+        "%d training pairs, %d held out; latents: %d from the cache, %d encoded; %.1f s",
+        len(merged["train"]), len(merged["held_out"]), counts["hits"], counts["misses"],
+        max(part["seconds"] for part in parts),
+    )  # fmt: skip
+    if counts["damaged"]:
+        log.warning("%d damaged cache entries were encoded anew", counts["damaged"])
+    truncated = sum(part["truncated"] for part in parts)
+    if truncated:
+        log.warning("%d prompts are longer than the tokenizer's window; their ends are not seen", truncated)
+    if config.resize == "downscale":
+        log.info("pictures larger than the canvas are reduced with Lanczos (data.resize)")
+    if merged["dropped"]:
+        log.warning(
+            "%d rows left out, see %s: %s", len(merged["dropped"]), out / "dropped.jsonl", _reasons(merged)
+        )
+
+
+def _reasons(merged: dict[str, Any]) -> str:
+    found = Counter(item["reason"].partition(":")[0] for item in merged["dropped"])
+    return ", ".join(f"{count} x {reason}" for reason, count in found.most_common(5))
+
+
+def _nothing_left(dropped: list[dict[str, Any]], source: str) -> UserError:
+    if not dropped:
+        return UserError("the dataset is empty", source, "choose another --data.source or --data.split")
+    if all(item["reason"] == "tie" for item in dropped):
+        return UserError(f"all {len(dropped)} rows are ties: nothing is preferred", source)
+    reasons = _reasons({"dropped": dropped})
+    hint = "larger pictures of the canvas's aspect are reduced with --data.resize downscale"
+    return UserError(f"none of {len(dropped)} rows can be trained on: {reasons}", source, hint)

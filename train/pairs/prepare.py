@@ -1,0 +1,183 @@
+"""From rows to cached tensors: every usable pair's latents and embeddings on disk, every other row with its
+reason."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from generate.images.vae import encode_images, from_pil
+from generate.models.prompts import check_prompt, encode_text
+from train.canvas import Canvas
+from train.config import DataConfig
+from train.engine.memory import explain_encoding_out_of_memory
+from train.pairs.cache import TensorCache, cache_folder, image_key, text_key, write_atomically
+from train.pairs.encoders import image_encoder_mark, text_encoder_mark
+from train.pairs.listing import merge_parts
+from train.pairs.rows import Dropped, PairRow, canvas_picture, check_pair, has_split, read_rows
+
+log = logging.getLogger(__name__)
+
+SAY_EVERY = 30.0
+"""Seconds between lines in the log; the number of rows is not known beforehand for every source."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedPair:
+    """One pair as names of cache entries."""
+
+    row: int
+    pair_id: str
+    prompt: str
+    chosen: str
+    rejected: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One pair as tensors on the CPU, float32."""
+
+    pair_id: str
+    latents_w: torch.Tensor
+    latents_l: torch.Tensor
+    embeds: torch.Tensor
+    pooled: torch.Tensor | None
+
+
+class PairSet:
+    """Prepared pairs that load one at a time from the cache."""
+
+    def __init__(self, pairs: list[PreparedPair], latents: TensorCache, texts: TensorCache) -> None:
+        self.pairs, self.latents, self.texts = pairs, latents, texts
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Pair:
+        pair = self.pairs[index]
+        text = self.texts.read(pair.text)
+        latents_w = self.latents.read(pair.chosen)["latents"][None].float()
+        latents_l = self.latents.read(pair.rejected)["latents"][None].float()
+        return Pair(pair.pair_id, latents_w, latents_l, text["embeds"].float(), text.get("pooled"))
+
+
+class Preparer:
+    """Encodes what the cache lacks, with one family's encoders, for one canvas."""
+
+    def __init__(self, family: Any, canvas: Canvas, config: DataConfig) -> None:
+        self.family, self.canvas, self.config = family, canvas, config
+        folder = cache_folder(config.cache)
+        self.latents = TensorCache(folder, "latents", image_encoder_mark(family))
+        self.texts = TensorCache(folder, "texts", text_encoder_mark(family))
+        self.resized = self.truncated = 0
+
+    def prepare(self, row: PairRow, number: int) -> PreparedPair:
+        """The names of the row's cache entries, which exist afterwards; `Dropped` when it cannot be used."""
+        size = self.canvas.height, self.canvas.width
+        check_pair(row, *size, self.config.resize)
+        if check_prompt(self.family, row.prompt):
+            if self.config.long_prompts == "drop":
+                raise Dropped("prompt longer than the tokenizer's window")
+            self.truncated += 1
+        keys = [image_key(data, *size, self.config.resize) for data in (row.chosen, row.rejected)]
+        for key, data in zip(keys, (row.chosen, row.rejected), strict=True):
+            self.latents.get(key, lambda data=data: {"latents": self._latents(data)})  # type: ignore[misc]
+        text = text_key(row.prompt)
+        self.texts.get(text, lambda: self._embeddings(row.prompt))
+        return PreparedPair(
+            row=number, pair_id=row.pair_id, prompt=row.prompt, chosen=keys[0], rejected=keys[1], text=text
+        )
+
+    def _latents(self, data: bytes) -> torch.Tensor:
+        picture = canvas_picture(data, self.canvas.height, self.canvas.width)
+        try:
+            return encode_images(self.family.vae, from_pil([picture]))[0].float()
+        except torch.OutOfMemoryError as error:
+            raise explain_encoding_out_of_memory(self.canvas, error) from error
+
+    def _embeddings(self, prompt: str) -> dict[str, torch.Tensor]:
+        embeds, pooled = encode_text(self.family, [prompt], long_prompt="truncate")
+        return {"embeds": embeds.float()} | ({} if pooled is None else {"pooled": pooled.float()})
+
+
+def prepare_pairs(
+    family: Any, canvas: Canvas, config: DataConfig, out: Path, accelerator: Any
+) -> tuple[PairSet, PairSet]:
+    """(training pairs, held-out pairs), both fully cached; the rows left out are in OUT/dropped.jsonl.
+
+    Each of n processes encodes every n-th row. A run that is resumed finds
+    its list of pairs in OUT/pairs.json and reads no picture again. Raises `UserError` when nothing is left
+    to train on.
+    """
+    preparer = Preparer(family, canvas, config)
+    listing = out / "pairs.json"
+    rank, world = accelerator.process_index, accelerator.num_processes
+    known = _complete(listing, preparer)
+    accelerator.wait_for_everyone()  # nobody writes the listing before everybody has looked
+    if not known:
+        _prepare_share(preparer, config, out, rank, world)
+        accelerator.wait_for_everyone()
+        if rank == 0:
+            write_atomically(listing, json.dumps(merge_parts(out, world, config)).encode())
+        accelerator.wait_for_everyone()
+    found = json.loads(listing.read_text())
+    sets = [[PreparedPair(**pair) for pair in found[name]] for name in ("train", "held_out")]
+    return PairSet(sets[0], preparer.latents, preparer.texts), PairSet(
+        sets[1], preparer.latents, preparer.texts
+    )
+
+
+def _complete(listing: Path, preparer: Preparer) -> bool:
+    """True when an earlier start listed the pairs and the cache still has all of them."""
+    if not listing.exists():
+        return False
+    found = json.loads(listing.read_text())
+    pairs = found["train"] + found["held_out"]
+    names = {preparer.latents.path(p[side]) for p in pairs for side in ("chosen", "rejected")}
+    return all(path.exists() for path in names | {preparer.texts.path(p["text"]) for p in pairs})
+
+
+def _rows(config: DataConfig) -> Iterator[tuple[str, PairRow | tuple[str, Dropped]]]:
+    """("held_out" or "train", row) in a fixed order."""
+    if config.validation_pairs and has_split(config.source, config.validation_split, config.subset):
+        for count, row in enumerate(read_rows(config.source, config.validation_split, config.subset)):
+            if count >= config.validation_pairs:
+                break
+            yield "held_out", row
+    for count, row in enumerate(read_rows(config.source, config.split, config.subset)):
+        if config.limit and count >= config.limit:
+            break
+        yield "train", row
+
+
+def _prepare_share(preparer: Preparer, config: DataConfig, out: Path, rank: int, world: int) -> None:
+    part: dict[str, Any] = {"train": [], "held_out": [], "dropped": []}
+    started = time.perf_counter()
+    spoken = started
+    for number, (group, row) in enumerate(_rows(config)):
+        if number % world == rank:
+            _prepare_row(preparer, group, row, number, part)
+        if time.perf_counter() - spoken > SAY_EVERY:
+            spoken = time.perf_counter()
+            log.info("prepared %d rows, %d pictures encoded", number + 1, preparer.latents.counts["misses"])
+    part["counts"] = dict(preparer.latents.counts)
+    part["truncated"] = preparer.truncated
+    part["seconds"] = time.perf_counter() - started
+    write_atomically(out / f".part-{rank}.json", json.dumps(part).encode())
+
+
+def _prepare_row(preparer: Preparer, group: str, row: Any, number: int, part: dict[str, Any]) -> None:
+    try:
+        if isinstance(row, tuple):
+            pair_id, reason = row
+            raise reason
+        pair_id = row.pair_id
+        part[group].append(asdict(preparer.prepare(row, number)))
+    except Dropped as reason:
+        part["dropped"].append({"row": number, "pair_id": pair_id, "split": group, "reason": str(reason)})

@@ -1,0 +1,1 @@
+"""What a run tells: metrics, held-out pairs, samples, tracking, curves, card."""

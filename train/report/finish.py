@@ -1,0 +1,66 @@
+"""What a finished run leaves: the LoRA in the layouts people load, and its card."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from drspo.config import to_dict
+from drspo.files.run import RunDir, revision, versions
+from generate.request import own
+from train.canvas import PIXELS_PER_LATENT, Canvas
+from train.config import TrainConfig
+from train.lora.exports import lora_metadata, save_kohya, save_lora
+from train.report.card import write_card
+
+log = logging.getLogger(__name__)
+
+KOHYA = "kohya.safetensors"
+
+
+def write_results(
+    family: Any, canvas: Canvas, config: TrainConfig, out: Path, pairs: int, facts: dict[str, Any], step: int
+) -> None:
+    """Writes OUT/pytorch_lora_weights.safetensors, drspo.json, README.md and, where asked,
+    kohya.safetensors."""
+    metadata = lora_facts(family, canvas, config, pairs, facts, step)
+    save_lora(out, family.unet, metadata)
+    if config.kohya:
+        save_kohya(out / KOHYA, family.unet, metadata)
+    write_card(out, metadata, config, family.spec.base)
+    RunDir(str(out)).phase_done(
+        "trained", step=step, pairs=pairs, skipped=facts["skipped"], stopped=facts["stopped"]
+    )
+    log.info("wrote the LoRA of step %d to %s", step, out)
+
+
+def lora_facts(
+    family: Any, canvas: Canvas, config: TrainConfig, pairs: int, facts: dict[str, Any], step: int
+) -> dict[str, Any]:
+    """What drspo.json says: what the LoRA is for, what it was trained on and how."""
+    window = canvas.windows[0]
+    return lora_metadata(
+        family.unet,
+        stage=config.stage,
+        base_model=family.model_id,
+        base_fingerprint=family.fingerprint,
+        base=family.model_id,
+        fingerprint=family.fingerprint,
+        canvas=[canvas.height, canvas.width],
+        window=[window.height * PIXELS_PER_LATENT, window.width * PIXELS_PER_LATENT],
+        stride=own(config.canvas.stride, family.spec.stride) if config.stage == "highres" else 0,
+        weights=config.canvas.weights,
+        time_ids=config.canvas.time_ids,
+        dataset=config.data.source,
+        pairs=pairs,
+        pairs_per_step=config.pairs_per_step,
+        step=step,
+        loss=to_dict(config.loss),
+        optimizer=to_dict(config.optimizer),
+        ema=config.ema,
+        seed=config.seed,
+        best=facts["best"],
+        skipped_steps=facts["skipped"],
+        stopped=facts["stopped"],
+        versions=versions(),
+        revision=revision(),
+    )
