@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# A shared or slow machine must not turn a right answer into a failed test.
-settings.register_profile("drspo", deadline=None)
+# A shared or slow machine must not turn a right answer into a failed test, nor must the luck of a draw: every
+# run tries the same examples. `--hypothesis-profile=search` draws new ones.
+patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("drspo", derandomize=True, **patient)
+settings.register_profile("search", **patient)
 settings.load_profile("drspo")
 
 ROOT = Path(__file__).resolve().parent.parent

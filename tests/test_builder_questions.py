@@ -37,7 +37,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HostileLLM]:
 
 
 def asking(folder: Path, server: HostileLLM, ideas: list[str] = IDEAS) -> BuildConfig:
-    llm = LLMSettings(model="tiny-1", base_url=server.url, concurrency=2, timeout=20, max_retries=1)
+    llm = LLMSettings(model="tiny-1", base_url=server.url, concurrency=2, timeout=60, max_retries=1)
     return fake_config(
         folder,
         folder / "run",

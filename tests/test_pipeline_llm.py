@@ -202,7 +202,7 @@ def test_the_budget_is_kept_and_a_larger_one_continues_without_paying_twice(serv
 
 
 def test_concurrency_is_one_limit_over_all_rows(server, tmp_path):
-    server.delay = 0.5
+    server.delay, server.together = 0.2, 3
     run(server, tmp_path, *[f"a lake number {number}" for number in range(6)], concurrency=3)
     assert server.most_under_way == 3
 
