@@ -191,9 +191,13 @@ def draw(family: ModelFamily, options: argparse.Namespace, prompt: str, seed: in
     """One scroll of the stage."""
     height, width = canvas_of(family, options)
     request = Request(
-        prompt=prompt, height=height, width=width, seed=seed, steps=options.denoise,
+        prompt=prompt,
+        height=height,
+        width=width,
+        seed=seed,
+        steps=options.denoise,
         guidance_scale=family.spec.guidance_scale,
-    )  # fmt: skip
+    )
     return build_generator(METHOD[options.stage], family, {}).generate([request])[0].image
 
 

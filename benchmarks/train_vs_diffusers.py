@@ -173,14 +173,29 @@ def picture(seed: int, side: int, grain: int) -> bytes:
 def ours(options: argparse.Namespace, pairs: Path, folder: Path, name: str, keep: bool = False) -> Program:
     """`python -m train`, measuring nothing and saving only at the end, as the script does."""
     settings = {
-        "stage": "blueprint", "model": options.model, "data.source": pairs, "data.validation-pairs": 0,
-        "data.cache": folder / "cache", "data.cache-references": keep, "out": folder / name,
+        "stage": "blueprint",
+        "model": options.model,
+        "data.source": pairs,
+        "data.validation-pairs": 0,
+        "data.cache": folder / "cache",
+        "data.cache-references": keep,
+        "out": folder / name,
         "canvas.height": options.resolution,
-        "canvas.width": options.resolution, "lora.rank": RANK, "lora.alpha": RANK, "optimizer.name": "adamw",
-        "optimizer.lr": RATE, "optimizer.warmup-steps": 0, "optimizer.weight-decay": 0.01, "loss.beta": BETA,
-        "max-steps": options.steps, "checkpoint-every": 10_000, "device": "cpu", "precision": "fp32",
-        "seed": 0, "memory.window-batch": 2,
-    }  # fmt: skip
+        "canvas.width": options.resolution,
+        "lora.rank": RANK,
+        "lora.alpha": RANK,
+        "optimizer.name": "adamw",
+        "optimizer.lr": RATE,
+        "optimizer.warmup-steps": 0,
+        "optimizer.weight-decay": 0.01,
+        "loss.beta": BETA,
+        "max-steps": options.steps,
+        "checkpoint-every": 10_000,
+        "device": "cpu",
+        "precision": "fp32",
+        "seed": 0,
+        "memory.window-batch": 2,
+    }
     flags = [token for key, value in settings.items() for token in (f"--{key}", str(value))]
     return start(name, ["-m", "train", *flags], {}, folder)
 
@@ -188,13 +203,25 @@ def ours(options: argparse.Namespace, pairs: Path, folder: Path, name: str, keep
 def theirs(options: argparse.Namespace, pairs: Path, folder: Path, name: str) -> Program:
     """The script with its defaults where ours has the same ones."""
     settings = {
-        "pretrained_model_name_or_path": model_folder(options.model), "dataset_name": pairs.parent,
-        "dataset_split_name": "train", "output_dir": folder / name, "resolution": options.resolution,
-        "train_batch_size": 1, "rank": RANK, "max_train_steps": options.steps,
-        "learning_rate": RATE, "lr_scheduler": "constant", "lr_warmup_steps": 0,
-        "beta_dpo": BETA, "checkpointing_steps": 10_000, "seed": 0, "dataloader_num_workers": 0,
-        "mixed_precision": "no", "report_to": "tensorboard", "cache_dir": folder / "hub",
-    }  # fmt: skip
+        "pretrained_model_name_or_path": model_folder(options.model),
+        "dataset_name": pairs.parent,
+        "dataset_split_name": "train",
+        "output_dir": folder / name,
+        "resolution": options.resolution,
+        "train_batch_size": 1,
+        "rank": RANK,
+        "max_train_steps": options.steps,
+        "learning_rate": RATE,
+        "lr_scheduler": "constant",
+        "lr_warmup_steps": 0,
+        "beta_dpo": BETA,
+        "checkpointing_steps": 10_000,
+        "seed": 0,
+        "dataloader_num_workers": 0,
+        "mixed_precision": "no",
+        "report_to": "tensorboard",
+        "cache_dir": folder / "hub",
+    }
     flags = [f"--{key}={value}" for key, value in settings.items()] + ["--no_hflip"]
     extra = {} if importlib.util.find_spec("wandb") else {"PYTHONPATH": str(empty_wandb(folder))}
     return start(name, [str(script(options.diffusers)), *flags], extra, folder)

@@ -25,16 +25,22 @@ from dataset_builder.config import (
 from dataset_builder.export import export, plan_shards
 from dataset_builder.metrics import Metrics
 from dataset_builder.report import stats
-from drspo import __version__
+from drspo import __version__, consent
 from drspo.config import dump
 from drspo.errors import UserError
 from drspo.files.run import CONFIG, RunDir
+from drspo.files.storage import Storage
 from drspo.log import progress
+from drspo.registry import lookup
+from eval import MEASURES, SCORERS
+from generate import GENERATORS
+from pipeline import EXPANDERS, FILTERS
 from pipeline.candidates.actors import StageSpec
 from pipeline.candidates.guard import units_with_attempts
 from pipeline.candidates.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, read_table, todo
 from pipeline.candidates.provenance import read_models
 from pipeline.ideas import prompts as phases
+from pipeline.llm.access import check_access
 from pipeline.llm.cache import AnswerCache
 from pipeline.pairs.pairing import choose_pairs, score_weights
 from pipeline.pairs.scores import Scan, scan_units
@@ -250,6 +256,7 @@ def stage_spec(config: BuildConfig, url: str) -> StageSpec:
         config_hash=units_hash(config),
         code_version=__version__,
         session=uuid.uuid4().hex[:12],
+        plugins=consent.allowed(),
     )
 
 
@@ -261,12 +268,26 @@ def check(config: BuildConfig) -> None:
         raise UserError("at least one generator and one scorer are needed")
     if config.candidates.seeds < 1:
         raise UserError(f"{config.candidates.seeds} images per generator leave nothing", "--candidates.seeds")
+    check_names(config)
     scorers = config.scoring.columns
     short_names(config.candidates.generators)
     score_weights(config.pairs, scorers)
     choose_pairs(_no_candidates(scorers), config.pairs, scorers)
     check_options(config.candidates.options, config.candidates.generators, "candidates.options")
     check_options(config.scoring.options, tuple(config.scoring.named), "scoring.options")
+    if uses_llm(config) and not Storage(config.out).exists(PROMPTS_NAME):  # else it has answered
+        check_access(config.llm)
+
+
+def check_names(config: BuildConfig) -> None:
+    """Raise UserError for the first registered name or plugin of the configuration that there is not."""
+    for name in config.candidates.generators:
+        lookup(GENERATORS, name, "generator")
+    for name in config.scoring.named.values():
+        lookup(SCORERS | MEASURES, name, "scorer")
+    for name in config.filter.filters:
+        lookup(FILTERS, name, "filter")
+    lookup(EXPANDERS, config.expand.expander, "expander")
 
 
 def suspects_last(units: pa.Table, suspects: set[str]) -> pa.Table:

@@ -11,7 +11,7 @@ from drspo.config import config_hash, to_dict
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import PromptSettings
-from pipeline.llm.ask import LLMSettings, identity
+from pipeline.llm.settings import LLMSettings, identity
 from pipeline.settings import (
     CandidateSettings,
     ExportSettings,

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from drspo import consent
 from drspo.errors import UserError, did_you_mean
 from drspo.yaml_source import Entry, read_entries
 
@@ -28,6 +29,7 @@ T = TypeVar("T")
 GENERAL_FLAGS = """
 --config NAME|FILE.yaml   a preset's name or a YAML file; may be repeated, the later one wins
 --print-config            print the resolved configuration as YAML, which reproduces the run, and exit
+--allow-plugins MODULE ... let plugins of these modules be imported that only a file names
 --debug                   show tracebacks and debug messages
 """
 
@@ -46,7 +48,7 @@ def load(
     (with file, line and the nearest name) for a bad YAML; a bad flag exits with code 2 through
     tyro; `--help` and `--print-config` print and exit with code 0.
     """
-    sources, print_config, flags = _split_argv(argv)
+    sources, print_config, flags = _split_argv(consent.take(argv))
     entries: dict[str, Entry] = {}
     for source in sources:
         entries.update(read_entries(find_config(source, package), cls))

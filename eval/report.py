@@ -8,6 +8,7 @@ import io
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
+from drspo.files.pictures import read_picture
 from drspo.files.run import RunDir
 from eval.config import EvalConfig
 from eval.statistics import Interval
@@ -53,7 +54,7 @@ def _strips(config: EvalConfig, run: RunDir, records: list[Record], prompt: str)
 
 def strip(data: bytes, width: int = 1024) -> str:
     """A data URL of the picture, not wider than `width` pixels."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image = read_picture(data)
     if image.width > width:
         image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
     out = io.BytesIO()

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from drspo.errors import UserError
+from drspo.files.pictures import read_picture
 from drspo.files.run import RunDir
 from drspo.hashing import content_hash
 from drspo.log import progress
@@ -115,7 +116,7 @@ def take_numbers(config: EvalConfig, run: RunDir, batch: int = 16) -> list[Recor
             scorer = build_scorer(name, scorer_settings(name, config))
             for start in range(0, len(every), batch):
                 some = every[start : start + batch]
-                images = [Image.open(io.BytesIO(run.read(cell.name))).convert("RGB") for cell in some]
+                images = [read_picture(run.read(cell.name), cell.name) for cell in some]
                 values = scorer.score(images, [cell.prompt for cell in some])
                 records += [_record(cell, scorer, value) for cell, value in zip(some, values, strict=True)]
                 bar.advance(len(some), scorer=name)

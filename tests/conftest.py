@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from drspo import consent
 
 # A shared or slow machine must not turn a right answer into a failed test, nor must the luck of a draw: every
 # run tries the same examples. `--hypothesis-profile=search` draws new ones.
@@ -66,3 +69,11 @@ def no_handler_outlives_its_test() -> Iterator[None]:
         root.removeHandler(handler)
         handler.close()
     root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def no_consent_outlives_its_test() -> Iterator[None]:
+    """What one test lets be imported, the next has to allow for itself."""
+    before = copy.deepcopy(consent._STATE)
+    yield
+    consent._STATE = before

@@ -17,7 +17,7 @@ import pytest
 
 from dataset_builder.config import BuildConfig
 from drspo.config import dump
-from tests.building import build, fake_config, final_tables
+from tests.building import ALLOW, build, fake_config, final_tables
 from tests.forks import Forks
 
 SCENES = "lighthouse castle windmill balloon forest desert harbour glacier canyon meadow".split()
@@ -41,7 +41,7 @@ def start(forks: Forks, folder: Path, log: str = "log.txt") -> int:
     file = folder / "config.yaml"
     file.write_text(dump(config_in(folder)))
     env = {"FAKE_LOG": str(folder / "made.log"), "FAKE_SECONDS": "0.01"}
-    return forks.start(["--config", str(file)], folder / log, **env)
+    return forks.start(["--config", str(file), *ALLOW], folder / log, **env)
 
 
 def made(folder: Path) -> Counter[str]:
@@ -137,7 +137,7 @@ def test_an_interrupt_says_how_to_continue(tmp_path: Path, repository: Path) -> 
     file = tmp_path / "config.yaml"
     file.write_text(dump(config_in(tmp_path)))
     env = {**os.environ, "FAKE_LOG": str(tmp_path / "made.log"), "FAKE_SECONDS": "0.2"}
-    command = [sys.executable, "-m", "dataset_builder", "--config", str(file)]
+    command = [sys.executable, "-m", "dataset_builder", "--config", str(file), *ALLOW]
     program = subprocess.Popen(command, cwd=repository, env=env, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "made.log").exists() and program.poll() is None:
         time.sleep(0.05)

@@ -17,7 +17,7 @@ from drspo.config import dump
 from drspo.files import backends, patience
 from drspo.files.storage import Storage
 from pipeline.shards import read_pairs
-from tests.building import IDEAS, build, fake_config, final_tables
+from tests.building import ALLOW, IDEAS, build, fake_config, final_tables
 from tests.flaky_store import KINDS, FlakyStore
 from tests.forks import Forks
 
@@ -86,13 +86,13 @@ def test_kills_of_a_run_on_s3_lose_nothing(
     codes = []
     try:
         for moment in ("run.json", "plan.parquet", 1, 3, 5, "scores.parquet"):
-            pid = forks.start(["--config", str(file)], tmp_path / "log.txt", **env)
+            pid = forks.start(["--config", str(file), *ALLOW], tmp_path / "log.txt", **env)
             deadline = time.monotonic() + 60
             while not reached(url, moment) and time.monotonic() < deadline:
                 time.sleep(0.02)
             forks.kill(pid)
             codes.append(forks.wait())
-        forks.start(["--config", str(file)], tmp_path / "log.txt", **env)
+        forks.start(["--config", str(file), *ALLOW], tmp_path / "log.txt", **env)
         assert forks.wait() == 0, (tmp_path / "log.txt").read_text()
     finally:
         forks.close()

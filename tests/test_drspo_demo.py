@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from drspo import cli, log
-from drspo.demo.command import command as demo
-from drspo.demo.command import page as demo_page
-from drspo.demo.command import story as demo_story
+from drspo.demo import command as demo
+from drspo.demo import page as demo_page
+from drspo.demo import story as demo_story
+from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.files.storage import Storage
 from miniature.world import captions, paint, sample_scene
@@ -216,5 +217,5 @@ def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, monkey
 
 
 def test_an_image_of_an_unknown_kind_is_not_embedded():
-    with pytest.raises(ValueError, match="not a PNG"):
+    with pytest.raises(UserError, match="GIF"):
         demo_story.picture_source(b"GIF89a")

@@ -18,7 +18,7 @@ import pytest
 from drspo.config import dump
 from drspo.errors import UserError
 from drspo.files import backends
-from tests.building import IDEAS, build, fake_config, final_tables, with_candidates
+from tests.building import ALLOW, IDEAS, build, fake_config, final_tables, with_candidates
 
 
 def unit_files(out: Path) -> list[Path]:
@@ -182,7 +182,7 @@ def run_program(
 ) -> subprocess.CompletedProcess[str]:
     file = folder / "config.yaml"
     file.write_text(dump(config))
-    command = [*before, sys.executable, "-m", "dataset_builder", "--config", str(file)]
+    command = [*before, sys.executable, "-m", "dataset_builder", "--config", str(file), *ALLOW]
     return subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=280)
 
 

@@ -17,7 +17,7 @@ from drspo.errors import UserError
 from drspo.files.storage import Storage
 from pipeline.candidates.plan import read_plan
 from pipeline.settings import ResourceSettings
-from tests.building import FAKES, IDEAS, build, fake_config, final_tables, with_candidates
+from tests.building import ALLOW, FAKES, IDEAS, build, fake_config, final_tables, with_candidates
 from tests.forks import Forks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -137,7 +137,7 @@ def test_kills_of_the_driver_lose_and_double_nothing(tmp_path: Path, session: Pa
     stood, seen = set(), 0
     try:
         for moment in MOMENTS:
-            pid = forks.start(["--config", str(file)], log, RAY_ADDRESS=address)
+            pid = forks.start(["--config", str(file), *ALLOW], log, RAY_ADDRESS=address)
             if moment:
                 wait_until(out, moment)
                 time.sleep(rng.uniform(0, 0.2))

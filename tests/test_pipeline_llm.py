@@ -9,16 +9,18 @@ from email.utils import formatdate
 
 import pytest
 
+from drspo import consent
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.prompts import expand, filter_prompts, unfinished
 from pipeline.ideas.stages import ExpandStage
-from pipeline.llm.ask import LLM, LLMSettings, identity
+from pipeline.llm.ask import LLM
 from pipeline.llm.cache import AnswerCache
 from pipeline.llm.pace import TokenBucket
 from pipeline.llm.questions import Expansion, load_template
+from pipeline.llm.settings import LLMSettings, identity
 from pipeline.llm.wire import Wire, retry_after
 from pipeline.records import Prompt, prompt_id, prompt_table
 from tests.hostile_llm import KEY, HostileLLM
@@ -40,7 +42,11 @@ def llm_settings(server, **changes):
         "timeout": 60.0,
         "max_retries": 3,
     }
-    return LLMSettings(**{**base, **changes})
+    settings = LLMSettings(**{**base, **changes})
+    # As a command line with both flags would.
+    consent.say("llm.base_url", settings.base_url)
+    consent.say("llm.key_variable", settings.key_variable)
+    return settings
 
 
 def ideas(*texts):

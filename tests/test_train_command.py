@@ -14,9 +14,10 @@ from tests.train_pairs import pair_rows, pickapic_rows, write
 from tests.train_runs import flags
 from train.canvas import make_canvas
 from train.command import begin, check_config, main, parse
-from train.config import MemoryConfig, TrainConfig, identity
-from train.engine.memory import explain_out_of_memory, next_saving
+from train.config import TrainConfig, identity
 from train.launch import pairs_per_process
+from train.memory import explain_out_of_memory, next_saving
+from train.settings import MemoryConfig
 
 SMALL = (32, 64)
 SPEC = SimpleNamespace(window=128, stride=32, scroll=(128, 512), blueprint=(64, 256))

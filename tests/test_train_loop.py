@@ -45,9 +45,25 @@ def test_before_training_the_margin_is_exactly_zero_and_the_accuracy_one_half(bl
 def test_every_step_is_recorded_with_metrics_per_timestep_bin(blueprint):
     found = records(blueprint)
     assert [record["step"] for record in found] == [1, 2, 3, 4]
-    measured = {"loss", "preference_loss", "z_p10", "z_p50", "z_p90", "accuracy", "reward_w", "reward_l",
-                "margin", "winner_drift", "loser_drift", "gradient_factor", "kl_proxy_w", "kl_proxy_l",
-                "grad_norm_w", "grad_norm_l", "grad_cosine"}  # fmt: skip
+    measured = {
+        "loss",
+        "preference_loss",
+        "z_p10",
+        "z_p50",
+        "z_p90",
+        "accuracy",
+        "reward_w",
+        "reward_l",
+        "margin",
+        "winner_drift",
+        "loser_drift",
+        "gradient_factor",
+        "kl_proxy_w",
+        "kl_proxy_l",
+        "grad_norm_w",
+        "grad_norm_l",
+        "grad_cosine",
+    }
     for record in found:
         assert measured | {"grad_norm", "lr", "skipped_steps"} <= record.keys()
         bins = {name.partition("/")[0] for name in record if "/" in name}
@@ -224,9 +240,14 @@ def test_training_stops_when_the_winners_held_out_error_keeps_rising(golden, sou
         loop.Validator, "measure", lambda self: measure(self) | {"winner_drift_share": next(shares)}
     )
     out = train(
-        golden, source, tmp_path / "run", max_steps=9, validation__every=1,
-        validation__max_winner_drift=0.02, validation__patience=2,
-    )  # fmt: skip
+        golden,
+        source,
+        tmp_path / "run",
+        max_steps=9,
+        validation__every=1,
+        validation__max_winner_drift=0.02,
+        validation__patience=2,
+    )
     assert len(records(out)) == 2
     assert "Stopped early" in (out / "README.md").read_text()
 
@@ -255,6 +276,6 @@ def test_export_best_writes_the_weights_of_the_best_measurement(golden, source, 
 def test_warm_up_is_linear_and_then_constant(blueprint):
     rates = [record["lr"] for record in records(blueprint)]
     assert rates == pytest.approx([0.25e-4, 0.5e-4, 0.75e-4, 1e-4])
-    from train.lora.optimizers import OptimizerSettings
+    from train.settings import OptimizerSettings
 
     assert learning_rate(99, OptimizerSettings(lr=1e-4, warmup_steps=4)) == 1e-4

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drspo import consent
 from drspo.errors import UserError
 from drspo.registry import lookup
 from train import LOSSES
@@ -212,6 +213,7 @@ def test_settings_that_contradict_themselves_are_refused(wrong):
 
 
 def test_every_registered_loss_and_a_plugin_resolve():
+    consent.allow("train.objective.losses:dpo")
     assert lookup(LOSSES, "train.objective.losses:dpo", "loss") is dpo
     for name in LOSSES:
         assert check(LossSettings(name=name)).name == name

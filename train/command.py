@@ -10,6 +10,7 @@ from drspo.errors import UserError
 from drspo.files.run import CONFIG, RunDir
 from drspo.log import setup
 from train.config import TrainConfig, identity
+from train.objective.losses import check as check_loss
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def begin(config: TrainConfig) -> None:
 
 def check_config(config: TrainConfig) -> None:
     """Raises `UserError` for settings that contradict each other, before anything is loaded."""
+    check_loss(config.loss)
     if not config.out:
         raise UserError("no folder to write to", "--out", "python -m train ... --out DIR")
     if not config.data.source:

@@ -1,7 +1,6 @@
 """Training from the first line to the last: pairs in, a LoRA folder out. Read `train` and `Run.step`."""
 
 import logging
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,23 +17,25 @@ from drspo.log import progress
 from generate.models.family import load_family
 from train.canvas import make_canvas
 from train.config import TrainConfig, identity
-from train.engine.memory import explain_out_of_memory, make_room
 from train.launch import DTYPES, make_accelerator, pairs_per_process, precision_of
 from train.lora.adapters import add_lora, load_lora_state, lora_norm, lora_parameters, lora_state
 from train.lora.average import Average
 from train.lora.checkpoint import Checkpoints, State, refuse_foreign
 from train.lora.optimizers import build_optimizer
-from train.objective.draws import pair_index
+from train.lora.twins import trainable
+from train.memory import explain_out_of_memory, make_room
 from train.objective.losses import check
 from train.objective.noise import noise_process
 from train.objective.references import open_references
+from train.objective.trainee import Trainee
+from train.pairs.data_order import pair_index
 from train.pairs.prepare import prepare_pairs
 from train.report.finish import write_results
 from train.report.metrics import peak_memory, summarise
 from train.report.samples import Sampler
 from train.report.tracking import Tracker
-from train.report.validation import Validator, should_stop
-from train.step import Trainee, add_share, apply_gradient, sum_over_processes
+from train.report.validation import Validator, held_out_line, should_stop
+from train.step import add_share, apply_gradient, sum_over_processes
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +83,16 @@ class Run:
         )
         make_room(self.family, config)
         self._add_adapter()
-        autocast = DTYPES[dtype] if dtype != "float32" else None
         self.trainee = Trainee(
-            self.family.unet, process, self.canvas, config, self.device, autocast,
-            open_references(config, self.family, self.device),
-        )  # fmt: skip
+            unet=self.family.unet,
+            trainable=trainable(self.family.unet),
+            process=process,
+            canvas=self.canvas,
+            config=config,
+            device=self.device,
+            autocast=DTYPES[dtype] if dtype != "float32" else None,
+            references=open_references(config, self.family, self.device),
+        )
         self.parameters = lora_parameters(self.family.unet)
         self.optimizer = build_optimizer(self.parameters, config.optimizer)
         self.average = Average(self.family.unet, config.ema)
@@ -179,14 +185,7 @@ class Run:
         if not record:
             return False
         self.tracker.validated({"step": step, **record, "lora_norm": norm})
-        log.info(
-            "step %d, held out: preference loss %.4f, accuracy %.3f (of pairs %.3f), margin %+.4f, "
-            "winner drift %+.2f %%",
-            step,
-            record["preference_loss"], record.get("accuracy", math.nan),
-            record.get("pair_accuracy", math.nan), record.get("margin", math.nan),
-            100 * record.get("winner_drift_share", math.nan),
-        )  # fmt: skip
+        log.info("step %d, held out: %s", step, held_out_line(record))
         self.facts["drift_shares"].append(record.get("winner_drift_share", 0.0))
         best = self.facts["best"]
         if step and (best is None or record["loss"] < best["loss"]):

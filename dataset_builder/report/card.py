@@ -18,6 +18,7 @@ from dataset_builder.report.charts import distributions, short
 from dataset_builder.report.stats import STATS_NAME
 from drspo import __version__
 from drspo.errors import UserError, did_you_mean
+from drspo.files.pictures import read_picture
 from drspo.files.run import RunDir
 from pipeline.candidates.provenance import read_models
 from pipeline.llm.questions import Template, load_template
@@ -87,7 +88,7 @@ def card_files(run: RunDir, repo_id: str, licence: str) -> dict[str, bytes]:
 
 
 def _render(sources: Sources, repo_id: str, licence: str, pairs: list[dict[str, Any]]) -> str:
-    loader = jinja2.PackageLoader("dataset_builder", "templates")
+    loader = jinja2.PackageLoader("dataset_builder.report", "templates")
     environment = jinja2.Environment(
         loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -204,7 +205,7 @@ def _row(run: RunDir, name: str, group: int, index: int, columns: list[str]) -> 
 
 
 def _stacked(row: dict[str, Any]) -> bytes:
-    images = [Image.open(io.BytesIO(row[side]["bytes"])).convert("RGB") for side in ("chosen", "rejected")]
+    images = [read_picture(row[side]["bytes"]) for side in ("chosen", "rejected")]
     width, height = max(i.width for i in images), sum(i.height for i in images)
     sheet = Image.new("RGB", (width, height + 8), "white")
     sheet.paste(images[0], (0, 0))

@@ -16,6 +16,7 @@ from PIL import Image
 from dataset_builder.config import score_columns, settings_of
 from dataset_builder.report import charts, stats
 from drspo.errors import UserError
+from drspo.files.pictures import read_picture
 from drspo.files.run import RunDir
 from pipeline.candidates.plan import PLAN_NAME, read_plan
 from pipeline.ideas.prompts import reason_kind
@@ -76,7 +77,7 @@ def read_gallery(where: str, limit: int, height: int) -> Gallery:
 
 def render(gallery: Gallery) -> str:
     """The gallery as one HTML page that needs nothing beside it."""
-    loader = jinja2.PackageLoader("dataset_builder", "templates")
+    loader = jinja2.PackageLoader("dataset_builder.report", "templates")
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.filters["short"] = charts.short
     generators = sorted({strip.generator for group in gallery.groups for strip in group.strips})
@@ -91,7 +92,7 @@ def render(gallery: Gallery) -> str:
 
 def thumbnail(data: bytes, height: int) -> str:
     """A picture of at most this height as a data URL."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image = read_picture(data)
     if image.height > height:
         image = image.resize(
             (max(1, round(image.width * height / image.height)), height), Image.Resampling.LANCZOS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import torch
 from PIL import Image
 
 from drspo.errors import UserError
+from drspo.registry import package_folder
 from eval.backbones.views import RESIZE_PATH, shown
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def backbone_spec(name: str) -> BackboneSpec:
     if name in BACKBONES:
         spec = BACKBONES[name]
         return (
-            replace(spec, architecture=f"local-dir:{package_path(spec.architecture)}")
+            replace(spec, architecture=f"local-dir:{package_folder(spec.architecture)}")
             if (spec.architecture.startswith("package:"))
             else spec
         )
@@ -78,12 +78,6 @@ def needs_quick_gelu(architecture: str, pretrained: str) -> str:
     """`architecture` with -quickgelu where `pretrained` is OpenAI's: a file of it loads silently wrong."""
     openai = pretrained == "openai" or "openai" in Path(pretrained).name.lower()
     return architecture if not openai or "quickgelu" in architecture else f"{architecture}-quickgelu"
-
-
-def package_path(reference: str) -> Path:
-    """The folder that `package:NAME/sub/folder` names inside an installed package."""
-    package, _, inside = reference.removeprefix("package:").partition("/")
-    return Path(importlib.import_module(package).__path__[0]) / inside
 
 
 class Backbone:

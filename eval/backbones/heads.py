@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from drspo.errors import UserError
-from eval.backbones.embeddings import package_path
+from drspo.registry import package_folder
 
 PLAIN_LAYERS = (0, 2, 4, 6, 7)
 """Indices of the linear layers in LAION's v2 MLP without activation (dropout stands between them)."""
@@ -142,7 +142,7 @@ def _resolve(name: str, spec: HeadSpec | None) -> Path:
             )
         return Path(name)
     if spec.repo.startswith("package:"):
-        folder = package_path(spec.repo)
+        folder = package_folder(spec.repo)
         found = sorted(folder.glob("*.safetensors"))
         if not found:
             raise UserError(f"the head {name!r} has no weights", str(folder), "run python -m miniature.fit")

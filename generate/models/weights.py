@@ -6,11 +6,11 @@ import json
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from drspo.errors import UserError
+from drspo.registry import package_folder
 
 KINDS = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl"}
 TEXT_PARTS = {"sd": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
@@ -67,27 +67,12 @@ def locate(source: str, *, prefer_half: bool = False, single: str = "") -> Check
     names what is missing and how to get it.
     """
     if source.startswith("package:"):
-        folder = _package_folder(source)
+        folder = package_folder(source)
     elif Path(source).expanduser().is_dir():
         folder = Path(source).expanduser()
     else:
         folder = _from_hub(source, prefer_half, single)
     return _checked(source, folder, prefer_half, single)
-
-
-def _package_folder(source: str) -> Path:
-    package, _, inside = source.removeprefix("package:").partition("/")
-    try:
-        folder = Path(str(resources.files(package))) / inside
-    except ModuleNotFoundError as error:
-        raise UserError(f"The package {package!r}, which holds these weights, is not installed.") from error
-    if not folder.is_dir():
-        raise UserError(
-            f"The weights {inside!r} are missing from the installed package {package!r}.",
-            where=str(folder),
-            hint=f"Reinstall the package, or make them with `python -m {package}.fit`.",
-        )
-    return folder
 
 
 def _checked(source: str, folder: Path, prefer_half: bool, single: str) -> Checkpoint:

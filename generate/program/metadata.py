@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 from drspo.errors import UserError
+from drspo.files.pictures import opened
 from generate.request import Request
 
 KEY = "drspo"
@@ -126,11 +128,11 @@ def parse(data: bytes, where: str) -> Record:
 
 
 def _text(data: bytes, where: str) -> str:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
+    with opened(data, where) as image:
+        try:
             return str(image.info.get(KEY) or image.getexif().get(_EXIF_DESCRIPTION) or "")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{where} cannot be read as an image", hint=str(error)) from error
+        except (OSError, SyntaxError, ValueError, struct.error) as error:
+            raise UserError(f"{where} cannot be read as an image", hint=str(error)) from error
 
 
 def _differences(one: Any, other: Any, where: str = "") -> list[str]:

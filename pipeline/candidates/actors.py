@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from drspo import consent
 from drspo.config import config_hash
 from drspo.files.storage import Storage
 from pipeline.candidates.guard import Guard, PoisonedError
@@ -38,6 +39,8 @@ class StageSpec:
     config_hash: str
     code_version: str
     session: str
+    plugins: tuple[str, ...] = ()
+    """What the driver's command line lets be imported; a worker knows of it from here alone."""
 
     @property
     def scorers(self) -> tuple[str, ...]:
@@ -62,6 +65,7 @@ class Generate:
     def __init__(self, spec: StageSpec, guard: Guard | None = None) -> None:
         from generate.request import build_generator
 
+        consent.allow(*spec.plugins)
         self.spec = spec
         self.guard = guard or Guard(Storage(spec.url), spec.guard, spec.session)
         settings = spec.candidates
@@ -162,6 +166,7 @@ class Score:
     """A unit's candidates with scores from every scorer, computed on the decoded stored bytes, and ranks."""
 
     def __init__(self, spec: StageSpec, guard: Guard | None = None) -> None:
+        consent.allow(*spec.plugins)
         self.spec = spec
         self.guard = guard or Guard(Storage(spec.url), spec.guard, spec.session)
         self.scorers = {

@@ -21,7 +21,7 @@ from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import Item, PromptSettings, read_source
 from pipeline.ideas.stages import ExpandStage, FilterStage, Stage, clean
-from pipeline.llm.ask import LLMSettings
+from pipeline.llm.settings import LLMSettings
 from pipeline.records import DROPPED, OK, PROMPT_SCHEMA, Prompt, prompt_id
 
 log = logging.getLogger(__name__)

@@ -1,1 +1,1 @@
-"""The exact gradient over windows in constant memory."""
+"""The exact gradient over windows in constant memory. From outside: generate.canvas, drspo, lora.adapters."""

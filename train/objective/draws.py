@@ -4,13 +4,12 @@ So a resumed run needs no random state, and it does not matter which process wor
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 
 from drspo.hashing import seed_from
-from train.config import NoiseConfig
 from train.objective.noise import draw_noise, draw_timestep
+from train.settings import NoiseConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +47,3 @@ def grid_timesteps(timesteps: int, noise: NoiseConfig, count: int) -> list[int]:
 def timestep_range(timesteps: int, noise: NoiseConfig) -> tuple[int, int]:
     """[low, high) of the timesteps drawn, within a schedule of `timesteps`."""
     return noise.t_min, noise.t_max or timesteps
-
-
-def pair_index(seed: int, position: int, count: int) -> int:
-    """Which of `count` pairs is trained on at `position`, counted over the whole run: a new shuffle every
-    epoch."""
-    epoch, offset = divmod(position, count)
-    return _shuffle(seed, epoch, count)[offset]
-
-
-@lru_cache(maxsize=2)
-def _shuffle(seed: int, epoch: int, count: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed_from("order", seed, epoch))
-    return torch.randperm(count, generator=generator).tolist()

@@ -11,47 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from drspo.errors import UserError
 from drspo.registry import lookup
 from train import LOSSES
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossSettings:
-    """Which preference loss, how sharp, and what holds the model in place."""
-
-    name: str = "dpo"
-    """A name in train.LOSSES (dpo, ipo, hinge, sdpo, mapo, kto) or "module:function"."""
-    beta: float = 5000.0
-    """Strength of the implied KL; z = -(beta/2) x (difference of mean squared errors)."""
-    beta_reference_numel: int = 0
-    """If set, beta is multiplied by D / this number, D = latent elements; 65536 gives a scroll the KL of
-    1024x1024."""
-    label_smoothing: float = 0.0
-    """Probability that the label of a pair is wrong, in [0, 0.5)."""
-    smoothing: Literal["conservative", "robust"] = "conservative"
-    """Conservative DPO mixes both labels; robust DPO is its unbiased form."""
-    winner_anchor: float = 0.0
-    """Adds this x (beta/2) x E_w: supervised training on the winner."""
-    reference_anchor: float = 0.0
-    """Adds this x (beta/2) x mean (A - A_ref)^2 on the winner; a second backward pass over the winner's
-    windows."""
-    safeguard: Literal["none", "sdpo"] = "none"
-    """sdpo scales the loser's gradient so that, to first order, the winner's error cannot rise (implied by
-    name=sdpo)."""
-    safeguard_margin: float = 0.0
-    """Share of the winner's own descent that the safeguard keeps, in [0, 1)."""
-    mapo_beta: float = 0.1
-    """MaPO's weight of the odds term; MaPO ignores beta."""
-    region_weight: float = 0.0
-    """lambda of eq. 23: weight of the single-window (region-level) loss."""
-    region_windows: Literal["one", "all"] = "one"
-    """Windows in the region-level loss: one at random per step (unbiased), or all of them."""
-    error_weight: Literal["uniform", "overlap"] = "uniform"
-    """Weights of latent elements in E: all equal (eq. 19), or by how many windows cover them (eq. 22's
-    variance)."""
+from train.settings import LossSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from drspo.errors import UserError
+from drspo.files.storage import Storage
 from drspo.hashing import content_hash
-from train.config import DataConfig
-from train.pairs.cache import write_atomically
+from train.settings import DataConfig
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def merge_parts(out: Path, world: int, config: DataConfig) -> dict[str, Any]:
     for rank in range(world):
         (out / f".part-{rank}.json").unlink()
     lines = "".join(json.dumps(item) + "\n" for item in merged["dropped"])
-    write_atomically(out / "dropped.jsonl", lines.encode())
+    Storage(out).write("dropped.jsonl", lines.encode())
     _say(merged, parts, config, out)
     if not merged["train"]:
         raise _nothing_left(merged["dropped"], config.source)
@@ -55,11 +55,9 @@ def _say(merged: dict[str, Any], parts: list[dict[str, Any]], config: DataConfig
     counts: Counter[str] = Counter()
     for part in parts:
         counts.update(part["counts"])
-    log.info(
-        "%d training pairs, %d held out; latents: %d from the cache, %d encoded; %.1f s",
-        len(merged["train"]), len(merged["held_out"]), counts["hits"], counts["misses"],
-        max(part["seconds"] for part in parts),
-    )  # fmt: skip
+    pairs = f"{len(merged['train'])} training pairs, {len(merged['held_out'])} held out"
+    latents = f"latents: {counts['hits']} from the cache, {counts['misses']} encoded"
+    log.info("%s; %s; %.1f s", pairs, latents, max(part["seconds"] for part in parts))
     if counts["damaged"]:
         log.warning("%d damaged cache entries were encoded anew", counts["damaged"])
     truncated = sum(part["truncated"] for part in parts)

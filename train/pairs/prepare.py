@@ -11,24 +11,26 @@ from typing import Any
 
 import torch
 
+from drspo.files.storage import Storage
 from generate.images.vae import encode_images, from_pil
 from generate.models.prompts import check_prompt, encode_text
-from train.canvas import Canvas
-from train.config import DataConfig
-from train.engine.memory import explain_encoding_out_of_memory
-from train.pairs.cache import TensorCache, cache_folder, image_key, text_key, write_atomically
+from train.canvas import TrainingCanvas
+from train.memory import explain_encoding_out_of_memory
+from train.pairs.cache import TensorCache, cache_folder, image_key, text_key
 from train.pairs.encoders import image_encoder_mark, text_encoder_mark
 from train.pairs.listing import merge_parts
 from train.pairs.rows import Dropped, PairRow, canvas_picture, check_pair, has_split, read_rows
+from train.settings import DataConfig
 
 log = logging.getLogger(__name__)
 
+LISTING = "pairs.json"
 SAY_EVERY = 30.0
 """Seconds between lines in the log; the number of rows is not known beforehand for every source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedPair:
+class ListedPair:
     """One pair as names of cache entries."""
 
     row: int
@@ -40,7 +42,7 @@ class PreparedPair:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class EncodedPair:
     """One pair as tensors on the CPU, float32."""
 
     pair_id: str
@@ -53,31 +55,31 @@ class Pair:
 class PairSet:
     """Prepared pairs that load one at a time from the cache."""
 
-    def __init__(self, pairs: list[PreparedPair], latents: TensorCache, texts: TensorCache) -> None:
+    def __init__(self, pairs: list[ListedPair], latents: TensorCache, texts: TensorCache) -> None:
         self.pairs, self.latents, self.texts = pairs, latents, texts
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> Pair:
+    def __getitem__(self, index: int) -> EncodedPair:
         pair = self.pairs[index]
         text = self.texts.read(pair.text)
         latents_w = self.latents.read(pair.chosen)["latents"][None].float()
         latents_l = self.latents.read(pair.rejected)["latents"][None].float()
-        return Pair(pair.pair_id, latents_w, latents_l, text["embeds"].float(), text.get("pooled"))
+        return EncodedPair(pair.pair_id, latents_w, latents_l, text["embeds"].float(), text.get("pooled"))
 
 
 class Preparer:
     """Encodes what the cache lacks, with one family's encoders, for one canvas."""
 
-    def __init__(self, family: Any, canvas: Canvas, config: DataConfig) -> None:
+    def __init__(self, family: Any, canvas: TrainingCanvas, config: DataConfig) -> None:
         self.family, self.canvas, self.config = family, canvas, config
         folder = cache_folder(config.cache)
         self.latents = TensorCache(folder, "latents", image_encoder_mark(family))
         self.texts = TensorCache(folder, "texts", text_encoder_mark(family))
         self.resized = self.truncated = 0
 
-    def prepare(self, row: PairRow, number: int) -> PreparedPair:
+    def prepare(self, row: PairRow, number: int) -> ListedPair:
         """The names of the row's cache entries, which exist afterwards; `Dropped` when it cannot be used."""
         size = self.canvas.height, self.canvas.width
         check_pair(row, *size, self.config.resize)
@@ -90,7 +92,7 @@ class Preparer:
             self.latents.get(key, lambda data=data: {"latents": self._latents(data)})  # type: ignore[misc]
         text = text_key(row.prompt)
         self.texts.get(text, lambda: self._embeddings(row.prompt))
-        return PreparedPair(
+        return ListedPair(
             row=number, pair_id=row.pair_id, prompt=row.prompt, chosen=keys[0], rejected=keys[1], text=text
         )
 
@@ -107,7 +109,7 @@ class Preparer:
 
 
 def prepare_pairs(
-    family: Any, canvas: Canvas, config: DataConfig, out: Path, accelerator: Any
+    family: Any, canvas: TrainingCanvas, config: DataConfig, out: Path, accelerator: Any
 ) -> tuple[PairSet, PairSet]:
     """(training pairs, held-out pairs), both fully cached; the rows left out are in OUT/dropped.jsonl.
 
@@ -116,7 +118,7 @@ def prepare_pairs(
     to train on.
     """
     preparer = Preparer(family, canvas, config)
-    listing = out / "pairs.json"
+    listing = out / LISTING
     rank, world = accelerator.process_index, accelerator.num_processes
     known = _complete(listing, preparer)
     accelerator.wait_for_everyone()  # nobody writes the listing before everybody has looked
@@ -124,10 +126,10 @@ def prepare_pairs(
         _prepare_share(preparer, config, out, rank, world)
         accelerator.wait_for_everyone()
         if rank == 0:
-            write_atomically(listing, json.dumps(merge_parts(out, world, config)).encode())
+            Storage(out).write(LISTING, json.dumps(merge_parts(out, world, config)).encode())
         accelerator.wait_for_everyone()
     found = json.loads(listing.read_text())
-    sets = [[PreparedPair(**pair) for pair in found[name]] for name in ("train", "held_out")]
+    sets = [[ListedPair(**pair) for pair in found[name]] for name in ("train", "held_out")]
     return PairSet(sets[0], preparer.latents, preparer.texts), PairSet(
         sets[1], preparer.latents, preparer.texts
     )
@@ -169,7 +171,7 @@ def _prepare_share(preparer: Preparer, config: DataConfig, out: Path, rank: int,
     part["counts"] = dict(preparer.latents.counts)
     part["truncated"] = preparer.truncated
     part["seconds"] = time.perf_counter() - started
-    write_atomically(out / f".part-{rank}.json", json.dumps(part).encode())
+    Storage(out).write(f".part-{rank}.json", json.dumps(part).encode())
 
 
 def _prepare_row(preparer: Preparer, group: str, row: Any, number: int, part: dict[str, Any]) -> None:

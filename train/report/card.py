@@ -6,8 +6,8 @@ from string import Template
 from typing import Any
 
 from drspo.config import dump
+from drspo.files.storage import Storage
 from train.config import TrainConfig
-from train.pairs.cache import write_atomically
 from train.report.curves import draw_curves
 from train.report.metrics import JsonLines
 
@@ -47,7 +47,7 @@ def write_card(out: Path, facts: dict[str, Any], config: TrainConfig, base: str)
         versions=", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         licence=_licence(base),
     )
-    write_atomically(out / "README.md", text.encode())
+    Storage(out).write("README.md", text.encode())
 
 
 def _header(base: str, config: TrainConfig) -> str:

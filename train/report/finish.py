@@ -7,7 +7,7 @@ from typing import Any
 from drspo.config import to_dict
 from drspo.files.run import RunDir, revision, versions
 from generate.request import own
-from train.canvas import PIXELS_PER_LATENT, Canvas
+from train.canvas import PIXELS_PER_LATENT, TrainingCanvas
 from train.config import TrainConfig
 from train.lora.exports import lora_metadata, save_kohya, save_lora
 from train.report.card import write_card
@@ -18,7 +18,13 @@ KOHYA = "kohya.safetensors"
 
 
 def write_results(
-    family: Any, canvas: Canvas, config: TrainConfig, out: Path, pairs: int, facts: dict[str, Any], step: int
+    family: Any,
+    canvas: TrainingCanvas,
+    config: TrainConfig,
+    out: Path,
+    pairs: int,
+    facts: dict[str, Any],
+    step: int,
 ) -> None:
     """Writes OUT/pytorch_lora_weights.safetensors, drspo.json, README.md and, where asked,
     kohya.safetensors."""
@@ -34,7 +40,7 @@ def write_results(
 
 
 def lora_facts(
-    family: Any, canvas: Canvas, config: TrainConfig, pairs: int, facts: dict[str, Any], step: int
+    family: Any, canvas: TrainingCanvas, config: TrainConfig, pairs: int, facts: dict[str, Any], step: int
 ) -> dict[str, Any]:
     """What drspo.json says: what the LoRA is for, what it was trained on and how."""
     window = canvas.windows[0]
@@ -43,8 +49,6 @@ def lora_facts(
         stage=config.stage,
         base_model=family.model_id,
         base_fingerprint=family.fingerprint,
-        base=family.model_id,
-        fingerprint=family.fingerprint,
         canvas=[canvas.height, canvas.width],
         window=[window.height * PIXELS_PER_LATENT, window.width * PIXELS_PER_LATENT],
         stride=own(config.canvas.stride, family.spec.stride) if config.stage == "highres" else 0,

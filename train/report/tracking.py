@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from drspo.errors import UserError
-from train.config import TrackingConfig
-from train.pairs.cache import write_atomically
+from drspo.files.storage import Storage
 from train.report.metrics import JsonLines
+from train.settings import TrackingConfig
 
 
 class Tracker:
@@ -78,9 +78,12 @@ def _wandb(out: Path, project: str, config: Mapping[str, Any]) -> Any:
     except ImportError as error:
         raise UserError("wandb is not installed", "--tracking.wandb-project", "pip install wandb") from error
     # A folder's name is no id: two projects' folders are both called "blueprint".
-    mark = out / "wandb-id"
-    if not mark.exists():
-        write_atomically(mark, secrets.token_hex(8).encode())
+    Storage(out).create("wandb-id", secrets.token_hex(8).encode())
     return wandb.init(
-        project=project, dir=str(out), config=dict(config), name=out.name, id=mark.read_text(), resume="allow"
+        project=project,
+        dir=str(out),
+        config=dict(config),
+        name=out.name,
+        id=(out / "wandb-id").read_text(),
+        resume="allow",
     )

@@ -4,7 +4,7 @@ same."""
 from typing import Any
 
 from drspo.errors import UserError
-from train.canvas import Canvas
+from train.canvas import TrainingCanvas
 from train.config import TrainConfig
 
 
@@ -16,7 +16,7 @@ def make_room(family: Any, config: TrainConfig) -> None:
             network.to("cpu")
 
 
-def explain_out_of_memory(config: TrainConfig, canvas: Canvas, error: BaseException) -> UserError:
+def explain_out_of_memory(config: TrainConfig, canvas: TrainingCanvas, error: BaseException) -> UserError:
     """The error to show: the settings in use, and the next one to change with its value."""
     memory = config.memory
     used = ", ".join(
@@ -35,7 +35,7 @@ def explain_out_of_memory(config: TrainConfig, canvas: Canvas, error: BaseExcept
     )
 
 
-def next_saving(config: TrainConfig, canvas: Canvas) -> str:
+def next_saving(config: TrainConfig, canvas: TrainingCanvas) -> str:
     """The cheapest setting not used yet, in order of what it costs in time."""
     memory = config.memory
     many = len(canvas.windows) > 1
@@ -52,7 +52,7 @@ def next_saving(config: TrainConfig, canvas: Canvas) -> str:
     return _half(canvas)
 
 
-def explain_encoding_out_of_memory(canvas: Canvas, error: BaseException) -> UserError:
+def explain_encoding_out_of_memory(canvas: TrainingCanvas, error: BaseException) -> UserError:
     """The error to show when a picture did not fit while it was encoded, where `memory` has no say yet."""
     reason = str(error).partition("\n")[0]
     return UserError(
@@ -62,6 +62,6 @@ def explain_encoding_out_of_memory(canvas: Canvas, error: BaseException) -> User
     )
 
 
-def _half(canvas: Canvas) -> str:
+def _half(canvas: TrainingCanvas) -> str:
     height, width = (size // 16 * 8 for size in (canvas.height, canvas.width))
     return f"--canvas.height {height} --canvas.width {width} (a canvas of half the size)"

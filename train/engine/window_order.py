@@ -10,7 +10,7 @@ from generate.canvas.windows import Window
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class WindowOrder:
     """Micro-batches of window indices in running order, and which micro-batches are complete after each."""
 
     groups: tuple[tuple[int, ...], ...]
@@ -18,7 +18,7 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """Most windows alive at once when running by this plan."""
+        """Most windows alive at once when running in this order."""
         alive, peak = 0, 0
         for group, done in zip(self.groups, self.release, strict=True):
             alive += len(group)
@@ -28,8 +28,8 @@ class Plan:
 
 
 @lru_cache(maxsize=64)
-def plan_stream(windows: tuple[Window, ...], micro_batch: int = 1) -> Plan:
-    """The plan with the fewest windows alive, of row by row and column by column.
+def window_order(windows: tuple[Window, ...], micro_batch: int = 1) -> WindowOrder:
+    """The order with the fewest windows alive, of row by row and column by column.
 
     A micro-batch is complete when the last window that overlaps any of its windows has run. On one row of
     windows, micro-batches of one, that keeps ceil(window / stride) alive; on a grid about one strip along its
@@ -37,16 +37,16 @@ def plan_stream(windows: tuple[Window, ...], micro_batch: int = 1) -> Plan:
     """
     by_row = sorted(range(len(windows)), key=lambda i: (windows[i].y0, windows[i].x0))
     by_column = sorted(range(len(windows)), key=lambda i: (windows[i].x0, windows[i].y0))
-    plans = [_plan(windows, order, micro_batch) for order in (by_row, by_column)]
-    return min(plans, key=lambda plan: plan.peak)
+    orders = [_grouped(windows, order, micro_batch) for order in (by_row, by_column)]
+    return min(orders, key=lambda order: order.peak)
 
 
-def _plan(windows: Sequence[Window], order: Sequence[int], micro_batch: int) -> Plan:
+def _grouped(windows: Sequence[Window], order: Sequence[int], micro_batch: int) -> WindowOrder:
     groups = [tuple(order[k : k + micro_batch]) for k in range(0, len(order), micro_batch)]
     step_of = {index: step for step, group in enumerate(groups) for index in group}
     last = [max(step_of[j] for i in group for j in _overlapping(windows, i)) for group in groups]
     release = [tuple(k for k, end in enumerate(last) if end == step) for step in range(len(groups))]
-    return Plan(tuple(groups), tuple(release))
+    return WindowOrder(tuple(groups), tuple(release))
 
 
 def _overlapping(windows: Sequence[Window], index: int) -> list[int]:
