@@ -141,3 +141,13 @@ def test_accelerate_launch_with_two_processes_on_a_cpu_is_refused_since_it_start
 def test_pairs_that_do_not_divide_among_the_processes_are_refused_before_anything_is_loaded(monkeypatch):
     with pytest.raises(UserError, match="3 pairs per step cannot be shared by 2 processes"):
         check_launch(config("--pairs-per-step", "3"), os.environ | {"WORLD_SIZE": "2"})
+
+
+def test_processes_wait_for_each_other_as_long_as_configured(monkeypatch):
+    from train import launch
+
+    seen = {}
+    monkeypatch.setattr(launch, "Accelerator", lambda **arguments: seen.update(arguments))
+    launch.make_accelerator(config("--group-timeout", "2.5", "--device", "cpu"))
+    assert seen["kwargs_handlers"][0].timeout.total_seconds() == 150
+    assert TrainConfig().group_timeout <= 60  # a dead peer is noticed within the hour

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 
 from drspo.files.storage import Storage
 from generate.images.vae import encode_images, from_pil
@@ -151,8 +152,10 @@ def prepare_pairs(
     preparer = Preparer(family, canvas, config)
     listing, stamp = out / LISTING, source_stamp(config.source)
     rank, world = accelerator.process_index, accelerator.num_processes
-    known = _complete(listing, preparer, stamp)
-    accelerator.wait_for_everyone()  # nobody writes the listing before everybody has looked
+    # The first process's files count: copies on other machines have other times. And nobody writes the
+    # listing before everybody has looked, nor goes on alone.
+    known = _complete(listing, preparer, stamp if rank == 0 else "")
+    known = all(gather_object([known])) if world > 1 else known
     if not known:
         _prepare_share(preparer, config, out, rank, world)
         accelerator.wait_for_everyone()
