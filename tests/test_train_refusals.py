@@ -130,7 +130,7 @@ def launch_environment(arguments: list[str], monkeypatch) -> dict[str, str]:
 
 def test_accelerate_launch_with_two_processes_on_a_cpu_is_refused_since_it_starts_one(monkeypatch):
     two = launch_environment(["--cpu", "--num_processes", "2"], monkeypatch)
-    with pytest.raises(UserError, match="starts one process") as caught:
+    with pytest.raises(UserError, match="starts one process here") as caught:
         check_launch(config(), two)
     assert "torchrun --nproc_per_node 2" in caught.value.hint
     check_launch(config(), launch_environment(["--cpu", "--num_processes", "1"], monkeypatch))

@@ -66,7 +66,7 @@ def check_launch(config: TrainConfig, environment: Mapping[str, str]) -> None:
     world = environment.get("WORLD_SIZE") or next((environment[n] for n in MPI if n in environment), "")
     if not world and "ACCELERATE_USE_CPU" in environment and "MASTER_ADDR" in environment:
         hint = "torchrun --nproc_per_node 2 -m train ... starts two on this machine"
-        raise UserError("accelerate launch --cpu starts one process, whatever it was asked", "--cpu", hint)
+        raise UserError("accelerate launch starts one process here, whatever number was asked", "--cpu", hint)
     pairs_per_process(config, int(world or 1))
 
 
