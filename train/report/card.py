@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from pathlib import Path
 from string import Template
@@ -126,7 +127,7 @@ def _table(records: list[dict[str, Any]]) -> str:
     """First, best and last measurement on held-out pairs."""
     if not records:
         return "No held-out pairs were measured."
-    best = min(records, key=lambda record: record.get("loss", 0.0))
+    best = min(records, key=lambda record: record.get("loss", math.inf))
     chosen = {"before training": records[0], "lowest loss": best, "last": records[-1]}
     lines = [
         "| | step | loss | preference loss | implicit accuracy | of pairs | margin | winner drift |",
