@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from drspo.errors import UserError
-from drspo.files.texts import load_yaml
 from drspo.ranges import Count, Natural, NonNegative, Pixels, Range, Steps
+from eval.settings import check_options, named, options_of, short_names
+
+__all__ = ["check_options", "options_of", "short_names"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +56,7 @@ class ScoringSettings:
     def named(self) -> dict[str, str]:
         """Each scorer by the name that options and, without its module, its column have. UserError for a name
         that cannot be a column's."""
-        found: dict[str, str] = {}
-        for entry in self.scorers:
-            name, given, target = entry.partition("=")
-            if given and not (name.isidentifier() and target):
-                hint = "write name=scorer; a name has letters, digits and underscores"
-                raise UserError(f"{entry!r} does not name a scorer", "scoring.scorers", hint)
-            found[name] = target or name
-        return found
+        return named(self.scorers, "scoring.scorers")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -135,32 +128,3 @@ class ExportSettings:
     """Image bytes in a row group; the Hub's viewer refuses more than 300."""
     pickapic: bool = True
     """Write the pickapic config too (every image once more)."""
-
-
-def short_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Registered names as they are, and the class of a module:Class plugin. UserError when two are equal."""
-    short = tuple(name.rpartition(":")[2] for name in names)
-    if len(set(short)) < len(short):
-        raise UserError(f"a name is used twice: {', '.join(short)}")
-    return short
-
-
-def options_of(options: tuple[str, ...], name: str) -> dict[str, Any]:
-    """The settings meant for `name` among name.key=value entries; values are YAML scalars."""
-    found: dict[str, Any] = {}
-    for entry in options:
-        path, equals, value = entry.partition("=")
-        owner, dot, key = path.rpartition(".")
-        if not (equals and dot and owner and key):
-            raise UserError(f"{entry!r} is not name.key=value", "options")
-        if owner == name:
-            found[key] = load_yaml(value, f"options: {entry}")
-    return found
-
-
-def check_options(options: tuple[str, ...], names: tuple[str, ...], where: str) -> None:
-    """Raise UserError for an option of something that is not used: it would change nothing."""
-    for entry in options:
-        owner = entry.partition("=")[0].rpartition(".")[0]
-        if owner not in names:
-            raise UserError(f"{entry!r} sets an option of {owner!r}, which this run does not use", where)

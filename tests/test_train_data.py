@@ -76,6 +76,7 @@ def test_a_subset_of_files_is_refused_rather_than_ignored(tmp_path):
         (row(png(0, (32, 128)), png(1, (32, 128))), "smaller pictures are not enlarged"),
         (row(png(0, (64, 512)), png(1, (64, 512))), "another aspect"),
         (row(png(0), png(1), prompt="  "), "empty prompt"),
+        (row(png(0), png(0)), "chosen and rejected are the same picture"),
     ],
 )
 def test_unusable_pairs_are_dropped_with_their_reason(pair, reason):

@@ -1,11 +1,13 @@
 """Where pairs lie: runs and exports of the dataset builder, Parquet files, datasets on the Hub."""
 
 import glob
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from drspo.errors import UserError
+from drspo.hashing import content_hash
 
 
 def open_source(source: str, split: str, subset: str = "") -> Iterator[dict[str, Any]]:
@@ -90,3 +92,14 @@ def has_split(source: str, split: str, subset: str = "") -> bool:
         return next(iter(open_source(source, split, subset)), None) is not None
     except (UserError, ValueError, FileNotFoundError):
         return False
+
+
+def source_stamp(source: str) -> str:
+    """A hash over names, sizes and times of a local source's Parquet files: another one says that something
+    may have changed. Empty for the Hub, for an address, and where nothing is left to look at."""
+    place = Path(source)
+    files = [Path(name) for name in glob.glob(source)] if glob.has_magic(source) else [place]
+    if place.is_dir():
+        files = list(place.rglob("*.parquet"))
+    facts = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files) if f.is_file()]
+    return content_hash(json.dumps(facts)) if facts else ""
