@@ -37,6 +37,7 @@ from dataset_builder.config import BuildConfig
 from drspo import consent
 from drspo.files.storage import Storage
 from drspo.hashing import content_hash
+from generate.request import Generator
 from pipeline.candidates.plan import make_plan
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
@@ -53,14 +54,11 @@ class SleeperConfig:
     seconds: float = 1.0
 
 
-class Sleeper:
+class Sleeper(Generator):
     """Sleeps like a GPU works, then gives noise, which no encoder makes smaller."""
 
     name = "sleeper"
     config_class = SleeperConfig
-
-    def __init__(self, family: object, config: SleeperConfig) -> None:
-        self.config = config
 
     def generate(self, requests: list[Any], callback: object = None) -> list[Any]:
         return [self._one(request) for request in requests]

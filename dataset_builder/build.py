@@ -26,20 +26,18 @@ from dataset_builder.export import export, plan_shards
 from dataset_builder.metrics import Metrics
 from dataset_builder.report import stats
 from drspo import __version__, consent
-from drspo.config import dump
+from drspo.config import dump, to_dict
 from drspo.errors import UserError
-from drspo.files.run import CONFIG, RunDir
-from drspo.files.storage import Storage
+from drspo.files.run import CONFIG, MANIFEST, RunDir
 from drspo.log import progress
-from drspo.registry import lookup
-from eval import MEASURES, SCORERS
-from generate import GENERATORS
-from pipeline import EXPANDERS, FILTERS
+from drspo.ranges import check_ranges
 from pipeline.candidates.actors import StageSpec
 from pipeline.candidates.guard import units_with_attempts
 from pipeline.candidates.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, read_table, todo
 from pipeline.candidates.provenance import read_models
+from pipeline.checks import check_generators, check_scorers, check_texts
 from pipeline.ideas import prompts as phases
+from pipeline.ideas.sources import source_reader
 from pipeline.llm.access import check_access
 from pipeline.llm.cache import AnswerCache
 from pipeline.pairs.pairing import choose_pairs, score_weights
@@ -52,6 +50,8 @@ log = logging.getLogger(__name__)
 
 PROMPTS_NAME, SCORES_NAME = "prompts.parquet", "scores.parquet"
 IDEAS_NAME, EXPANDED_NAME = "phases/ideas.parquet", "phases/expanded.parquet"
+# Of a run without images: what another configuration of the images goes on with, and what it replaces.
+TEXTS, PLANNED = ("phases/", PROMPTS_NAME, "cache/llm/"), (PLAN_NAME, "attempts/", "models/")
 # So many prompts in a row without a single image say that the set-up is wrong, not the prompts.
 HOPELESS = 5
 
@@ -92,7 +92,13 @@ class Build:
 
     def _begin(self) -> None:
         try:
-            continued = self.run.start("dataset_builder", self.config, run_hash(self.config))
+            continued = self.run.start(
+                "dataset_builder",
+                self.config,
+                run_hash(self.config),
+                reusable=self._reusable(),
+                stale=PLANNED,
+            )
         except FileNotFoundError as error:
             # Writing needs no folder to exist, but it does need the bucket.
             raise UserError(str(error), self.run.base, "Create the bucket, or mend the URL.") from error
@@ -100,6 +106,14 @@ class Build:
             log.info("continuing the run in %s", self.run.base)
             # Pairing, export and resources may change within a run; the file says what the last start used.
             self.run.write(CONFIG, dump(self.config).encode())
+
+    def _reusable(self) -> tuple[str, ...]:
+        """What stays true when only images and scores are asked for otherwise: the prompts."""
+        if not self.run.exists(MANIFEST):
+            return ()
+        before, now = self.run.manifest()["config"], to_dict(self.config)
+        same = all(before.get(part) == now[part] for part in ("prompts", "expand", "filter", "llm"))
+        return TEXTS if same else ()
 
     # Phases 1 to 3 -----------------------------------------------------------------------------
 
@@ -266,28 +280,24 @@ def check(config: BuildConfig) -> None:
         raise UserError("which folder is the run's?", "--out", "For example --out runs/scrolls-001.")
     if not config.scoring.scorers or not config.candidates.generators:
         raise UserError("at least one generator and one scorer are needed")
-    if config.candidates.seeds < 1:
-        raise UserError(f"{config.candidates.seeds} images per generator leave nothing", "--candidates.seeds")
-    check_names(config)
+    check_ranges(config)
     scorers = config.scoring.columns
     short_names(config.candidates.generators)
     score_weights(config.pairs, scorers)
     choose_pairs(_no_candidates(scorers), config.pairs, scorers)
     check_options(config.candidates.options, config.candidates.generators, "candidates.options")
     check_options(config.scoring.options, tuple(config.scoring.named), "scoring.options")
-    if uses_llm(config) and not Storage(config.out).exists(PROMPTS_NAME):  # else it has answered
+    run = RunDir(config.out)
+    if not (run.exists(MANIFEST) and run.manifest()["config_hash"] == run_hash(config)):
+        check_generators(config.candidates)
+        check_scorers(config.scoring)
+    if run.exists(PROMPTS_NAME):
+        return
+    check_texts(config.expand, config.filter)
+    if not run.exists(IDEAS_NAME):
+        source_reader(config.prompts.source)
+    if uses_llm(config):
         check_access(config.llm)
-
-
-def check_names(config: BuildConfig) -> None:
-    """Raise UserError for the first registered name or plugin of the configuration that there is not."""
-    for name in config.candidates.generators:
-        lookup(GENERATORS, name, "generator")
-    for name in config.scoring.named.values():
-        lookup(SCORERS | MEASURES, name, "scorer")
-    for name in config.filter.filters:
-        lookup(FILTERS, name, "filter")
-    lookup(EXPANDERS, config.expand.expander, "expander")
 
 
 def suspects_last(units: pa.Table, suspects: set[str]) -> pa.Table:

@@ -11,12 +11,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from dataset_builder.report.card import LICENCES, card_files, check_licence
+from dataset_builder.report.card import card_files
 from dataset_builder.report.charts import distributions, short, win_matrix
 from dataset_builder.report.gallery import read_gallery
 from drspo.config import load
 from drspo.errors import UserError
 from drspo.files.run import RunDir
+from drspo.licences import KNOWN, check_licence
 from pipeline.candidates.provenance import record_model
 from pipeline.records import pair_schema, pickapic_schema
 from pipeline.settings import PairSettings, ScoringSettings
@@ -120,7 +121,7 @@ def test_language_model_instructions_are_printed_in_full(run):
 
 
 def test_licences_are_required_and_known():
-    assert check_licence("openrail++") == "openrail++" and len(LICENCES) > 20
+    assert check_licence("openrail++") == "openrail++" and len(KNOWN) > 20
     for bad in ("", "CC-BY", "free"):
         with pytest.raises(UserError, match="licence"):
             check_licence(bad)

@@ -175,7 +175,7 @@ def test_a_killed_demonstration_goes_on_with_the_phase_it_was_in(tmp_path, monke
             raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "run_program", program)
-    monkeypatch.setattr(demo_page, "write_page", lambda *_: None)
+    monkeypatch.setattr(demo, "write_page", lambda *_: None)
     out = str(tmp_path / "demo")
     with pytest.raises(KeyboardInterrupt):
         demo.main(["--out", out])

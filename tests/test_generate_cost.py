@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from generate.config import WindowSettings
 from generate.images.preview import Recorder
 from generate.methods.drspo.blueprint import Blueprint
 from generate.methods.drspo.control import Control
@@ -17,7 +18,6 @@ from generate.methods.multidiffusion import MultiDiffusion
 from generate.methods.sdxl import SDXL
 from generate.program.cost import Calls, count_evaluations, rehearse
 from generate.request import Request
-from generate.sampling.scroll import WindowSettings
 from tests.small_scrolls import controlled_family
 
 REQUEST = Request(prompt="a castle", height=128, width=256, steps=6, guidance_scale=3.0)

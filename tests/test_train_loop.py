@@ -150,8 +150,7 @@ def test_two_processes_with_one_pair_each_equal_one_process_with_two(golden, sou
         "--out",
         str(tmp_path / "two"),
     ]
-    launch = "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no "
-    launch += "--dynamo_backend no --main_process_port 0 -m train"
+    launch = "torch.distributed.run --nproc_per_node 2 --master_port 0 -m train"
     argv = [sys.executable, "-m", *launch.split(), *argv]
     done = subprocess.run(argv, env=OFFLINE, capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -205,9 +204,9 @@ def broken_gradients(monkeypatch):
     original = loop.Trainee.gradients
     bad: set[int] = set()
 
-    def gradients(self, pair, step) -> PairResult:
-        result = original(self, pair, step)
-        if step in bad:
+    def gradients(self, pair, position) -> PairResult:
+        result = original(self, pair, position)
+        if position in bad:
             result.loss = result.metrics["loss"] = float("nan")
         return result
 
