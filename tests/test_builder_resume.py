@@ -51,11 +51,11 @@ def made(folder: Path) -> Counter[str]:
 
 # What a start has just written when it is killed, in the order of the phases; a number counts unit files.
 MOMENTS = [
-    "run.json", "phases/ideas.parquet", "phases/expanded.parquet", "prompts.parquet", "plan.parquet",
-    1, 2, 4, 7, 8, 11, 13, 16, 18, 20,
-    "scores.parquet", "export/data/train-00000-of-00001.parquet",
-    "export/pickapic/validation-00000-of-00001.parquet", "stats.json", "stats.json",
-]  # fmt: skip
+    *("run.json", "phases/ideas.parquet", "phases/expanded.parquet", "prompts.parquet", "plan.parquet"),
+    *(1, 2, 4, 7, 8, 11, 13, 16, 18, 20),
+    *("scores.parquet", "export/data/train-00000-of-00001.parquet"),
+    *("export/pickapic/validation-00000-of-00001.parquet", "stats.json", "stats.json"),
+]
 
 
 def reached(run: Path, moment: str | int) -> bool:
