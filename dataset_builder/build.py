@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from dataset_builder.check import check
 from dataset_builder.config import (
     BuildConfig,
     pairs_hash,
@@ -19,28 +20,29 @@ from dataset_builder.config import (
     units_hash,
 )
 from dataset_builder.export import export, plan_shards
-from dataset_builder.ideas import count_accepted, make_prompts
+from dataset_builder.ideas import PROMPTS_NAME, count_accepted, make_prompts
 from dataset_builder.metrics import Metrics
 from dataset_builder.report import stats
 from dataset_builder.tables import parquet
-from drspo import __version__
-from drspo.config import dump
+from drspo import __version__, consent
+from drspo.config import dump, to_dict
 from drspo.errors import UserError
-from drspo.files.run import CONFIG, RunDir
+from drspo.files.run import CONFIG, MANIFEST, RunDir
 from drspo.log import progress
 from pipeline.candidates.actors import StageSpec
 from pipeline.candidates.guard import units_with_attempts
 from pipeline.candidates.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, todo
 from pipeline.candidates.provenance import read_models
-from pipeline.pairs.pairing import choose_pairs, score_weights
+from pipeline.pairs.pairing import choose_pairs
 from pipeline.pairs.scores import Scan, scan_units
 from pipeline.records import DEAD, OK
-from pipeline.settings import check_options, short_names
 from pipeline.units import DamagedFile, UnitStore, unit_name
 
 log = logging.getLogger(__name__)
 
 SCORES_NAME = "scores.parquet"
+# Of a run without images: what another configuration of the images goes on with, and what it replaces.
+TEXTS, PLANNED = ("phases/", PROMPTS_NAME, "cache/llm/"), (PLAN_NAME, "attempts/", "models/")
 # So many prompts in a row without a single image say that the set-up is wrong, not the prompts.
 HOPELESS = 5
 
@@ -81,7 +83,13 @@ class Build:
 
     def _begin(self) -> None:
         try:
-            continued = self.run.start("dataset_builder", self.config, run_hash(self.config))
+            continued = self.run.start(
+                "dataset_builder",
+                self.config,
+                run_hash(self.config),
+                reusable=self._reusable(),
+                stale=PLANNED,
+            )
         except FileNotFoundError as error:
             # Writing needs no folder to exist, but it does need the bucket.
             raise UserError(str(error), self.run.base, "Create the bucket, or mend the URL.") from error
@@ -89,6 +97,14 @@ class Build:
             log.info("continuing the run in %s", self.run.base)
             # Pairing, export and resources may change within a run; the file says what the last start used.
             self.run.write(CONFIG, dump(self.config).encode())
+
+    def _reusable(self) -> tuple[str, ...]:
+        """What stays true when only images and scores are asked for otherwise: the prompts."""
+        if not self.run.exists(MANIFEST):
+            return ()
+        before, now = self.run.manifest()["config"], to_dict(self.config)
+        same = all(before.get(part) == now[part] for part in ("prompts", "expand", "filter", "llm"))
+        return TEXTS if same else ()
 
     # Phase 4 -----------------------------------------------------------------------------------
 
@@ -192,23 +208,8 @@ def stage_spec(config: BuildConfig, url: str) -> StageSpec:
         config_hash=units_hash(config),
         code_version=__version__,
         session=uuid.uuid4().hex[:12],
+        plugins=consent.allowed(),
     )
-
-
-def check(config: BuildConfig) -> None:
-    """Raise UserError for what would only fail hours later."""
-    if not config.out:
-        raise UserError("which folder is the run's?", "--out", "For example --out runs/scrolls-001.")
-    if not config.scoring.scorers or not config.candidates.generators:
-        raise UserError("at least one generator and one scorer are needed")
-    if config.candidates.seeds < 1:
-        raise UserError(f"{config.candidates.seeds} images per generator leave nothing", "--candidates.seeds")
-    scorers = config.scoring.columns
-    short_names(config.candidates.generators)
-    score_weights(config.pairs, scorers)
-    choose_pairs(_no_candidates(scorers), config.pairs, scorers)
-    check_options(config.candidates.options, config.candidates.generators, "candidates.options")
-    check_options(config.scoring.options, tuple(config.scoring.named), "scoring.options")
 
 
 def suspects_last(units: pa.Table, suspects: set[str]) -> pa.Table:
@@ -217,13 +218,6 @@ def suspects_last(units: pa.Table, suspects: set[str]) -> pa.Table:
         return units
     suspected = pa.array([unit in suspects for unit in units["unit_id"].to_pylist()], pa.bool_())
     return pa.concat_tables([units.filter(pa.compute.invert(suspected)), units.filter(suspected)])
-
-
-def _no_candidates(scorers: tuple[str, ...]) -> pl.DataFrame:
-    text = ("unit_id", "prompt_id", "prompt", "candidate_id", "generator")
-    whole = ("seed", "height", "width")
-    scores = {"scores": pl.Struct(dict.fromkeys(scorers, pl.Float64))}
-    return pl.DataFrame(schema={**dict.fromkeys(text, pl.String), **dict.fromkeys(whole, pl.Int64), **scores})
 
 
 def _hopeless(error: str, where: str) -> UserError:

@@ -75,8 +75,8 @@ def usage() -> str:
         "usage: drspo COMMAND [OPTIONS]      drspo COMMAND --help\n\n"
         "Preference-aligned generation of long scroll images: data, training, generation, evaluation.\n\n"
         f"commands:\n{commands}\n\n"
-        "Every command takes --debug (tracebacks) and ends with 0 (done), 2 (your input), 1 (our fault)\n"
-        "or 130 (Ctrl-C)."
+        "Every command takes --debug (tracebacks) and --allow-plugins MODULE ... (import code that only a\n"
+        "file names), and ends with 0 (done), 2 (your input), 1 (our fault) or 130 (Ctrl-C)."
     )
 
 
@@ -95,11 +95,11 @@ def run(program: Callable[[list[str]], int] | str) -> NoReturn:
 
 def execute(program: Callable[[list[str]], int] | str, argv: list[str], debug: bool = False) -> int:
     """The exit code of a program: 0, or 2 for a UserError, 130 for Ctrl-C, 1 for our own faults."""
-    from drspo import log
+    from drspo import consent, log
 
     log.setup(debug=debug)
     try:
-        return int(_function(program)(argv) or OK)
+        return int(_function(program)(consent.take(argv)) or OK)
     except UserError as error:
         return _say_user_error(error, debug)
     except KeyboardInterrupt:

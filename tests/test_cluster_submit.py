@@ -19,7 +19,7 @@ import pytest
 
 from drspo.config import dump
 from pipeline.settings import ResourceSettings
-from tests.building import build, fake_config, final_tables
+from tests.building import ALLOW, build, fake_config, final_tables
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -152,7 +152,7 @@ def test_a_submitted_job_survives_being_stopped_and_the_loss_of_a_node(
     file = tmp_path / "config.yaml"
     file.write_text(dump(config))
     lost, kept = cluster.start_node(), cluster.start_node()
-    program = ("python", "-m", "dataset_builder", "--config", str(file))
+    program = ("python", "-m", "dataset_builder", "--config", str(file), *ALLOW)
     units, log = tmp_path / "out/units", tmp_path / "job.txt"
     with running(cluster, repository, log, "stopped-job", *program) as job:
         wait_for(lambda: len(list(units.rglob("[0-9a-f]*.parquet"))) >= 1, job, log)
@@ -204,7 +204,7 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, repository: Pat
         **os.environ,
         "RAY_ADDRESS": f"127.0.0.1:{free_port()}",
     }
-    command = [sys.executable, "-m", "dataset_builder", "--config", str(file)]
+    command = [sys.executable, "-m", "dataset_builder", "--config", str(file), *ALLOW]
     done = subprocess.run(command, env=env, cwd=repository, capture_output=True, text=True, timeout=400)
     assert done.returncode == 2, done.stderr
     assert "no Ray cluster answers" in done.stderr and "Traceback" not in done.stderr

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from drspo.errors import UserError
+from generate.config import WindowSettings
 from generate.methods.call import _seeds
 from generate.methods.drspo.blueprint import Blueprint
 from generate.methods.drspo.control import Control
 from generate.methods.drspo.two_stage import DRSPO, Config
 from generate.request import Request
-from generate.sampling.scroll import WindowSettings
 from tests.small_scrolls import controlled_family
 from tests.test_generate_models import write_lora
 from tests.tiny_models import make_controlnet

@@ -18,6 +18,8 @@ from generate.program.session import Setup, open_session
 from generate.request import Request, build_generator
 from tests.tiny_models import make_controlnet
 
+LOADING = "generate.models.family.load_networks"
+
 
 @pytest.fixture(scope="module")
 def model(golden, tmp_path_factory):
@@ -232,7 +234,9 @@ def test_bad_input_is_said_plainly_with_exit_code_two_before_any_weights_are_rea
 ):
     import re
 
-    monkeypatch.setattr("generate.models.family._load", lambda *a: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "generate.models.family.load_networks", lambda *a: pytest.fail("the model was loaded")
+    )
     monkeypatch.chdir(tmp_path)
     argv, message = BAD[name]
     assert run(*argv) == 2

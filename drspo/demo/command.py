@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
+from typing import Annotated, TextIO
 
 from drspo import log, registry
 from drspo.config import config_hash, load, to_dict
@@ -74,10 +74,8 @@ def check(config: DemoConfig) -> None:
     """Raises UserError for what cannot work."""
     if "://" in config.out:
         raise UserError("the demonstration needs a local folder", where="--out")
-    for name, least in (("prompts", 3), ("denoising_steps", 2), ("train_steps", 1)):
-        if getattr(config, name) < least:
-            flag = "--" + name.replace("_", "-")
-            raise UserError(f"{name} is {getattr(config, name)}", where=flag, hint=f"Use {least} or more.")
+    if not config.prompt.strip():
+        raise UserError("the final scroll needs a prompt", where="--prompt")
 
 
 def plan(config: DemoConfig) -> tuple[Phase, ...]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from drspo.ranges import Range, Seed
 
 PAGE, SCROLL, UNTRAINED = "index.html", "scroll.png", "scroll-untrained.png"
 STAGES = ("blueprint", "highres")
@@ -14,13 +17,13 @@ class DemoConfig:
 
     out: str = "runs/demo"
     """Folder for everything; the same command again continues there."""
-    prompts: int = 6
+    prompts: Annotated[int, Range(3, 10_000)] = 6
     """Prompts, each of which gets six candidates."""
-    denoising_steps: int = 16
+    denoising_steps: Annotated[int, Range(2, 1000)] = 16
     """Denoising steps of a candidate."""
-    train_steps: int = 24
+    train_steps: Annotated[int, Range(1, 1_000_000)] = 24
     """Optimiser steps of each stage: enough to see curves, far too few to change a taste."""
     prompt: str = "a red torii gate in the snow at dawn, in the middle, under a clear sky"
     """Prompt of the final scroll."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the final scroll."""

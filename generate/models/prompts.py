@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from drspo.errors import UserError
-
-if TYPE_CHECKING:
-    from generate.models.family import ModelFamily
+from generate.config import EmptyNegative, LongPrompt
+from generate.models.family import ModelFamily
 
 logger = logging.getLogger(__name__)
 
 CONTEXT = 77
 """Tokens of CLIP's text encoders, begin and end marks included; some tokenizers do not say."""
-EmptyNegative = Literal["checkpoint", "zeros", "encoded"]
-LongPrompt = Literal["refuse", "truncate", "chunk"]
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from pathlib import Path
 from string import Template
@@ -10,11 +11,11 @@ from typing import Any
 import yaml
 
 from drspo.config import to_dict
+from drspo.files.storage import Storage
 from drspo.leaving import public, public_name
 from drspo.licences import OF_BASE
 from drspo.markup import code, fenced, inline
 from train.config import TrainConfig
-from train.pairs.cache import write_atomically
 from train.report.curves import draw_curves
 from train.report.metrics import JsonLines
 
@@ -56,7 +57,7 @@ def write_card(out: Path, facts: dict[str, Any], config: TrainConfig, base: str)
         versions=inline(", ".join(f"{name} {version}" for name, version in facts["versions"].items())),
         licence=_licence(base),
     )
-    write_atomically(out / "README.md", text.encode())
+    Storage(out).write("README.md", text.encode())
 
 
 def _header(base: str, facts: dict[str, Any]) -> str:
@@ -126,7 +127,7 @@ def _table(records: list[dict[str, Any]]) -> str:
     """First, best and last measurement on held-out pairs."""
     if not records:
         return "No held-out pairs were measured."
-    best = min(records, key=lambda record: record.get("loss", 0.0))
+    best = min(records, key=lambda record: record.get("loss", math.inf))
     chosen = {"before training": records[0], "lowest loss": best, "last": records[-1]}
     lines = [
         "| | step | loss | preference loss | implicit accuracy | of pairs | margin | winner drift |",

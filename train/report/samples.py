@@ -2,7 +2,6 @@
 side."""
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ from PIL import Image, ImageDraw
 
 from drspo.files.pictures import read_picture
 from generate.request import Request, build_generator, own
-from train.canvas import PIXELS_PER_LATENT, Canvas
+from train.canvas import PIXELS_PER_LATENT, TrainingCanvas
 from train.config import TrainConfig
 from train.pairs.prepare import PairSet
+from train.report.pictures import save_picture
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Sampler:
     windows."""
 
     def __init__(
-        self, family: Any, canvas: Canvas, config: TrainConfig, held_out: PairSet, active: bool
+        self, family: Any, canvas: TrainingCanvas, config: TrainConfig, held_out: PairSet, active: bool
     ) -> None:
         self.active = active and config.samples.every > 0
         self.config = config.samples
@@ -66,7 +66,7 @@ class Sampler:
         )
 
 
-def _method(config: TrainConfig, canvas: Canvas, spec: Any) -> tuple[str, dict[str, Any]]:
+def _method(config: TrainConfig, canvas: TrainingCanvas, spec: Any) -> tuple[str, dict[str, Any]]:
     """The sampler that shows the stage alone, with the windows and micro-conditioning of the training."""
     if config.stage == "blueprint":
         return "sdxl", {"long_prompt": "truncate"}
@@ -98,13 +98,6 @@ def write_timeline(folder: Path, columns: int) -> Path | None:
     path = folder / "timeline.png"
     save_picture(sheet, path)
     return path
-
-
-def save_picture(image: Image.Image, path: Path) -> None:
-    """Writes a PNG in one step."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    image.save(temporary, format="PNG")
-    os.replace(temporary, path)
 
 
 def _cell(path: Path) -> Image.Image:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from drspo.errors import UserError
+from drspo.files.storage import Storage
 from drspo.leaving import public, public_name
-from train.config import TrackingConfig
-from train.pairs.cache import write_atomically
 from train.report.metrics import JsonLines
+from train.settings import TrackingConfig
 
 
 class Tracker:
@@ -79,9 +79,7 @@ def _wandb(out: Path, project: str, config: Mapping[str, Any]) -> Any:
     except ImportError as error:
         raise UserError("wandb is not installed", "--tracking.wandb-project", "pip install wandb") from error
     # A folder's name is no id: two projects' folders are both called "blueprint".
-    mark = out / "wandb-id"
-    if not mark.exists():
-        write_atomically(mark, secrets.token_hex(8).encode())
+    Storage(out).create("wandb-id", secrets.token_hex(8).encode())
     # The service also asks the machine for its host, account, command line, paths and printed lines.
     quiet = wandb.Settings(
         x_disable_meta=True, x_disable_machine_info=True, disable_git=True, save_code=False, console="off"
@@ -91,7 +89,7 @@ def _wandb(out: Path, project: str, config: Mapping[str, Any]) -> Any:
         dir=str(out),
         config=public(dict(config)),
         name=public_name(str(out)),
-        id=mark.read_text(),
+        id=(out / "wandb-id").read_text(),
         resume="allow",
         settings=quiet,
     )
