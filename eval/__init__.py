@@ -5,7 +5,13 @@ SCORERS = {
     "clip": "eval.metrics.clip_score:ClipScore",
 }
 MEASURES = {
+    "surplus": "eval.metrics.surplus:SurplusObjects",
     "repetition": "eval.metrics.repetition:SelfSimilarity",
     "seam": "eval.metrics.seams:Seams",
+    "border_seam": "eval.metrics.seams:BorderSeams",
+    "style": "eval.metrics.style:Style",
+    "border_frame": "eval.metrics.border:BorderFrame",
     "repeated_objects": "eval.metrics.objects:RepeatedObjects",
+    "subject_present": "eval.metrics.objects:SubjectPresent",
+    "scene_right": "eval.metrics.objects:SceneRight",
 }

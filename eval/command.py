@@ -20,6 +20,10 @@ from eval.tables import as_json, average_ranks, markdown, table
 
 def main(argv: list[str]) -> int:
     """Makes what is missing, scores it, writes tables and the page, and says where they are."""
+    if argv[:1] == ["--selftest"]:
+        from eval.selftest import main as selftest
+
+        return selftest(argv[1:])
     config = load(EvalConfig, argv, package="eval", prog="drspo eval", description=EvalConfig.__doc__ or "")
     setup()
     check(config)
