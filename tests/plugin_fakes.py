@@ -103,6 +103,7 @@ def misbehave(how: str) -> None:
         time.sleep(3600)
     if how == "memory":
         fill_memory()
+    raise RuntimeError(how)
 
 
 def fill_memory(spare: int = 64 * 2**20) -> None:

@@ -50,6 +50,8 @@ class TrainConfig:
     none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the frozen base; the LoRA is always fp32. auto: bf16 on a GPU, fp32 on a CPU."""
+    group_timeout: float = 30.0
+    """Minutes that a process waits for the others before the run ends; a dead one is noticed by that."""
     max_bad_steps: int = 10
     """Non-finite steps in a row before giving up; each is skipped and counted."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -75,6 +77,7 @@ FREE = (
     "memory",
     "samples",
     "tracking",
+    "group_timeout",
 )
 """Settings that do not change what is learnt per step: a run may be continued with others."""
 

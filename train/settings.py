@@ -81,10 +81,10 @@ class LossSettings:
     smoothing: Literal["conservative", "robust"] = "conservative"
     """Conservative DPO mixes both labels; robust DPO is its unbiased form."""
     winner_anchor: float = 0.0
-    """Adds this x (beta/2) x E_w: supervised training on the winner."""
+    """Adds this x u x E_w, u the loss's own unit of error (beta/2 for dpo): supervised training on the
+    winner."""
     reference_anchor: float = 0.0
-    """Adds this x (beta/2) x mean (A - A_ref)^2 on the winner; a second backward pass over the winner's
-    windows."""
+    """Adds this x u x mean (A - A_ref)^2 on the winner; a second backward pass over the winner's windows."""
     safeguard: Literal["none", "sdpo"] = "none"
     """sdpo scales the loser's gradient so that, to first order, the winner's error cannot rise (implied by
     name=sdpo)."""

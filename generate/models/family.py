@@ -43,6 +43,7 @@ class ModelFamily:
     commit: str = ""
     """of the Hub's repository that the weights are from; "" for folders"""
     controlnet_commit: str = ""
+    controlnet_fingerprint: str = ""
     zero_empty_negative: bool = False
     """What the checkpoint itself does with an empty negative prompt: zeros instead of its encoding."""
     loras: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -123,6 +124,7 @@ def load_family(
     if control is not None:
         family.controlnet = freeze(load_controlnet(control, kind), target)
         family.controlnet_id, family.controlnet_commit = control.source, control.commit
+        family.controlnet_fingerprint = fingerprint(control)
     return family
 
 

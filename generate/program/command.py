@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def _again(config: Config) -> int:
     folder, name = split_out(config.out, 1, f".{config.format}" if config.format else "")
     store = Storage(folder)
     require_writable(store)
-    session = open_session(setup_like(record, _setup(config)))
+    given = replace(_setup(config), loras=_loras(config, generator_class(record.method).stages))
+    session = open_session(setup_like(record, given))
     now = session.record(record.request)
     check_like(record, now)
     job = Job(request=record.request, name=name or file_name(record.request, Path(config.like).suffix))
@@ -130,6 +132,7 @@ def _setup(config: Config) -> Setup:
         other_base=config.other_base,
         device=config.device,
         dtype=config.dtype,
+        model_given=config.model != Config.model,
     )
 
 

@@ -19,6 +19,7 @@ MACHINE = (
     "options.device",
     "options.guidance_halves_apart",
     "options.memory_ran_out_at_step",
+    "options.controlnet_fingerprint: None",  # in records of before it was kept
 )
 
 

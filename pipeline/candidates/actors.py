@@ -6,7 +6,6 @@ Parquet bytes, so that no executor has to understand nested images.
 
 from __future__ import annotations
 
-import inspect
 import io
 import json
 import time
@@ -316,17 +315,8 @@ def _load_family(model: str, options: dict[str, dict[str, Any]]) -> Any:
 
 def _load_scorer(name: str, target: str, spec: StageSpec) -> Any:
     """The scorer `target` with the settings that go with the model, then the user's own for `name`."""
-    from drspo.registry import lookup
-    from eval import MEASURES, SCORERS
-    from eval.base import build_scorer, scorer_preset
+    from eval.base import build_scorer, metric_settings
 
-    known = inspect.signature(lookup(SCORERS | MEASURES, target, "scorer")).parameters
-    preset = {**scorer_preset(spec.candidates.model), "device": _device()} if ":" not in target else {}
-    settings = {key: value for key, value in preset.items() if key in known}
-    return build_scorer(target, {**settings, **options_of(spec.scoring.options, name)})
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    model, options = spec.candidates.model, spec.scoring.options
+    settings = metric_settings(name, target, model=model, options=options, shared={"device": "auto"})
+    return build_scorer(target, settings)
