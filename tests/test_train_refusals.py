@@ -55,6 +55,9 @@ def test_no_number_may_be_negative_infinite_or_no_number(name, wrong):
         ["--device", "tpu"],
         ["--loss.name", "dop"],
         ["--group-timeout", "0"],
+        ["--canvas.height", "100"],
+        ["--lora.targets", ""],
+        ["--out", "s3://bucket/run"],
     ],
     ids=" ".join,
 )
@@ -151,3 +154,38 @@ def test_processes_wait_for_each_other_as_long_as_configured(monkeypatch):
     launch.make_accelerator(config("--group-timeout", "2.5", "--device", "cpu"))
     assert seen["kwargs_handlers"][0].timeout.total_seconds() == 150
     assert TrainConfig().group_timeout <= 60  # a dead peer is noticed within the hour
+
+
+@pytest.mark.parametrize(
+    ("arguments", "package"),
+    [
+        (["--optimizer.name", "adamw8bit"], "bitsandbytes"),
+        (["--tracking.tensorboard", "True"], "tensorboard"),
+        (["--tracking.wandb-project", "scrolls"], "wandb"),
+    ],
+)
+def test_a_package_that_is_missing_is_asked_for_before_anything_is_loaded(monkeypatch, arguments, package):
+    monkeypatch.setattr("train.checks.find_spec", lambda name: None if name == package else object())
+    with pytest.raises(UserError, match=f"{package} is not installed"):
+        check_config(config(*arguments))
+
+
+def test_layers_that_the_network_does_not_have_are_refused_before_any_pair_is_encoded(
+    golden, tmp_path, monkeypatch
+):
+    from train import loop
+
+    monkeypatch.setattr(loop, "prepare_pairs", lambda *_: pytest.fail("pairs were encoded first"))
+    with pytest.raises(UserError, match="no layer of this UNet"):
+        main([*flags(golden, "pairs.parquet", lora__targets="to_nowhere"), "--out", str(tmp_path / "run")])
+
+
+def test_a_measurement_without_a_finite_number_is_said_and_ends_nothing():
+    from train.report.tally import Tally
+    from train.report.validation import held_out_line, pair_accuracy
+
+    tally = Tally()
+    assert tally.take(3, {"pairs": 2, "bad": 2}) is False and tally.best is None
+    assert held_out_line({"pairs": 2, "bad": 2}) == "no finite figure"
+    assert pair_accuracy([(0, {"margin": float("nan")})]) == {}
+    assert pair_accuracy([(0, {"margin": float("nan")}), (1, {"margin": 2.0})]) == {"pair_accuracy": 1.0}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from drspo.errors import UserError
+from train.settings import PIXELS_PER_LATENT
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Range:
     open_high: bool = False
     besides: tuple[float, ...] = ()
     """Single values that are allowed too."""
+    multiple: int = 1
+    """What divides a whole number."""
 
     def holds(self, value: float) -> bool:
         """True where the value may be used; False for not-a-number."""
@@ -25,20 +28,22 @@ class Range:
             return True
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
-        return above and below and math.isfinite(value)
+        return above and below and math.isfinite(value) and (self.multiple == 1 or value % self.multiple == 0)
 
     def words(self) -> str:
         """The range as advice."""
         ends = [f"above {self.low:g}" if self.open_low else f"{self.low:g} or more"]
         if math.isfinite(self.high):
             ends.append(f"below {self.high:g}" if self.open_high else f"at most {self.high:g}")
+        if self.multiple > 1:
+            ends.append(f"a multiple of {self.multiple}")
         others = "".join(f", or {value:g}" for value in self.besides)
         return " and ".join(ends) + others
 
 
 ANY_COUNT, SOME, SHARE = Range(0), Range(1), Range(0, 1, open_high=True)
 NOT_NEGATIVE, POSITIVE = Range(0.0), Range(0.0, open_low=True)
-PIXELS = Range(8, besides=(-1,))
+PIXELS = Range(PIXELS_PER_LATENT, besides=(-1,), multiple=PIXELS_PER_LATENT)
 
 RANGES: Mapping[str, Range] = {
     "seed": ANY_COUNT,

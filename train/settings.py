@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+PIXELS_PER_LATENT = 8
+"""Of the autoencoders whose networks can be trained here, SDXL's and SD's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:

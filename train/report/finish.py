@@ -7,11 +7,12 @@ from typing import Any
 from drspo.config import to_dict
 from drspo.files.run import RunDir, revision, versions
 from generate.request import own
-from train.canvas import PIXELS_PER_LATENT, TrainingCanvas
+from train.canvas import TrainingCanvas
 from train.config import TrainConfig
 from train.lora.exports import lora_metadata, save_kohya, save_lora
 from train.report.card import write_card
 from train.report.tally import Tally
+from train.settings import PIXELS_PER_LATENT
 
 log = logging.getLogger(__name__)
 
