@@ -18,7 +18,7 @@ from generate.models.family import load_family
 from train.canvas import make_canvas
 from train.checks import pairs_per_process
 from train.config import TrainConfig, identity
-from train.launch import DTYPES, make_accelerator, precision_of
+from train.launch import DTYPES, device_of, make_accelerator, precision_of
 from train.lora.adapters import add_lora, load_lora_state, lora_norm, lora_parameters, lora_state
 from train.lora.average import Average
 from train.lora.checkpoint import Checkpoints, State, refuse_foreign
@@ -69,7 +69,7 @@ class Run:
         self.config = config
         self.out = Path(config.out)
         self.accelerator: Accelerator = make_accelerator(config)
-        self.device = self.accelerator.device
+        self.device = device_of(self.accelerator)
         self.share = pairs_per_process(config, self.accelerator.num_processes)
         dtype = precision_of(config, self.device)
         self.family = load_family(config.model, device=str(self.device), dtype=dtype)
