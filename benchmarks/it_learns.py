@@ -36,7 +36,7 @@ from PIL import Image
 from drspo.hashing import seed_from
 from drspo.log import progress, setup
 from eval.base import build_scorer, scorer_preset
-from eval.statistics import bootstrap_ci, mean_by_prompt, paired_difference
+from eval.statistics import mean_by_prompt, paired_difference
 from generate.models.family import ModelFamily, load_family
 from generate.request import Request, build_generator
 from miniature.aesthetics import colourfulness
@@ -227,8 +227,9 @@ def fresh_figures(options: argparse.Namespace, trained: Path) -> dict:
                     scores[name] += judge.score([image], [prompt])
             bar.advance()
     per_prompt = {name: mean_by_prompt(prompts, values) for name, values in scores.items()}
-    difference = paired_difference(per_prompt["trained"], per_prompt["base"])
-    means = {name: bootstrap_ci(list(values.values())).mean for name, values in per_prompt.items()}
+    arrays = {name: np.array(list(values.values())) for name, values in per_prompt.items()}
+    difference = paired_difference(arrays["trained"], arrays["base"]).interval
+    means = {name: float(np.nanmean(values)) for name, values in arrays.items()}
     interval = {
         "mean": difference.mean,
         "low": difference.low,

@@ -10,30 +10,30 @@ from PIL import Image
 
 from drspo.files.pictures import read_picture
 from drspo.files.run import RunDir
+from drspo.leaving import public_name, public_text
+from eval.cells import Cell
 from eval.config import EvalConfig
-from eval.statistics import Interval
-from eval.suite import Cell, cells
-from eval.tables import Record, Row
+from eval.markdown import bounds
+from eval.suite import cells
+from eval.tables import Comparison, Record
 
 
-def page(
-    config: EvalConfig, run: RunDir, records: list[Record], rows: list[Row], ranks: dict[str, Interval]
-) -> str:
+def page(config: EvalConfig, run: RunDir, found: Comparison) -> str:
     """The page's HTML; strips are embedded as JPEG of at most 1024 pixels width and link to the files."""
     environment = Environment(loader=PackageLoader("eval"), autoescape=select_autoescape(["jinja"]))
     prompts = list(dict.fromkeys(cell.prompt for cell in cells(config)))
     return environment.get_template("report.html.jinja").render(
         config=config,
-        rows=rows,
-        ranks=sorted(ranks.items(), key=lambda item: item[1].mean),
-        scorers=_scorers(records),
-        groups=[{"prompt": prompt, "strips": _strips(config, run, records, prompt)} for prompt in prompts],
+        model=public_name(config.model),
+        found=found,
+        checkpoints={name: public_text(about.checkpoint) for name, about in found.about.items()},
+        ranks=sorted(found.standings.items(), key=lambda item: item[1].rank.mean),
+        bounds=bounds,
+        groups=[
+            {"prompt": prompt, "strips": _strips(config, run, found.records, prompt)} for prompt in prompts
+        ],
         images=len(cells(config)),
     )
-
-
-def _scorers(records: list[Record]) -> list[Record]:
-    return list({record.scorer: record for record in records}.values())
 
 
 def _strips(config: EvalConfig, run: RunDir, records: list[Record], prompt: str) -> list[dict[str, object]]:

@@ -115,7 +115,7 @@ def test_presets_load_and_print_themselves(preset: str, capsys: pytest.CaptureFi
     [
         ({"out": ""}, "which folder"),
         ({"scoring": ScoringSettings(scorers=())}, "at least one"),
-        ({"candidates": CandidateSettings(seeds=0)}, "leave nothing"),
+        ({"candidates": CandidateSettings(seeds=0)}, "from 1 up to"),
         (
             {"candidates": CandidateSettings(options=("mda.threshold=1",))},
             "'mda', which this run does not use",

@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dataset_builder.hub.tree import Tree, collect, secrets
+from dataset_builder.hub.tree import Tree, collect
 from drspo.errors import UserError
 from drspo.files.run import RunDir
+from drspo.leaving import without_secrets
 
 _REPO_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 _AGAIN = "The same command continues; what arrived is not sent again."
@@ -119,13 +120,6 @@ def _refusal(error: Any, repo_id: str) -> UserError:
     if status >= 500 or status in (408, 429):
         return UserError(f"the Hub is not ready (HTTP {status}): {said}", repo_id, _AGAIN)
     return UserError(f"the Hub refuses (HTTP {status}): {said}", repo_id)
-
-
-def without_secrets(text: str) -> str:
-    """The text with credentials of the environment, and what looks like a token of the Hub, cut out."""
-    for secret in secrets().values():
-        text = text.replace(secret, "***")
-    return re.sub(r"hf_\w{8,}", "***", text)
 
 
 def _is_network(error: BaseException) -> bool:

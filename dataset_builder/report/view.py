@@ -8,6 +8,7 @@ from pathlib import Path
 from dataset_builder.report.gallery import read_gallery, render
 from drspo.errors import UserError
 from drspo.files.run import RunDir
+from drspo.files.storage import Storage
 
 PAGE = "gallery/index.html"
 
@@ -41,8 +42,7 @@ def write(source: str, out: str = "", groups: int = 24, height: int = 256) -> st
     page = render(read_gallery(source, groups, height)).encode()
     if out:
         target = Path(out)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(page)
+        Storage(target.parent).write(target.name, page)
         return str(target)
     storage = RunDir(source)
     storage.write(PAGE, page)

@@ -46,15 +46,15 @@ def _loose_files(folder: Path, split: str) -> str:
 
 
 def _parquet(pattern: str) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as parquet
+    from pipeline.parquet import batch_rows, open_parquet
 
     files = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
     if not files or not Path(files[0]).exists():
         raise UserError("no Parquet file found", pattern)
     for name in files:
         try:
-            with parquet.ParquetFile(name) as table:
-                for batch in table.iter_batches(batch_size=16):
+            with open_parquet(name, name) as table:
+                for batch in table.iter_batches(batch_size=batch_rows(table, 16)):
                     yield from batch.to_pylist()
         except OSError as error:
             raise UserError(f"not a readable Parquet file: {error}", name) from error

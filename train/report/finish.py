@@ -6,6 +6,7 @@ from typing import Any
 
 from drspo.config import to_dict
 from drspo.files.run import RunDir, revision, versions
+from drspo.leaving import public, public_name
 from generate.request import own
 from train.canvas import TrainingCanvas
 from train.config import TrainConfig
@@ -41,27 +42,28 @@ def lora_facts(
 ) -> dict[str, Any]:
     """What drspo.json says: what the LoRA is for, what it was trained on and how."""
     window = canvas.windows[0]
+    base = public_name(family.model_id)
     return lora_metadata(
         family.unet,
         stage=config.stage,
-        base_model=family.model_id,
+        base_model=base,
         base_fingerprint=family.fingerprint,
         canvas=[canvas.height, canvas.width],
         window=[window.height * PIXELS_PER_LATENT, window.width * PIXELS_PER_LATENT],
         stride=own(config.canvas.stride, family.spec.stride) if config.stage == "highres" else 0,
         weights=config.canvas.weights,
         time_ids=config.canvas.time_ids,
-        dataset=config.data.source,
+        dataset=public_name(config.data.source),
         pairs=pairs,
         pairs_per_step=config.pairs_per_step,
         step=step,
-        loss=to_dict(config.loss),
-        optimizer=to_dict(config.optimizer),
+        loss=public(to_dict(config.loss)),
+        optimizer=public(to_dict(config.optimizer)),
         ema=config.ema,
         seed=config.seed,
         best=tally.best,
         skipped_steps=tally.skipped,
-        stopped=tally.stopped,
+        stopped=public(tally.stopped),
         versions=versions(),
         revision=revision(),
     )
