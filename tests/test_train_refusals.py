@@ -7,12 +7,12 @@ import pytest
 
 from drspo.errors import UserError
 from drspo.files.run import RunDir
+from drspo.ranges import numbers, undeclared
 from tests.train_pairs import pair_rows, write
 from tests.train_runs import flags, records
 from train.checks import OTHER_ENGINES, check_config, check_launch
 from train.command import main, parse
 from train.config import TrainConfig
-from train.ranges import RANGES, numbers
 
 SMALL = (32, 64)
 
@@ -26,20 +26,23 @@ def config(*arguments: str) -> TrainConfig:
     return parse(["--config", "miniature", "--out", "x", "--data.source", "y", *arguments])
 
 
+NUMBERS = {key: value for key, value, _ in numbers(TrainConfig())}
+
+
 def test_every_number_of_the_configuration_has_a_range():
-    assert set(numbers(TrainConfig())) == set(RANGES)
+    assert list(undeclared(TrainConfig)) == []
     check_config(config())
 
 
-@pytest.mark.parametrize("name", sorted(name for name, value in numbers(TrainConfig()).items()))
+@pytest.mark.parametrize("name", sorted(NUMBERS))
 @pytest.mark.parametrize("wrong", ["nan", "inf", "-inf", "-2"])
 def test_no_number_may_be_negative_infinite_or_no_number(name, wrong):
-    flag, is_float = "--" + name.replace("_", "-"), isinstance(numbers(TrainConfig())[name], float)
-    if wrong != "-2" and not is_float:
+    flag = "--" + name.replace("_", "-")
+    if wrong != "-2" and not isinstance(NUMBERS[name], float):
         return  # tyro takes whole numbers only there
     with pytest.raises(UserError) as caught:
-        check_config(config(flag, wrong))
-    assert caught.value.where == flag and caught.value.hint.startswith("use ")
+        config(flag, wrong)
+    assert caught.value.where == flag
 
 
 @pytest.mark.parametrize(
@@ -67,13 +70,11 @@ def test_a_mistake_leaves_nothing_behind(tmp_path, arguments):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_without_a_result_takes_a_corrected_configuration(golden, tmp_path, caplog):
+def test_a_folder_without_a_result_takes_a_corrected_configuration(golden, tmp_path):
     source, out = write(tmp_path / "pairs.parquet", pair_rows(3, SMALL)), tmp_path / "run"
     with pytest.raises(UserError, match="none of 3 rows"):
         main([*flags(golden, source, canvas__height=64, canvas__width=128), "--out", str(out)])
-    with caplog.at_level("INFO"):
-        assert main([*flags(golden, source, max_steps=1, data__validation_pairs=0), "--out", str(out)]) == 0
-    assert "holds no checkpoint yet: it is begun anew" in caplog.text
+    assert main([*flags(golden, source, max_steps=1, data__validation_pairs=0), "--out", str(out)]) == 0
     assert RunDir(out).manifest()["config"]["canvas"]["height"] == 32 and len(records(out)) == 1
 
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 
 from drspo.errors import UserError
+from drspo.ranges import check_ranges
 from train.config import TrainConfig
 from train.objective import losses
-from train.ranges import check_ranges
 
 
 def check_config(config: TrainConfig) -> None:
