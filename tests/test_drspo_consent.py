@@ -59,7 +59,7 @@ def resumed(folder):
     run = folder / "run"
     run.mkdir()
     (run / "config.yaml").write_text(f"loss:\n  name: {MODULE}:Method\ndata:\n  source: nowhere\n")
-    (run / "run.json").write_text(json.dumps({"program": "train", "config_hash": "0", "config": {}}))
+    (run / "run.json").write_text(json.dumps({"program": "train", "config_hash": "0", "config": {}, "phases": {}}))
     return ["--resume", str(run)]
 
 
