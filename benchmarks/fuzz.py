@@ -1,9 +1,9 @@
 """Every reader of a foreign file, given mutated ones: success or one message, and nothing else.
 
-    python benchmarks/fuzz.py [--count 1000] [--seed 0] [--only NAME ...]
+    python -m benchmarks.fuzz [--count 1000] [--seed 0] [--only NAME ...]
 
-A fault is a traceback, a crash, a hang, or a write, a process or an import outside what the reader may do. Each
-reader runs in a process of its own, so that a crash is a line of the report; what caused a fault stays in --keep.
+A fault is a traceback, a crash, a hang, or a write or a process outside what the reader may do. Each reader
+runs in a process of its own, so that a crash is a line of the report; what caused a fault stays in --keep.
 """
 
 from __future__ import annotations
@@ -20,16 +20,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script: the checkout's packages
-
-from benchmarks import mutations
 from benchmarks.fuzz_readers import READERS, Reader
 from drspo import cli
 
+ROOT = Path(__file__).resolve().parent.parent
 HANG = 60.0  # seconds for one input, on a machine that may be busy with other things
 CAUSES = {"open", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate"}
 PROCESSES = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn"}
@@ -83,13 +81,11 @@ def attempt(reader: Reader, folder: Path, rng: random.Random) -> str:
 
 
 def _last_words(said: str) -> str:
-    lines = [
-        line.strip() for line in said.strip().splitlines() if line.strip() and "fault of ours" not in line
-    ]
-    place = next(
-        (line for line in reversed(lines) if line.startswith("File ") and "site-packages" not in line), ""
-    )
-    return f"{lines[-1][:200] if lines else ''} <- {place}"
+    """The error and the last place of ours that it passed."""
+    lines = [line.strip() for line in said.splitlines() if line.strip() and "fault of ours" not in line]
+    ours = [line for line in lines if line.startswith(f'File "{ROOT}') and "site-packages" not in line]
+    place = ours[-1].replace(f"{ROOT}/", "") if ours else "elsewhere"
+    return f"{lines[-1][:160] if lines else ''} <- {place}"
 
 
 def fuzz(name: str, count: int, seed: int, keep: Path | None = None) -> Iterator[tuple[int, str]]:
@@ -138,8 +134,9 @@ def main() -> None:
 def _here(name: str, asked: argparse.Namespace) -> bool:
     started, kinds = time.monotonic(), Counter[str]()
     for number, fault in fuzz(name, asked.count, asked.seed, asked.keep):
-        kinds[fault] += 1
-        if kinds[fault] == 1:
+        kind = fault.partition(" <- ")[2] or fault
+        kinds[kind] += 1
+        if kinds[kind] == 1:
             print(f"  {name} input {number}: {fault}", flush=True)
     took = time.monotonic() - started
     print(
@@ -150,7 +147,7 @@ def _here(name: str, asked: argparse.Namespace) -> bool:
 
 
 def _apart(name: str, asked: argparse.Namespace) -> bool:
-    command = [sys.executable, __file__, "--here", "--only", name, "--count", str(asked.count)]
+    command = [sys.executable, "-m", "benchmarks.fuzz", "--here", "--only", name, "--count", str(asked.count)]
     command += ["--seed", str(asked.seed), "--keep", str(asked.keep)]
     code = subprocess.run(command).returncode
     if code not in (0, 1):
@@ -159,9 +156,6 @@ def _apart(name: str, asked: argparse.Namespace) -> bool:
         )
     return code != 0
 
-
-Prepare = Callable[[Path, random.Random], None]
-__all__ = ["attempt", "fuzz", "mutations"]
 
 if __name__ == "__main__":
     main()

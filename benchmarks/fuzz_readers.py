@@ -165,8 +165,7 @@ class Yaml:
         from generate.program.config import Config
 
         config = load(Config, [*argv[:2], "--out", "x.png"], package="generate", prog="generate")
-        _setup(config)
-        _check_early(config)
+        _check_early(config, _setup(config))
 
 
 class RunFolder:

@@ -10,10 +10,10 @@ from typing import Any
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:%064d\nsize 12345\n" % 7
 WEIRD: list[Any] = [
-    None, True, False, 0, -1, 1, 7, 2**31, 2**63, 10**40, 0.0, -0.5, 1e308, float("nan"), float("inf"), "", "a",
-    "a" * 5000, "evil_module:Method", "os:system", "../../etc/passwd", "/etc/hostname", "\x00", "\ud800", "é" * 9,
-    "package:evil_module/x", "owner/name", "http://127.0.0.1:9/x", "-1", "nan", "1e-5", [], {}, [[]], [None], {"a": 1},
-    [1, 2, 3], {"": {}}, [[[[[[[[1]]]]]]]],
+    None, True, False, 0, -1, 1, 7, 2**31, 2**63, 10**40, 0.0, -0.5, 1e308, float("nan"), float("inf"),
+    "", "a", "a" * 5000, "-1", "nan", "1e-5", "\x00", "\ud800", "é" * 9, [], {}, [[]], [None], {"a": 1},
+    "evil_module:Method", "os:system", "../../etc/passwd", "/etc/hostname", "package:evil_module/x",
+    "owner/name", "http://127.0.0.1:9/x", [1, 2, 3], {"": {}}, [[[[[[[[1]]]]]]]],
 ]  # fmt: skip
 
 
