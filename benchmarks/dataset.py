@@ -4,7 +4,7 @@ overhead   phase 5 in-process, against a bare loop of the same models
 ray        phase 5 on Ray, one actor a stage, against two bare processes that generate and score at once
 scaling    sleeping actors with real image bytes, 2 against 8, on Ray
 spill      12 MB images through a 700 MB object store
-resume     starts with nothing to do, and the listing of 100,000 unit files
+resume     a start with nothing to do, and the listing of 100,000 unit files
 million    1,000,000 prompts through ingest, expand, filter and plan: peak memory
 
 Ratios are what counts; the times are this machine's. Needs a quiet machine.
@@ -35,7 +35,7 @@ from PIL import Image
 from dataset_builder.build import Build, stage_spec
 from dataset_builder.config import BuildConfig
 from dataset_builder.ideas import make_prompts
-from drspo.config import dump
+from drspo import consent
 from drspo.files.storage import Storage
 from drspo.hashing import content_hash
 from generate.request import Generator
@@ -250,7 +250,7 @@ def commits(folder: Path, units: int) -> list[np.ndarray]:
         if found > seen:
             seen = found
             moments.append(clocks_of_all())
-        time.sleep(0.05)
+        time.sleep(0.2)
     return moments
 
 
@@ -292,11 +292,6 @@ def resume(files: int) -> None:
         began = time.monotonic()
         Build(config, run_units)()
         print(f"resume: nothing to do for 50 units, {time.monotonic() - began:.2f} s")
-        file = Path(folder) / "config.yaml"
-        file.write_text(dump(replace(config, executor="ray")))
-        began = time.monotonic()
-        subprocess.run([sys.executable, "-m", "dataset_builder", "--config", str(file)], check=True)
-        print(f"resume: the same as a process with --executor ray, {time.monotonic() - began:.2f} s")
     with tempfile.TemporaryDirectory() as folder:
         for index in range(files):
             unit = content_hash(index)
@@ -361,6 +356,7 @@ def main() -> None:
     parser.add_argument("pieces", nargs="*", default=list(PIECES), help=", ".join(PIECES))
     parser.add_argument("--count", type=int, default=0, help="units, files or prompts; 0 is the piece's own")
     asked = parser.parse_args()
+    consent.allow(HERE)
     for name in asked.pieces:
         piece, count = PIECES[name]
         piece(asked.count or count)

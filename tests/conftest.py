@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from drspo import consent
+
+# Before anything loads torch: some results are compared to the bit, also with those of processes that tests
+# start, and rounding depends on the number of threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shared or slow machine must not turn a right answer into a failed test, nor must the luck of a draw: every
 # run tries the same examples. `--hypothesis-profile=search` draws new ones.

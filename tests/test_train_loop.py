@@ -111,7 +111,9 @@ def starter(repository, source):
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", ["blueprint", "highres"])
-def test_forty_steps_equal_twenty_and_a_kill_and_twenty_to_the_bit(golden, source, starter, tmp_path, stage):
+def test_forty_steps_equal_twenty_and_a_kill_and_twenty_to_the_bit(
+    golden, source, starter, tmp_path, one_thread, stage
+):
     if stage == "highres":
         steps, every, kill_at = 8, 4, 6
     else:
