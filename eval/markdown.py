@@ -34,7 +34,8 @@ def _scorer(found: Comparison, scorer: str) -> str:
     head = (
         f"### {inline(scorer)}{label}\n\n{inline(about.unit)}; view {inline(about.view)}; "
         f"{inline(about.checkpoint)}{revision} {code(about.checkpoint_hash)}, "
-        f"version {inline(about.version)}; {better} is better; compared on {used} of {every} pictures per method\n"
+        f"version {inline(about.version)}; {better} is better; "
+        f"compared on {used} of {every} pictures per method\n"
     )
     notes = [
         f"- {item.method}: {item.pictures} pictures without a number ({inline(item.reason)})"
