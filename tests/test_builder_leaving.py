@@ -238,3 +238,4 @@ def test_a_tracker_is_told_nothing_of_the_maker(place, monkeypatch):
     search(repr({name: value for name, value in asked.items() if name != "dir"}).encode(), "wandb.init")
     assert asked["config"]["model"] == "base" and asked["config"]["data"]["source"] == "pairs"
     assert asked["settings"]["x_disable_meta"] and asked["settings"]["console"] == "off"
+    assert asked["settings"]["host"] == "", "the service would else ask the machine"
