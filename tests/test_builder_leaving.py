@@ -147,6 +147,7 @@ def test_scrolls_and_everything_beside_them_tell_nothing_of_their_maker(place, t
         shutil.copytree(weights / name, place / "models" / name, dirs_exist_ok=True)
     lora = a_lora(place / "loras" / "mine")
     given = ["--model", place / "models/sdxl", "--controlnet", place / "models/controlnet", "--lora", lora]
+    given += ["--controlnet-conditioning", "canny"]
     small = ["--height", "128", "--width", "256", "--steps", "2", "--save-extras", "--save-steps"]
     small += ["--drspo.blueprint.height", "64", "--drspo.blueprint.width", "128"]
     small += ["--drspo.windows.window", "128", "--drspo.windows.stride", "64"]
