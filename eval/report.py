@@ -10,7 +10,7 @@ from PIL import Image
 
 from drspo.files.pictures import read_picture
 from drspo.files.run import RunDir
-from drspo.leaving import public_name, public_text
+from drspo.leaving import public_name
 from eval.cells import Cell
 from eval.config import EvalConfig
 from eval.markdown import bounds
@@ -26,7 +26,6 @@ def page(config: EvalConfig, run: RunDir, found: Comparison) -> str:
         config=config,
         model=public_name(config.model),
         found=found,
-        checkpoints={name: public_text(about.checkpoint) for name, about in found.about.items()},
         ranks=sorted(found.standings.items(), key=lambda item: item[1].rank.mean),
         bounds=bounds,
         groups=[
