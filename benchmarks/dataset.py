@@ -34,6 +34,7 @@ from PIL import Image
 
 from dataset_builder.build import Build, stage_spec
 from dataset_builder.config import BuildConfig
+from dataset_builder.ideas import make_prompts
 from drspo import consent
 from drspo.files.storage import Storage
 from drspo.hashing import content_hash
@@ -329,7 +330,7 @@ def _million(count: int) -> None:
         config = BuildConfig(out=f"{folder}/run", prompts=PromptSettings(source=str(ideas)))
         builder = Build(config, run_units)
         builder._begin()
-        plan = builder._plan(builder._prompts())
+        plan = builder._plan(make_prompts(builder.run, builder.config))
         size = len(Storage(config.out).read("plan.parquet"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     seconds = time.monotonic() - began

@@ -9,12 +9,11 @@ import sys
 from dataset_builder.build import Build, Executor, Outcome, check
 from dataset_builder.config import BuildConfig
 from drspo import log as logs
+from drspo.cli import DEAD
 from drspo.config import load
 from drspo.files.storage import Storage
 
 log = logging.getLogger(__name__)
-
-EXIT_DEAD = 3
 
 
 def main(argv: list[str]) -> int:
@@ -71,4 +70,4 @@ def finish(config: BuildConfig, outcome: Outcome) -> int:
         f"`drspo retry-dead {config.out}` and the same command try them again.",
         file=sys.stderr,
     )
-    return EXIT_DEAD
+    return DEAD

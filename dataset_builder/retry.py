@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from dataset_builder.build import EXPANDED_NAME, PROMPTS_NAME
+from dataset_builder.ideas import EXPANDED_NAME, PROMPTS_NAME
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from pipeline.candidates.plan import PLAN_NAME, read_table

@@ -13,14 +13,18 @@ from drspo.files.run import RunDir
 from drspo.log import setup
 from drspo.registry import resolve
 from eval.config import EvalConfig
+from eval.judges import build_judges, columns_of
 from eval.markdown import markdown
 from eval.methods import method
 from eval.report import page
-from eval.settings import short_names
-from eval.suite import build_judges, make_pictures, read_prompts, take_numbers
+from eval.suite import make_pictures, read_prompts, take_numbers
 from eval.tables import Comparison
 
-OTHERS = {"--coverage": "eval.coverage:main", "--selftest": "eval.selftest:main", "score": "eval.score:main"}
+OTHERS = {
+    "--coverage": "eval.coverage:main",
+    "--selftest": "eval.selftest:main",
+    "score": "eval.score:main",
+}
 """What the first word may ask for instead of a benchmark."""
 
 
@@ -32,7 +36,7 @@ def main(argv: list[str]) -> int:
     setup()
     check(config)
     run = RunDir(config.out)
-    judges = build_judges(config, run)
+    judges = build_judges(config.judges, model=config.model, device=config.device, cache=run.url("cache"))
     if run.start("eval", config, config_hash(to_dict(replace(config, out="", device="")))):
         logging.info("continuing the benchmark in %s", config.out)
     make_pictures(config, run)
@@ -63,17 +67,7 @@ def check(config: EvalConfig) -> None:
         )
     for name in config.methods:
         method(name)
-    if config.pictures.seeds < 1 or config.judges.batch < 1:
-        raise UserError(
-            f"{config.pictures.seeds} seeds per prompt, {config.judges.batch} pictures at once",
-            "pictures.seeds, judges.batch",
-            "both are 1 or more",
-        )
-    columns = short_names([entry.partition("=")[0] for entry in config.judges.scorers])
-    for name in config.judges.trained:
-        if name not in columns:
-            raise UserError(
-                f"{name!r} is marked as a training label and is no scorer here", "judges.trained",
-                f"one of {', '.join(columns)}",
-            )  # fmt: skip
+    if config.pictures.seeds < 1:
+        raise UserError(f"{config.pictures.seeds} seeds per prompt", "pictures.seeds", "1 or more")
+    columns_of(config.judges)
     read_prompts(config.pictures.prompts, config.pictures.limit)

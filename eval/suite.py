@@ -15,13 +15,10 @@ from PIL import Image
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.log import progress
-from eval import SCORERS
-from eval.base import build_scorer, check_metric, metric_settings
 from eval.cells import Cell
-from eval.config import VIEWS, EvalConfig
+from eval.config import EvalConfig
 from eval.methods import method
 from eval.scores import measure
-from eval.settings import check_options, named, short_names
 from eval.tables import Record
 from generate.models.family import ModelFamily, load_family
 from generate.request import Request, build_generator, needs_control, own
@@ -99,32 +96,8 @@ def request(cell: Cell, config: EvalConfig, family: ModelFamily) -> Request:
     )
 
 
-def build_judges(config: EvalConfig, run: RunDir | None = None) -> dict[str, Any]:
-    """Every metric by its column's name: settings and files are checked, no network is loaded.
-
-    UserError for an unknown scorer, setting or view, a name used twice, and weights that are missing.
-    """
-    entries = config.judges.scorers
-    if not entries:
-        raise UserError("a benchmark needs a scorer", "judges.scorers", f"for example {' '.join(SCORERS)}")
-    chosen = named(entries, "judges.scorers")
-    columns = short_names([entry.partition("=")[0] for entry in entries])
-    check_options(config.judges.options, list(chosen), "judges.options")
-    shared = {"device": config.device, "cache": run.url("cache") if run else ""}
-    judges = {}
-    for column, (name, target) in zip(columns, chosen.items(), strict=True):
-        view = {"view": VIEWS[target]} if target in VIEWS else {}
-        settings = metric_settings(
-            name, target, model=config.model, options=config.judges.options, shared=shared | view
-        )
-        judges[column] = build_scorer(target, settings)
-        check_metric(judges[column], target)
-    return judges
-
-
-def take_numbers(config: EvalConfig, run: RunDir, judges: dict[str, Any] | None = None) -> list[Record]:
+def take_numbers(config: EvalConfig, run: RunDir, judges: dict[str, Any]) -> list[Record]:
     """Every metric's number of every picture of the benchmark, kept as Parquet and in records.jsonl."""
-    judges = build_judges(config, run) if judges is None else judges
     every = cells(config)
     records = measure(judges, every, lambda cell: run.read(cell.name), run, batch=config.judges.batch)
     run.write(RECORDS, "".join(json.dumps(asdict(record)) + "\n" for record in records).encode())

@@ -70,12 +70,6 @@ def read_pairs(
         yield from _rows(storage, name, list(columns) if columns else None)
 
 
-def count_pairs(source: str, split: str = "train") -> int:
-    """How many rows a split has, from the files' footers alone."""
-    storage, names = find_shards(source, split)
-    return sum(_open(storage, name, None).metadata.num_rows for name in names)
-
-
 def find_shards(source: str, split: str) -> tuple[Storage, list[str]]:
     """The storage and the names of a split's shards, in order. Raises UserError when there are none."""
     if "*" in source or source.endswith(".parquet"):

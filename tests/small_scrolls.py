@@ -25,7 +25,8 @@ def controlled_family(golden: Path) -> ModelFamily:
     base = golden / "models" / "tiny-sdxl"
     with TemporaryDirectory() as folder:
         control = make_controlnet(base, Path(folder))
-        return load_family(str(base), device="cpu", controlnet=True, controlnet_source=str(control))
+        options = {"controlnet": True, "controlnet_source": str(control), "conditioning": "canny"}
+        return load_family(str(base), device="cpu", **options)
 
 
 def small_request(**changes) -> Request:

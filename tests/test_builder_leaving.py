@@ -205,6 +205,20 @@ def test_the_evaluations_page_tells_nothing_of_its_maker(place, tmp_path):
     assert "clip" in html and "base" in html
 
 
+def test_the_demonstrations_page_tells_nothing_of_its_maker(place):
+    from drspo.demo import command
+    from drspo.demo.config import DemoConfig
+    from drspo.demo.page import write_page
+    from tests.test_drspo_demo import finished_run
+
+    config = DemoConfig(out=str(place / "mrkplace-demo" / "shown"))
+    run = finished_run(place, config)
+    write_page(run, config, command.shown_commands(config))
+    page = run.read("index.html")
+    search(page, "the demonstration's page")
+    assert b"--out shown/data" in page, "its commands speak of the folder by its name"
+
+
 def test_a_tracker_is_told_nothing_of_the_maker(place, monkeypatch):
     from drspo.config import to_dict
     from train.config import DataConfig, TrackingConfig, TrainConfig

@@ -10,8 +10,9 @@ from drspo.errors import UserError
 from eval import suite
 from eval.command import check, main
 from eval.config import EvalConfig, Judges, Pictures
+from eval.judges import build_judges
 from eval.methods import method
-from eval.suite import build_judges, cells, read_prompts
+from eval.suite import cells, read_prompts
 
 MADE: list[tuple[str, int]] = []
 
@@ -68,7 +69,6 @@ def arguments(out, *more):
 def test_a_benchmark_ends_in_tables_and_a_page_and_makes_nothing_twice(
     tmp_path, painters, monkeypatch, capsys
 ):
-    monkeypatch.setattr(suite, "build_scorer", lambda name, settings: Brightness())
     assert main(arguments(tmp_path / "run")) == 0
     assert len(MADE) == 12
     tables = json.loads((tmp_path / "run" / "tables.json").read_text())
@@ -128,14 +128,18 @@ def test_a_judge_that_cannot_judge_is_named_before_anything_is_made(tmp_path, ju
     assert not (tmp_path / "run" / "images").exists()
 
 
+def judges_of(config):
+    return build_judges(config.judges, model=config.model, device=config.device)
+
+
 def main_until_pictures(config):
     check(config)
-    return build_judges(config)
+    return judges_of(config)
 
 
 def test_one_scorer_may_look_twice_with_settings_of_its_own():
     judges = Judges(scorers=("clip", "near=clip"), options=("near.view=windows",))
-    found = build_judges(EvalConfig(**MINIATURE, judges=judges))
+    found = judges_of(EvalConfig(**MINIATURE, judges=judges))
     assert {name: metric.view for name, metric in found.items()} == {"clip": "letterbox", "near": "windows"}
 
 

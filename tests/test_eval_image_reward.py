@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from miniature.preference_models import bert_vocabulary
 from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional
@@ -13,6 +12,7 @@ from torch.nn import functional
 from drspo.errors import UserError
 from eval.backbones.views import official
 from eval.metrics.image_reward import MEAN, STD, ImageReward, RewardNetwork, load_network, read_sizes
+from miniature.preference_models import bert_vocabulary
 
 WORDS = bert_vocabulary()
 ROWS = len(WORDS) + 2

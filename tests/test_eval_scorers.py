@@ -172,7 +172,7 @@ def test_the_hash_is_the_whole_files_digest(clip_folder):
     [
         ("openai-vit-l-15", "unknown backbone"),
         ("ViT-L-14:no-such-tag", "neither a file nor a tag"),
-        ("package:miniature/weights/nothing", "are not there"),
+        ("package:miniature/weights/nothing", "holds no"),
         ("package:no_such_package/weights", "not installed"),
     ],
 )

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drspo import consent
 from drspo.files.run import RunDir
 from eval import suite
 from eval.backbones.clip_open import OpenClip
 from eval.backbones.embeddings import load_backbone
 from eval.config import EvalConfig, Judges, Pictures
+from eval.judges import build_judges
 from eval.scores import ScoreStore
-from eval.suite import build_judges, cells, take_numbers
+from eval.suite import cells
+from eval.suite import take_numbers as take
 
 LOADED: list[weakref.ref] = []
 TOGETHER: list[int] = []
@@ -51,9 +54,18 @@ class Blue(Grey):
         return [float("nan") for _ in images]
 
 
+def judges_of(config, run):
+    return build_judges(config.judges, model="miniature", device="cpu", cache=run.url("cache"))
+
+
+def take_numbers(config, run, judges=None):
+    return take(config, run, judges or judges_of(config, run))
+
+
 @pytest.fixture
 def config(tmp_path):
     LOADED.clear(), TOGETHER.clear()
+    consent.allow(__name__)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("one\ntwo\nthree\n")
     return EvalConfig(
@@ -80,14 +92,14 @@ def test_one_metric_is_in_memory_at_a_time(config, run):
 
 def test_a_second_run_takes_no_number_again(config, run):
     first = take_numbers(config, run)
-    judges = build_judges(config, run)
+    judges = judges_of(config, run)
     assert take_numbers(config, run, judges) == first
     assert {metric.shown for metric in judges.values()} == {0}
 
 
 def test_a_run_that_was_cut_short_takes_only_what_is_missing(config, run):
     first = take_numbers(config, run)
-    judges = build_judges(config, run)
+    judges = judges_of(config, run)
     store = ScoreStore(run, "a", judges["a"])
     names = run.list(store.folder)
     assert len(names) == 3
@@ -111,9 +123,9 @@ def test_a_torn_picture_is_a_row_with_its_reason_and_is_tried_again(config, run)
     run.write(cells(config)[0].name, b"torn")
     records = take_numbers(config, run)
     bad = [record for record in records if record.error]
-    assert len(bad) == 2 and "no picture" in bad[0].error and np.isnan(bad[0].value)
+    assert len(bad) == 2 and "no picture: " in bad[0].error and np.isnan(bad[0].value)
     run.write(cells(config)[0].name, whole)
-    judges = build_judges(config, run)
+    judges = judges_of(config, run)
     assert not [record for record in take_numbers(config, run, judges) if record.error]
     assert judges["a"].shown == 1
 

@@ -30,6 +30,7 @@ def model(golden, tmp_path_factory):
         "--steps", "2",
         "--drspo.windows.window", "128", "--drspo.windows.stride", "64",
         "--drspo.blueprint.height", "64", "--drspo.blueprint.width", "128",
+        "--controlnet-conditioning", "canny",
     ]  # fmt: skip
 
 
@@ -225,6 +226,27 @@ BAD = {
     "no lora": (["a", "--lora-highres", "gone"], "no LoRA at gone"),
     "stage of a one-stage method": (["a", "--method", "mad", "--lora-highres", "gone"], "one stage"),
     "device": (["a", "--device", "cuda:7"], "cuda|CUDA"),
+    "guidance": (["a", "--guidance-scale", "nan"], "guidance scale is a number"),
+    "endless guidance": (["a", "--guidance-scale", "inf"], "guidance scale is a number"),
+    "guidance of the blueprint": (["a", "--drspo.blueprint.guidance-scale", "nan"], "guidance scale is a"),
+    "rescaling": (["a", "--guidance-rescale", "nan"], "guidance_rescale lies"),
+    "strength": (["a", "--drspo.strength", "nan"], "strength must be"),
+    "scale of control": (["a", "--drspo.control.scale", "nan"], "control.scale is a number"),
+    "start of control": (["a", "--drspo.control.start", "nan"], "0 <= start < end"),
+    "blur": (["a", "--drspo.control.lines.blur", "inf"], "control.lines.blur"),
+    "weight of a lora": (["a", "--lora-weight", "nan"], "weight is a number"),
+    "seed": (["a", "--seed", str(2**64)], "below 2\\^63"),
+    "options of a built-in method": (["a", "--options", "drspo.strength=1"], "flags of its own"),
+    "options of something else": (
+        ["a", "--method", "tests.test_generate_plugin:Calm", "--options", "other.calm=1"],
+        "not calm.key=value",
+    ),
+    "an unknown option": (
+        ["a", "--method", "tests.test_generate_plugin:Calm", "--options", "calm.clam=1"],
+        "Did you mean 'calm'",
+    ),
+    "no generator": (["a", "--method", "drspo.errors:UserError"], "derives from generate.request.Generator"),
+    "revision of a package": (["a", "--revision", "v1"], "has no revisions"),
 }
 
 

@@ -129,6 +129,24 @@ def test_out_of_memory_halves_the_batch_says_so_and_changes_nothing_else(golden,
     assert distance(halved, whole) < ROUNDING
 
 
+def test_micro_batches_that_shrink_in_the_middle_are_said_in_the_facts(golden):
+    """From then on every step has smaller ones; the last bits of the scroll are those of neither alone."""
+    model = family(golden)
+    method, true, calls = MultiDiffusion(model, Config(**SMALL, window_batch=4)), model.unet.forward, []
+
+    def forward(sample, *args, **kwargs):
+        calls.append(sample.shape[0])
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return true(sample, *args, **kwargs)
+
+    with mock.patch.object(model.unet, "forward", forward):
+        facts = method.sample(small_request(steps=3)).facts
+    assert calls == [8, 8, 4, 4, 4, 4]
+    assert (facts["window_batch"], facts["memory_ran_out_at_step"]) == (2, 1)
+    assert "memory_ran_out_at_step" not in method.sample(small_request()).facts
+
+
 def test_the_last_resort_is_one_window_and_one_guidance_half(golden):
     model = family(golden)
     whole, _ = prediction(model, window_batch=4)

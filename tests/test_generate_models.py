@@ -245,7 +245,12 @@ def test_a_controlnet_of_another_base_is_refused_before_any_weights_are_read(gol
         "generate.models.family.load_networks", lambda *a: pytest.fail("the model was loaded")
     )
     with pytest.raises(UserError, match="of another base than .*tiny-sd: its .* is"):
-        load_family(str(golden / "models" / "tiny-sd"), controlnet=True, controlnet_source=str(control))
+        load_family(
+            str(golden / "models" / "tiny-sd"),
+            controlnet=True,
+            controlnet_source=str(control),
+            conditioning="canny",
+        )
 
 
 def test_a_base_without_a_published_controlnet_says_how_to_go_on(golden):
@@ -260,4 +265,9 @@ def test_a_missing_controlnet_is_named_before_any_weights_are_read(golden, tmp_p
     )
     (tmp_path / "config.json").write_text('{"_class_name": "ControlNetModel"}')
     with pytest.raises(UserError, match=r"diffusion_pytorch_model.safetensors of the model .* is missing"):
-        load_family(str(golden / "models" / "tiny-sdxl"), controlnet=True, controlnet_source=str(tmp_path))
+        load_family(
+            str(golden / "models" / "tiny-sdxl"),
+            controlnet=True,
+            controlnet_source=str(tmp_path),
+            conditioning="canny",
+        )

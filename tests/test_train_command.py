@@ -69,6 +69,7 @@ def test_a_folder_of_another_configuration_is_refused_with_the_difference(tmp_pa
     asked = parse(["--config", "miniature", "--out", str(tmp_path / "run"), "--data.source", "pairs.parquet"])
     begin(asked)
     (tmp_path / "run" / "checkpoints" / "step-000001").mkdir(parents=True)
+    (tmp_path / "run/metrics.jsonl").write_text("a result")
     with pytest.raises(UserError, match=r"lora\.rank: 16 there, 8 asked now"):
         begin(replace(asked, lora=replace(asked.lora, rank=8)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from dataclasses import dataclass
@@ -83,13 +84,8 @@ def _render(sources: Sources, repo_id: str, licence: str, pairs: list[dict[str, 
         undefined=jinja2.StrictUndefined,
         finalize=_finalize,
     )
-    environment.filters |= {
-        "short": short,
-        "slug": _slug,
-        "code": _as_code,
-        "fenced": _as_block,
-        "verbatim": _Markdown,
-    }
+    markdown = {"code": _as_code, "fenced": _as_block, "html": _as_html, "verbatim": _Markdown}
+    environment.filters |= {"short": short, "slug": _slug, **markdown}
     manifest, config = sources.manifest, public(settings_of(sources.manifest))
     text = environment.get_template("card.md.jinja").render(
         repo_id=_Markdown(repo_id),
@@ -122,6 +118,10 @@ def _finalize(value: Any) -> Any:
 
 def _as_code(text: object) -> _Markdown:
     return _Markdown(markup.code(text))
+
+
+def _as_html(text: object) -> _Markdown:
+    return _Markdown(html.escape(str(text)))
 
 
 def _as_block(text: str) -> _Markdown:

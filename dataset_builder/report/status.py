@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from dataset_builder.build import PROMPTS_NAME
+from dataset_builder.ideas import PROMPTS_NAME
 from dataset_builder.metrics import METRICS_NAME
 from dataset_builder.report.stats import prompt_losses
 from drspo.errors import UserError

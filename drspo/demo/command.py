@@ -63,8 +63,7 @@ def main(argv: list[str]) -> int:
     if todo:
         perform(run, phases, todo)
     if todo or not run.exists(PAGE):
-        shown = plan(replace(config, out=public_name(config.out)))
-        write_page(run, config, command_lines(shown))
+        write_page(run, config, shown_commands(config))
     else:
         print(f"All is done already in {run.base} (another --out begins anew).")
     print(f"page      {run.url(PAGE)}\nscroll    {run.url(SCROLL)}")
@@ -142,8 +141,9 @@ def _generate(config: DemoConfig, name: str, loras: dict[str, str]) -> tuple[str
     )
 
 
-def command_lines(phases: tuple[Phase, ...]) -> list[str]:
-    """Every command as a user would type it."""
+def shown_commands(config: DemoConfig) -> list[str]:
+    """Every command as a user would type it, in a folder of that name wherever it lies."""
+    phases = plan(replace(config, out=public_name(config.out)))
     packages = {
         program.target: program.target.partition(".")[0] for phase in phases for program in phase.programs
     }

@@ -14,7 +14,7 @@ from generate.canvas.plan import Canvas
 from generate.methods import multidiffusion
 from generate.methods.multidiffusion import MultiDiffusion
 from generate.methods.one_stage import Run
-from generate.models.attention import Choose, chosen_layers
+from generate.models.attention import chosen_layers
 from generate.models.canvas_attention import Merge, require_aligned
 from generate.models.specs import ModelSpec
 from generate.request import Request
@@ -73,11 +73,11 @@ class MAD(MultiDiffusion):
         return int(self.config.threshold) if self.config.threshold >= 0 else steps // 2
 
     @contextmanager
-    def advance(self, run: Run, attention: Choose | None = None) -> Iterator[tuple[Advance, Predictor]]:
+    def advance(self, run: Run) -> Iterator[tuple[Advance, Predictor]]:
         """MultiDiffusion's step with layers that merge on the canvas; the others share prompts as ever."""
         tau = self.threshold(len(run.schedule))
         merge = Merge(self.family.unet, run.canvas, self.config.layers, tau)
-        with super().advance(run, attention or merge) as (step, predict):
+        with self.fused(run, merge) as (step, predict):
 
             def counted(latents: Tensor, moment: Moment) -> Tensor:
                 merge.step = moment.index

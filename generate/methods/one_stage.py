@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,8 +90,8 @@ class OneStage(Generator):
         raise NotImplementedError
 
     @contextmanager
-    def advance(self, run: Run, attention: Choose = share_prompts) -> Iterator[tuple[Advance, Predictor]]:
-        """What a step does, inside a block in which the network is ours; and the predictor, for its facts."""
+    def fused(self, run: Run, attention: Choose = share_prompts) -> Iterator[tuple[Advance, Predictor]]:
+        """MultiDiffusion's step on a canvas that stays, with layers that attend in a way of the method's."""
         request = run.request
         with predicting(
             self.family,
@@ -104,6 +104,10 @@ class OneStage(Generator):
             stepper = CanvasStepper(run.schedule, step_noise(request.seed))
             guidance = (request.guidance_scale, request.guidance_rescale)
             yield Fusion(lambda index: run.canvas, run.schedule, predict, stepper, *guidance), predict
+
+    def advance(self, run: Run) -> AbstractContextManager[tuple[Advance, Predictor]]:
+        """What a step does, inside a block in which the network is ours; and the predictor, for its facts."""
+        return self.fused(run)
 
     def generate(self, requests: list[Request], callback: Callback | None = None) -> list[Generated]:
         """One scroll per request, each as if it were alone."""

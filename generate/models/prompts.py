@@ -30,12 +30,6 @@ class PromptEmbeddings:
     """[B, p]"""
     negative_pooled: Tensor | None = None
 
-    def select(self, index: int) -> PromptEmbeddings:
-        """The embeddings of one prompt, still with a batch axis."""
-        row = slice(index, index + 1)
-        pick = [None if t is None else t[row] for t in (self.pooled, self.negative_pooled)]
-        return PromptEmbeddings(self.prompt_embeds[row], self.negative_prompt_embeds[row], *pick)
-
     def to(self, device: torch.device, dtype: torch.dtype) -> PromptEmbeddings:
         """The same embeddings elsewhere."""
         fields = (self.prompt_embeds, self.negative_prompt_embeds, self.pooled, self.negative_pooled)
