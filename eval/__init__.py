@@ -9,9 +9,15 @@ METRICS = {
     "clip": "eval.metrics.clip_score:ClipScore",
     "question": "eval.metrics.question:Question",
     # measures of a scroll's coherence
+    "surplus": "eval.metrics.surplus:SurplusObjects",
     "repetition": "eval.metrics.repetition:SelfSimilarity",
     "seam": "eval.metrics.seams:Seams",
+    "border_seam": "eval.metrics.seams:BorderSeams",
+    "style": "eval.metrics.style:Style",
+    "border_frame": "eval.metrics.border:BorderFrame",
     "repeated_objects": "eval.metrics.objects:RepeatedObjects",
+    "subject_present": "eval.metrics.objects:SubjectPresent",
+    "scene_right": "eval.metrics.objects:SceneRight",
 }
 _SCORERS = ("aesthetic", "hps_v2", "hps_v21", "pickscore", "image_reward", "clip", "question")
 SCORERS = {name: METRICS[name] for name in _SCORERS}

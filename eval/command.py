@@ -20,7 +20,11 @@ from eval.report import page
 from eval.suite import make_pictures, read_prompts, take_numbers
 from eval.tables import Comparison
 
-OTHERS = {"--coverage": "eval.coverage:main", "--selftest": "eval.selftest:main", "score": "eval.score:main"}
+OTHERS = {
+    "--coverage": "eval.coverage:main",
+    "--selftest": "eval.selftest:main",
+    "score": "eval.score:main",
+}
 """What the first word may ask for instead of a benchmark."""
 
 

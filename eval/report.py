@@ -11,6 +11,7 @@ from PIL import Image
 from drspo.errors import UserError
 from drspo.files.pictures import read_picture
 from drspo.files.run import RunDir
+from drspo.leaving import public_name
 from eval.cells import Cell
 from eval.config import EvalConfig
 from eval.markdown import bounds
@@ -24,6 +25,7 @@ def page(config: EvalConfig, run: RunDir, found: Comparison) -> str:
     prompts = list(dict.fromkeys(cell.prompt for cell in cells(config)))
     return environment.get_template("report.html.jinja").render(
         config=config,
+        model=public_name(config.model),
         found=found,
         ranks=sorted(found.standings.items(), key=lambda item: item[1].rank.mean),
         bounds=bounds,

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import yaml
-
 from drspo.errors import UserError
+from drspo.files.texts import load_yaml
 
 
 def named(entries: Sequence[str], where: str) -> dict[str, str]:
@@ -43,7 +42,7 @@ def options_of(options: Iterable[str], name: str) -> dict[str, Any]:
         if not (equals and dot and owner and key):
             raise UserError(f"{entry!r} is not name.key=value", "options")
         if owner == name:
-            found[key] = yaml.safe_load(value)
+            found[key] = load_yaml(value, f"options: {entry}")
     return found
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from drspo.errors import UserError
 from drspo.files.run import RunDir
+from drspo.files.texts import read_text
 from drspo.log import progress
 from eval.cells import Cell
 from eval.config import EvalConfig
@@ -21,11 +22,13 @@ from eval.methods import method
 from eval.scores import measure
 from eval.tables import Record
 from generate.models.family import ModelFamily, load_family
-from generate.request import Request, build_generator, own
+from generate.request import Request, build_generator, needs_control, own
 
 log = logging.getLogger(__name__)
 PROMPTS = Path(__file__).parent / "prompts"
 RECORDS = "records.jsonl"
+
+MOST_PROMPTS = 64 << 20  # bytes of a list of prompts
 
 
 def read_prompts(source: str, limit: int = 0) -> list[str]:
@@ -36,7 +39,7 @@ def read_prompts(source: str, limit: int = 0) -> list[str]:
     if not path.is_file():
         known = ", ".join(sorted(item.stem for item in PROMPTS.glob("*.txt")))
         raise UserError(f"no prompts {source!r}", "pictures.prompts", f"give a file, or one of {known}")
-    lines = list(dict.fromkeys(line.strip() for line in path.read_text(encoding="utf-8").splitlines()))
+    lines = list(dict.fromkeys(line.strip() for line in read_text(path, MOST_PROMPTS).splitlines()))
     prompts = [line for line in lines if line][: limit or None]
     if not prompts:
         raise UserError("there are no prompts to compare on", str(path), "write one prompt per line")
@@ -74,8 +77,9 @@ def make_pictures(config: EvalConfig, run: RunDir) -> None:
 
 def load(config: EvalConfig) -> ModelFamily:
     """The model with what its methods need: the ControlNet for two stages, the LoRAs where given."""
-    two_stage = any(method(name).generator == "drspo" for name in config.methods)
-    family = load_family(config.model, device=config.device, controlnet=two_stage)
+    chosen = [method(name) for name in config.methods]
+    controlled = any(needs_control(one.generator, one.settings) for one in chosen)
+    family = load_family(config.model, device=config.device, controlnet=controlled)
     for stage, path in (("blueprint", config.lora_blueprint), ("highres", config.lora_highres)):
         if path:
             family.load_lora(path, name=stage)

@@ -7,13 +7,14 @@ pictures that all of them have a number for; what is missing is counted and said
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from drspo.errors import UserError
+from drspo.leaving import public_text
 from eval.metrics.pickscore import shares
 from eval.ranks import Standing, agreement, leave_one_out, ranks, standings
 from eval.statistics import (
@@ -76,6 +77,11 @@ class Missing:
     reason: str
 
 
+def _public(record: Record) -> Record:
+    """The record as pages and tables may show it: without the places of this machine."""
+    return replace(record, checkpoint=public_text(record.checkpoint), error=public_text(record.error))
+
+
 class Comparison:
     """All that is derived from records: `rows`, `standings`, and what they hang on.
 
@@ -90,7 +96,7 @@ class Comparison:
         trained: Sequence[str] = (),
         aside: Sequence[str] = (),
     ) -> None:
-        self.records, self.baseline = list(records), baseline
+        self.records, self.baseline = list(map(_public, records)), baseline
         self.methods = list(dict.fromkeys(record.method for record in records))
         self.scorers = list(dict.fromkeys(record.scorer for record in records))
         self.trained, self.aside = tuple(trained), tuple(aside)

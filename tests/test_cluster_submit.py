@@ -41,10 +41,8 @@ class Cluster:
     def start_head(self) -> None:
         port, dashboard = free_port(), free_port()
         self.address, self.dashboard = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
-        self._start(
-            "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2", "--num-gpus=0",
-            f"--temp-dir={self.folder}",
-        )  # fmt: skip
+        ports = (f"--port={port}", f"--dashboard-port={dashboard}")
+        self._start("--head", *ports, "--num-cpus=2", "--num-gpus=0", f"--temp-dir={self.folder}")
         self._wait_for_an_agent()
 
     def _wait_for_an_agent(self) -> None:

@@ -99,6 +99,7 @@ def test_a_run_begins_then_continues(tmp_path):
 def test_a_folder_of_another_configuration_is_refused_with_the_difference(tmp_path):
     run = RunDir(tmp_path)
     run.start("train", Settings(), "h1")
+    run.write("metrics.jsonl", b"a result")
     before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
     with pytest.raises(UserError, match=r"lr: 1\.0 there, 2\.0 asked now") as caught:
         run.start("train", Settings(lr=2.0), "h2")

@@ -34,7 +34,7 @@ def session(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
     made = tmp_path_factory.mktemp("made") / "made.log"
     # Workers import the fakes from the checkout, whatever path this session was given.
-    workers = {"PYTHONPATH": str(repository), "FAKE_LOG": str(made), "FAKE_SECONDS": "0.02"}
+    workers = {"PYTHONPATH": str(repository), "FAKE_LOG": str(made), "FAKE_SECONDS": "0.05"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in workers.items():
             patch.setenv(name, value)
@@ -72,14 +72,15 @@ def test_every_generator_actor_works(tmp_path: Path, session: Path) -> None:
 
 @pytest.mark.parametrize(
     ("how", "reason"),
-    [("segfault", "Segmentation fault"), ("killed", "died without a word"), ("hang", "no answer within 4 s")],
+    [("segfault", "Segmentation fault"), ("killed", "died without a word"), ("hang", "no answer within 8 s")],
 )
 def test_a_prompt_that_takes_workers_down_is_one_dead_row(tmp_path: Path, how: str, reason: str) -> None:
     config = fake_config(tmp_path, tmp_path / "out", resources=RESOURCES)
     config = with_candidates(
         config, *(f"tests.plugin_fakes:Painter.{o}" for o in ("poison=castle", f"how={how}"))
     )
-    config = replace(config, guard=replace(config.guard, deadline=4.0))
+    if how == "hang":
+        config = replace(config, guard=replace(config.guard, deadline=8.0))
     outcome = build_on_ray(config)
     assert (outcome.made_now, outcome.dead, sum(outcome.pairs.values())) == (len(IDEAS), 1, len(IDEAS) - 1)
     (row,) = (tmp_path / "out/dead").iterdir()

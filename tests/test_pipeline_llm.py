@@ -208,9 +208,25 @@ def test_the_budget_is_kept_and_a_larger_one_continues_without_paying_twice(serv
 
 
 def test_concurrency_is_one_limit_over_all_rows(server, tmp_path):
-    server.delay = 0.5
+    server.delay, server.together = 0.2, 3
     run(server, tmp_path, *[f"a lake number {number}" for number in range(6)], concurrency=3)
     assert server.most_under_way == 3
+
+
+def test_no_more_answers_wait_for_slow_storage_than_requests_may_be_under_way(server, tmp_path, monkeypatch):
+    """So a kill costs no more than that many, which were paid for and not stored."""
+    stored, unstored, put = [], [], AnswerCache.put
+
+    def slow(cache, answer):
+        time.sleep(0.05)
+        unstored.append(server.total - len(stored))
+        answer = put(cache, answer)
+        stored.append(answer)
+        return answer
+
+    monkeypatch.setattr(AnswerCache, "put", slow)
+    run(server, tmp_path, *[f"a lake number {number}" for number in range(8)], concurrency=2)
+    assert len(stored) == 8 and max(unstored) <= 2
 
 
 def test_equal_questions_at_once_are_asked_once(server, tmp_path):

@@ -111,7 +111,9 @@ def starter(repository, source):
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", ["blueprint", "highres"])
-def test_forty_steps_equal_twenty_and_a_kill_and_twenty_to_the_bit(golden, source, starter, tmp_path, stage):
+def test_forty_steps_equal_twenty_and_a_kill_and_twenty_to_the_bit(
+    golden, source, starter, tmp_path, one_thread, stage
+):
     if stage == "highres":
         steps, every, kill_at = 8, 4, 6
     else:
@@ -150,8 +152,7 @@ def test_two_processes_with_one_pair_each_equal_one_process_with_two(golden, sou
         "--out",
         str(tmp_path / "two"),
     ]
-    launch = "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no "
-    launch += "--dynamo_backend no --main_process_port 0 -m train"
+    launch = "torch.distributed.run --standalone --nproc_per_node 2 -m train"
     argv = [sys.executable, "-m", *launch.split(), *argv]
     done = subprocess.run(argv, env=OFFLINE, capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -205,9 +206,9 @@ def broken_gradients(monkeypatch):
     original = loop.Trainee.gradients
     bad: set[int] = set()
 
-    def gradients(self, pair, step) -> PairResult:
-        result = original(self, pair, step)
-        if step in bad:
+    def gradients(self, pair, position) -> PairResult:
+        result = original(self, pair, position)
+        if position in bad:
             result.loss = result.metrics["loss"] = float("nan")
         return result
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from generate.canvas.blend import blend, window_weights
-from generate.canvas.windows import Window, overlap_counts, plan_windows
+from generate.canvas.windows import Window, plan_windows
+from tests.small_scrolls import overlap_counts
 from train.engine import gradient as engine
 from train.engine.field import Field
 from train.engine.problem import Problem, Side, Trainable

@@ -68,14 +68,14 @@ class Generate:
         self.spec = spec
         self.guard = guard or Guard(Storage(spec.url), spec.guard, spec.session)
         settings = spec.candidates
-        family = _load_family(settings.model)
+        options = {name: options_of(settings.options, name) for name in settings.generators}
+        family = _load_family(settings.model, options)
         if family is not None:
             record_model(Storage(spec.url), family)
-        self.device = str(getattr(family, "device", "cpu"))
+        self.device = str(family.device) if family is not None else "cpu"
         short_names(settings.generators)
         self.generators = [
-            (name, build_generator(name, family, options_of(settings.options, name)))
-            for name in settings.generators
+            (name, build_generator(name, family, options[name])) for name in settings.generators
         ]
         self.hashes = {name: generator_hash(settings, name) for name in settings.generators}
         self.encoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="encode")
@@ -303,12 +303,14 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:500]}"
 
 
-def _load_family(model: str) -> Any:
+def _load_family(model: str, options: dict[str, dict[str, Any]]) -> Any:
+    """The model, with its ControlNet where one of the generators asks for it."""
     if not model:
         return None
     from generate.models.family import load_family
+    from generate.request import needs_control
 
-    return load_family(model)
+    return load_family(model, controlnet=any(needs_control(*each) for each in options.items()))
 
 
 def _load_scorer(name: str, target: str, spec: StageSpec) -> Any:

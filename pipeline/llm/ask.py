@@ -93,49 +93,59 @@ class LLM:
         if stored is not None and stored.kind != "transient":
             self.report.from_cache += 1
             return self._count(stored)
-        answer = await self._attempts(key, body, schema)
-        if answer.kind != "budget":
-            answer = await asyncio.to_thread(self.cache.put, answer)
-        return self._count(answer)
+        return self._count(await self._attempts(key, body, schema))
+
+    async def _store(self, answer: Answer) -> Answer:
+        return await asyncio.to_thread(self.cache.put, answer)
 
     def _count(self, answer: Answer) -> Answer:
         self.report.answers[answer.kind] = self.report.answers.get(answer.kind, 0) + 1
         return answer
 
     async def _attempts(self, key: str, body: dict[str, Any], schema: type[BaseModel]) -> Answer:
-        """Ask until there is a valid answer or a reason to stop."""
+        """Ask until there is a valid answer or a reason to stop, and store it.
+
+        A place among the requests under way is kept until the answer is stored: however slow the storage, a
+        kill costs no more than `concurrency` answers that were paid for.
+        """
         spent = _Spent(key)
         failures = garbage = 0
         while True:
             estimate = _estimate(body, self.settings)
             if not self._reserve(estimate):
                 reason = f"the token budget of {self.settings.token_budget} is used up"
-                return spent.answer("budget" if spent.requests == 0 else "transient", reason)
-            try:
-                reply = await self._request(body, estimate, spent)
-                content = self._harmless(_validated(reply, schema))
-                return spent.answer("ok", content=content, model=self.wire.redact(reply.model))
-            except Garbage as error:
-                garbage += 1
-                if garbage > self.settings.invalid_retries:
-                    return spent.answer("invalid", self.wire.redact(str(error)))
-            except Failure as error:
-                failures += 1
-                last = error.kind == "permanent" or failures > self.settings.max_retries
-                if last or error.wait > self.settings.max_retry_after:
-                    return spent.answer(error.kind, self.wire.redact(str(error)))
-                await self._wait(error, key, failures)
+                if spent.requests == 0:
+                    return spent.answer("budget", reason)
+                return await self._store(spent.answer("transient", reason))
+            answer, failure = None, None
+            async with self.pace.slots:
+                try:
+                    reply = await self._request(body, estimate, spent)
+                    content = self._harmless(_validated(reply, schema))
+                    answer = spent.answer("ok", content=content, model=self.wire.redact(reply.model))
+                except Garbage as error:
+                    garbage += 1
+                    if garbage > self.settings.invalid_retries:
+                        answer = spent.answer("invalid", self.wire.redact(str(error)))
+                except Failure as error:
+                    failures, failure = failures + 1, error
+                    last = error.kind == "permanent" or failures > self.settings.max_retries
+                    if last or error.wait > self.settings.max_retry_after:
+                        answer = spent.answer(error.kind, self.wire.redact(str(error)))
+                if answer is not None:
+                    return await self._store(answer)
+            if failure is not None:
+                await self._wait(failure, key, failures)
 
     async def _request(self, body: dict[str, Any], estimate: int, spent: _Spent) -> Reply:
         """One request at its turn; counts what it cost, whatever comes of it."""
         used = 0
         try:
             await self.pace.ready(estimate)
-            async with self.pace.slots:
-                self._check_fatal()
-                self.report.requests += 1
-                spent.requests += 1
-                reply = await self.wire.send(body)
+            self._check_fatal()
+            self.report.requests += 1
+            spent.requests += 1
+            reply = await self.wire.send(body)
             used = reply.prompt_tokens + reply.completion_tokens
             self._pay(reply, spent)
             self._failures_in_a_row = 0

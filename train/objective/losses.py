@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from drspo.errors import UserError
+from drspo.ranges import check_ranges
 from drspo.registry import lookup
 from train import LOSSES
 from train.settings import LossSettings
@@ -152,6 +153,27 @@ def _odds(x: float) -> tuple[float, float]:
     return x / growth, (growth - x * (growth + 1)) / growth**2
 
 
+def _by_margin(settings: LossSettings, numel: int) -> float:
+    return effective_beta(settings, numel) / 2
+
+
+# What an error weighs against the loss's own value, so that the anchors mean the same beside each of them:
+# dpo, hinge and kto are functions of (beta/2) E; ipo is (z - 1/2)^2 / beta^2, such a function divided by
+# beta^2; mapo counts E_w itself.
+dpo.unit = hinge.unit = kto.unit = _by_margin  # type: ignore[attr-defined]
+ipo.unit = lambda settings, numel: 1 / (2 * effective_beta(settings, numel))  # type: ignore[attr-defined]
+mapo.unit = lambda settings, numel: 1.0  # type: ignore[attr-defined]
+
+
+def error_unit(settings: LossSettings, numel: int) -> float:
+    """What the anchors multiply an error with, to stand in the loss's own unit; beta/2 for dpo.
+
+    A plugin says it as its attribute `unit(settings, numel)`; without one it takes no anchor (see `check`).
+    """
+    function = lookup(LOSSES, settings.name, "loss")
+    return float(function.unit(settings, numel))
+
+
 def needs_reference(settings: LossSettings) -> bool:
     """Whether the loss or its anchor looks at the reference model at all (MaPO does not)."""
     function = lookup(LOSSES, settings.name, "loss")
@@ -159,20 +181,14 @@ def needs_reference(settings: LossSettings) -> bool:
 
 
 def check(settings: LossSettings) -> LossSettings:
-    """The settings, or UserError where they contradict each other."""
-    lookup(LOSSES, settings.name, "loss")
-    if not 0 <= settings.label_smoothing < 0.5:
+    """The settings, or UserError where one is out of range or they contradict each other."""
+    function = lookup(LOSSES, settings.name, "loss")
+    check_ranges(settings)
+    anchored = settings.winner_anchor > 0 or settings.reference_anchor > 0
+    if anchored and not hasattr(function, "unit"):
         raise UserError(
-            f"label_smoothing is {settings.label_smoothing}",
-            "loss.label_smoothing",
-            "it is the probability of a wrong label: 0 up to, and not including, 0.5",
+            f"the loss {settings.name!r} does not say what an error weighs in it, so it takes no anchor",
+            "--loss.name",
+            "give the function an attribute unit(settings, numel), or leave the anchors at 0",
         )
-    if settings.beta <= 0:
-        raise UserError(f"beta is {settings.beta}", "loss.beta", "it must be positive; the paper uses 5000")
-    if not 0 <= settings.safeguard_margin < 1:
-        raise UserError(
-            f"safeguard_margin is {settings.safeguard_margin}", "loss.safeguard_margin", "use 0 up to 1"
-        )
-    if min(settings.winner_anchor, settings.reference_anchor, settings.region_weight) < 0:
-        raise UserError("an anchor or region weight is negative", "loss", "use 0 to switch it off")
     return settings

@@ -31,11 +31,11 @@ class Trainee:
     references: References | None = None
     """Where the frozen model's answers are kept; None asks it at every step."""
 
-    def gradients(self, pair: EncodedPair, step: int) -> PairResult:
-        """Loss, LoRA gradient and metrics of one pair at one step."""
+    def gradients(self, pair: EncodedPair, position: int) -> PairResult:
+        """Loss, LoRA gradient and metrics of the pair at `position`, counted over the whole run."""
         config, shape = self.config, tuple(pair.latents_w.shape)
-        drawn = step_draw(config.seed, step, pair.pair_id, shape, self.process.timesteps, config.noise)
-        # Dropout draws from torch's own generator; seeding it here makes its masks a function of the step
+        drawn = step_draw(config.seed, position, pair.pair_id, shape, self.process.timesteps, config.noise)
+        # Dropout draws from torch's own generator; seeding it here makes its masks a function of the position
         # too.
         torch.manual_seed(drawn.seed)
         together = in_one_call(

@@ -70,7 +70,7 @@ class TensorCache:
 
 def image_key(data: bytes, height: int, width: int, resize: str) -> str:
     """The name of a picture's latents: its encoded bytes and the preprocessing, nothing else."""
-    return content_hash("image-v1", data, height, width, resize)
+    return content_hash("image-v2", data, height, width, resize)
 
 
 def text_key(prompt: str) -> str:

@@ -15,6 +15,7 @@ __all__ = ["Dropped", "PairRow", "canvas_picture", "check_pair", "has_split", "r
 
 PAIR_COLUMNS = ("prompt", "chosen", "rejected")
 PICKAPIC_COLUMNS = ("caption", "jpg_0", "jpg_1", "label_0")
+SAME = "chosen and rejected are the same picture"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,8 @@ def check_pair(row: PairRow, height: int, width: int, resize: str) -> None:
     """
     if not row.prompt.strip():
         raise Dropped("empty prompt")
+    if row.chosen == row.rejected:
+        raise Dropped(SAME)
     sizes = [_size(data, name) for data, name in ((row.chosen, "chosen"), (row.rejected, "rejected"))]
     if sizes[0] != sizes[1]:
         raise Dropped(f"unequal sizes: chosen {_text(sizes[0])}, rejected {_text(sizes[1])}")

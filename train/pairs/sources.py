@@ -1,11 +1,13 @@
 """Where pairs lie: runs and exports of the dataset builder, Parquet files, datasets on the Hub."""
 
 import glob
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from drspo.errors import UserError
+from drspo.hashing import content_hash
 
 
 def open_source(source: str, split: str, subset: str = "") -> Iterator[dict[str, Any]]:
@@ -44,15 +46,15 @@ def _loose_files(folder: Path, split: str) -> str:
 
 
 def _parquet(pattern: str) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as parquet
+    from pipeline.parquet import batch_rows, open_parquet
 
     files = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
     if not files or not Path(files[0]).exists():
         raise UserError("no Parquet file found", pattern)
     for name in files:
         try:
-            with parquet.ParquetFile(name) as table:
-                for batch in table.iter_batches(batch_size=16):
+            with open_parquet(name, name) as table:
+                for batch in table.iter_batches(batch_size=batch_rows(table, 16)):
                     yield from batch.to_pylist()
         except OSError as error:
             raise UserError(f"not a readable Parquet file: {error}", name) from error
@@ -90,3 +92,14 @@ def has_split(source: str, split: str, subset: str = "") -> bool:
         return next(iter(open_source(source, split, subset)), None) is not None
     except (UserError, ValueError, FileNotFoundError):
         return False
+
+
+def source_stamp(source: str) -> str:
+    """A hash over names, sizes and times of a local source's Parquet files: another one says that something
+    may have changed. Empty for the Hub, for an address, and where nothing is left to look at."""
+    place = Path(source)
+    files = [Path(name) for name in glob.glob(source)] if glob.has_magic(source) else [place]
+    if place.is_dir():
+        files = list(place.rglob("*.parquet"))
+    facts = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files) if f.is_file()]
+    return content_hash(json.dumps(facts)) if facts else ""

@@ -7,6 +7,7 @@ from typing import Any
 
 from drspo.errors import UserError
 from drspo.files.storage import Storage
+from drspo.leaving import public, public_name
 from train.report.metrics import JsonLines
 from train.settings import TrackingConfig
 
@@ -79,11 +80,22 @@ def _wandb(out: Path, project: str, config: Mapping[str, Any]) -> Any:
         raise UserError("wandb is not installed", "--tracking.wandb-project", "pip install wandb") from error
     # A folder's name is no id: two projects' folders are both called "blueprint".
     Storage(out).create("wandb-id", secrets.token_hex(8).encode())
+    # The service also asks the machine for its host, account, command line, paths and printed lines.
+    quiet = wandb.Settings(
+        host="",
+        username="",
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        disable_git=True,
+        save_code=False,
+        console="off",
+    )
     return wandb.init(
         project=project,
         dir=str(out),
-        config=dict(config),
-        name=out.name,
+        config=public(dict(config)),
+        name=public_name(str(out)),
         id=(out / "wandb-id").read_text(),
         resume="allow",
+        settings=quiet,
     )

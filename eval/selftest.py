@@ -1,0 +1,231 @@
+"""`python -m eval --selftest`: whether each measure answers to what it is for, and to nothing else.
+
+Every scene is drawn whole (the clean twin) and with each fault that we can draw. A measure passes when each
+control it is for is ordered against its twin in at least 95 % of the scenes, and every other control moves
+its mean by less than a tenth of what its weakest intended control does. What a measure cannot tell, its
+limits, is measured and printed beside it, and decides nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from eval.controls import objects, pictures, surroundings
+from eval.controls.drawn import Drawn, drawn
+
+ORDERED, LEAK = 0.95, 0.10
+FIRST_SEED = 93_000_000
+"""The first scene; no threshold was chosen on scenes from here on."""
+
+Control = Callable[[Drawn, np.random.Generator], np.ndarray | None]
+CONTROLS: dict[str, Control] = {
+    **{f"{n} cop{'y' if n == 1 else 'ies'}": partial(objects.copies, count=n) for n in (1, 2, 3)},
+    **{f"{n} jittered": partial(objects.jittered, count=n) for n in (1, 2, 3)},
+    "tiles": partial(objects.tiles, vary=False),
+    "varied tiles": partial(objects.tiles, vary=True),
+    "mirrored half": objects.mirrored_half,
+    **{f"{n} different": partial(objects.different, count=n) for n in (1, 2, 3)},
+    **{f"ghosts of {s:.0%}": partial(objects.ghosts, strength=s) for s in (0.6, 0.4)},
+    **{f"raised {s} H": partial(objects.raised, lift=s) for s in (0.05, 0.1, 0.2)},
+    **{f"size x{s}": partial(objects.resized, scale=s) for s in (0.7, 1.4)},
+    "leaning twins": objects.leaning_twins,
+    "clouds": surroundings.clouds,
+    "cumulus": surroundings.cumulus,
+    "waves": surroundings.waves,
+    "ridges": surroundings.ridges,
+    "stars": surroundings.stars,
+    "birds": surroundings.birds,
+    "other texture": surroundings.texture,
+    "another scene": surroundings.another_scene,
+    "collage": surroundings.collage,
+    "hard cut": surroundings.hard_cut,
+    **{f"steps of {n}": partial(pictures.steps, levels=n) for n in (3, 6, 12)},
+    **{f"drift {n}": partial(pictures.drift, degrees=n) for n in (20, 60)},
+    **{f"blur {s} px": partial(pictures.blur, sigma=s) for s in (0.5, 1, 2)},
+    **{f"noise {n}": partial(pictures.noise, sigma=n) for n in (4, 10)},
+    **{f"frame {s} H": partial(pictures.frame, share=s) for s in (0.02, 0.05)},
+    "bars": pictures.bars,
+    **{f"palettes x{s}": partial(pictures.palettes, strength=s) for s in (0.5, 1)},
+}
+TWINS: dict[str, Control] = {"leaning twins": objects.leaning_one}
+"""Controls whose clean twin is not the scene itself."""
+COPIES = (
+    *("1 copy", "2 copies", "3 copies", "1 jittered", "2 jittered", "3 jittered"),
+    *("tiles", "varied tiles", "mirrored half"),
+)
+HARD = ("raised 0.05 H", "raised 0.1 H", "raised 0.2 H", "size x0.7", "size x1.4", "leaning twins")
+GHOSTS = ("ghosts of 60%", "ghosts of 40%")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """What a measure is for."""
+
+    rises_for: tuple[str, ...]
+    """Controls that have the fault; the measure must rise."""
+    limits: tuple[str, ...] = ()
+    """Controls that are measured and decide nothing: their truth is in between, or beyond the measure."""
+
+
+CHECKS: dict[str, Check] = {
+    "surplus": Check(rises_for=COPIES, limits=(*HARD, *GHOSTS, "cumulus")),
+    "seam": Check(
+        rises_for=("steps of 3", "steps of 6", "steps of 12", "hard cut", "collage", "varied tiles")
+    ),
+    "border_seam": Check(rises_for=("steps of 3", "steps of 6", "steps of 12")),
+    "style": Check(
+        rises_for=("palettes x0.5", "palettes x1", "collage", "hard cut", "drift 60"),
+        limits=("varied tiles", "drift 20"),
+    ),
+    "border_frame": Check(rises_for=("frame 0.02 H", "frame 0.05 H", "bars")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One control under one measure."""
+
+    measure: str
+    control: str
+    role: str
+    """for, silent or limit."""
+    count: int
+    shift: float
+    """The mean rise over the clean twin."""
+    above: float
+    """The share of scenes above the twin; equal counts half."""
+    passed: bool | None
+    """None for a limit."""
+
+
+def measure_scene(seed: int, names: tuple[str, ...]) -> dict[tuple[str, str], float]:
+    """(measure, control) to the rise over the clean twin in one scene; "clean" holds the twin's own value."""
+    from eval.base import build_scorer
+
+    scorers = {name: build_scorer(name) for name in names}
+    parts = drawn(seed)
+    out: dict[tuple[str, str], float] = {}
+
+    def values(image: np.ndarray) -> dict[str, float]:
+        picture = Image.fromarray(image)
+        return {name: scorer.score([picture], [""])[0] for name, scorer in scorers.items()}
+
+    clean = values(parts.clean)
+    out.update({(name, "clean"): value for name, value in clean.items()})
+    for control, change in CONTROLS.items():
+        image = change(parts, _draws(seed, control))
+        if image is None:
+            continue
+        twin = values(_twin(control, parts, seed)) if control in TWINS else clean
+        out.update({(name, control): value - twin[name] for name, value in values(image).items()})
+    return out
+
+
+def _twin(control: str, parts: Drawn, seed: int) -> np.ndarray:
+    image = TWINS[control](parts, _draws(seed, control))
+    assert image is not None, control
+    return image
+
+
+def _draws(seed: int, control: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(control.encode())])
+
+
+def judge(scenes: Iterable[dict[tuple[str, str], float]], names: tuple[str, ...]) -> list[Line]:
+    """A line per measure and control, with the verdict."""
+    rises: dict[tuple[str, str], list[float]] = {}
+    for scene in scenes:
+        for key, value in scene.items():
+            rises.setdefault(key, []).append(value)
+    return [line for name in names for line in _judge_one(name, rises)]
+
+
+def _judge_one(name: str, rises: dict[tuple[str, str], list[float]]) -> list[Line]:
+    check = CHECKS[name]
+    shift = {
+        control: float(np.mean(rises[name, control])) for control in CONTROLS if (name, control) in rises
+    }
+    weakest = min(shift[control] for control in check.rises_for)
+    lines = []
+    for control, mean in shift.items():
+        some = np.array(rises[name, control])
+        above = float((some > 0).mean() + 0.5 * (some == 0).mean())
+        if control in check.rises_for:
+            role, passed = "for", above >= ORDERED
+        elif control in check.limits:
+            role, passed = "limit", None
+        else:
+            role, passed = "silent", abs(mean) < LEAK * weakest
+        lines.append(Line(name, control, role, len(some), mean, above, passed))
+    return lines
+
+
+def run(count: int, names: tuple[str, ...], workers: int = 1, first: int = FIRST_SEED) -> list[Line]:
+    """The lines of `count` scenes from seed `first` on, in `workers` processes."""
+    seeds = range(first, first + count)
+    one = partial(measure_scene, names=names)
+    if workers == 1:
+        return judge(map(one, seeds), names)
+    with ProcessPoolExecutor(workers) as pool:
+        return judge(pool.map(one, seeds, chunksize=4), names)
+
+
+def failures(lines: list[Line]) -> list[str]:
+    """A sentence for each control that a measure fails."""
+    weakest = {
+        line.measure: min(o.shift for o in lines if o.measure == line.measure and o.role == "for")
+        for line in lines
+    }
+    return [
+        f"{line.measure} is for {line.control} and rises in {line.above:.0%} of {line.count} scenes"
+        if line.role == "for"
+        else f"{line.measure} moves by {line.shift:+.3f} for {line.control}; "
+        f"a tenth of its weakest intended shift is {LEAK * weakest[line.measure]:.3f}"
+        for line in lines
+        if line.passed is False
+    ]
+
+
+def markdown(lines: list[Line]) -> str:
+    """The tables, one per measure."""
+    parts = []
+    for name in dict.fromkeys(line.measure for line in lines):
+        own = [line for line in lines if line.measure == name]
+        verdict = "fails" if failures(own) else "passes"
+        parts.append(f"### {name}: {verdict}\n\n| control | role | scenes | mean shift | above its twin | |")
+        parts.append("|---|---|---|---|---|---|")
+        order = {"for": 0, "silent": 1, "limit": 2}
+        for line in sorted(own, key=lambda line: order[line.role]):
+            mark = {True: "ok", False: "FAILS", None: ""}[line.passed]
+            parts.append(
+                f"| {line.control} | {line.role} | {line.count} | {line.shift:+.3f} "
+                f"| {line.above:.0%} | {mark} |"
+            )
+        parts.append("")
+    return "\n".join(parts)
+
+
+def main(argv: list[str]) -> int:
+    """Draws the controls, prints the tables, and says which measures fail: 1 then, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="drspo eval --selftest", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--scenes", type=int, default=400, help="scenes to draw, at least 20")
+    parser.add_argument("--measures", nargs="+", choices=sorted(CHECKS), default=list(CHECKS))
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    chosen = parser.parse_args(argv)
+    if chosen.scenes < 20 or chosen.workers < 1:
+        parser.error("--scenes must be 20 or more and --workers 1 or more")
+    lines = run(chosen.scenes, tuple(chosen.measures), chosen.workers)
+    print(markdown(lines))
+    wrong = failures(lines)
+    print("\n".join(wrong) if wrong else "Every measure passes.")
+    return 1 if wrong else 0
