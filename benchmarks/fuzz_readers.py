@@ -236,11 +236,16 @@ class DataSet:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        kinds = (pa.ArrowException, TypeError, ValueError, OverflowError, AttributeError)
+        buffer = io.BytesIO()
         try:
-            table = pa.Table.from_pylist([changed, *rows] if isinstance(changed, dict) else rows)
-        except (pa.ArrowException, TypeError, ValueError, OverflowError, AttributeError):
-            table = pa.Table.from_pylist(rows)  # Arrow holds no such mixture
-        pq.write_table(table, path)
+            pq.write_table(
+                pa.Table.from_pylist([changed, *rows] if isinstance(changed, dict) else rows), buffer
+            )
+        except kinds:  # Arrow holds or writes no such mixture
+            buffer = io.BytesIO()
+            pq.write_table(pa.Table.from_pylist(rows), buffer)
+        path.write_bytes(buffer.getvalue())
 
     def read(self, folder: Path) -> None:
         from train.pairs.rows import Dropped, PairRow, canvas_picture, check_pair, read_rows
