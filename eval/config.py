@@ -42,6 +42,8 @@ class Judges:
     """Settings of single scorers as name.key=value, for example near.view=windows aesthetic.head=FILE."""
     trained: tuple[str, ...] = ()
     """Scorers that were training labels: marked, and left out of a second average rank."""
+    aside: tuple[str, ...] = ()
+    """Scorers that are shown and not counted in any rank, for example a count that checks the others."""
     batch: int = 16
     """Pictures handed to a scorer at once."""
 

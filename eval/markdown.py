@@ -30,9 +30,11 @@ def _scorer(found: Comparison, scorer: str) -> str:
     about, (used, every) = found.about[scorer], found.pictures(scorer)
     better = "higher" if about.higher_is_better else "lower"
     label = " (was a training label)" if scorer in found.trained else ""
+    label += " (aside: no rank counts it)" if scorer in found.aside else ""
     revision = f"@{inline(about.revision[:12])}" if about.revision else ""
+    tokens = f"; {about.text_limit} tokens of a prompt" if about.text_limit else ""
     head = (
-        f"### {inline(scorer)}{label}\n\n{inline(about.unit)}; view {inline(about.view)}; "
+        f"### {inline(scorer)}{label}\n\n{inline(about.unit)}; view {inline(about.view)}{tokens}; "
         f"{inline(about.checkpoint)}{revision} {code(about.checkpoint_hash)}, "
         f"version {inline(about.version)}; {better} is better; "
         f"compared on {used} of {every} pictures per method\n"
@@ -63,11 +65,12 @@ def _line(row: Row) -> str:
 
 def _ranks(found: Comparison) -> str:
     if not found.standings:
-        return "### Average rank over scorers\n\nNo picture has a number from every scorer and method.\n"
+        return "### Average rank\n\nNo picture has a number from every scorer and method.\n"
     second = found.untrained_standings
     head = ["method", "rank [95 %]", "chance to be best", "paper's tie rule"]
     head += [f"without {', '.join(found.trained)}"] if second else []
-    lines = ["### Average rank over scorers\n", _cells(head), _cells(["---"] * len(head))]
+    title = f"### Average rank over {', '.join(found.ranked)}\n"
+    lines = [title, _cells(head), _cells(["---"] * len(head))]
     for method, standing in found.standings.items():
         cells = [method, *_standing(standing), f"{found.paper_ranks[method]:.2f}"]
         lines.append(_cells(cells + ([" ".join(_standing(second[method])[:1])] if second else [])))

@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
         digests=digests,
     )  # fmt: skip
     run.write(RECORDS, "".join(json.dumps(asdict(record)) + "\n" for record in records).encode())
-    found = Comparison(records, baseline, config.judges.trained)
+    found = Comparison(records, baseline, config.judges.trained, config.judges.aside)
     text = markdown(found)
     run.write("tables.md", text.encode())
     run.write("tables.json", json.dumps(found.as_json(), indent=2).encode())

@@ -68,8 +68,9 @@ def test_resuming_nothing_says_so(tmp_path):
 def test_a_folder_of_another_configuration_is_refused_with_the_difference(tmp_path):
     asked = parse(["--config", "miniature", "--out", str(tmp_path / "run"), "--data.source", "pairs.parquet"])
     begin(asked)
-    (tmp_path / "run" / "checkpoints" / "step-000001").mkdir(parents=True)
-    (tmp_path / "run/metrics.jsonl").write_text("a result")
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000001"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text("{}")
     with pytest.raises(UserError, match=r"lora\.rank: 16 there, 8 asked now"):
         begin(replace(asked, lora=replace(asked.lora, rank=8)))
 

@@ -10,9 +10,7 @@ from generate.canvas.blend import window_weights
 from generate.canvas.windows import Window, plan_windows
 from generate.request import own
 from train.config import TrainConfig
-
-PIXELS_PER_LATENT = 8
-"""Of the autoencoders whose networks can be trained here, SDXL's and SD's."""
+from train.settings import PIXELS_PER_LATENT
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@ disk."""
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from functools import lru_cache
 from typing import Any, Protocol
@@ -17,8 +16,6 @@ from eval.backbones.cache import EmbeddingCache, image_key, text_key
 from eval.backbones.clip_open import describe
 from eval.backbones.files import Found
 from eval.backbones.views import shown
-
-log = logging.getLogger(__name__)
 
 
 class ClipSource(Protocol):
@@ -80,11 +77,6 @@ class Backbone:
         self._tokenizer: Any = None
         self._seen: OrderedDict[str, np.ndarray] = OrderedDict()
         self._remember = remember
-
-    @property
-    def loaded(self) -> bool:
-        """Whether the networks are in memory."""
-        return self._encoders is not None
 
     @property
     def encoders(self) -> tuple[Any, Any]:
@@ -182,21 +174,3 @@ def choose_device(name: str) -> torch.device:
 def load_backbone(name: str, device: str = "auto", batch_size: int = 32, cache: str = "") -> Backbone:
     """The backbone called `name` on `device`: one object per process, shared by all who ask alike."""
     return Backbone(name, device, batch_size, cache)
-
-
-class TextCut:
-    """Says once, and for the whole list of prompts, what a scorer's text limit cuts off."""
-
-    def __init__(self, metric: str, limit: int) -> None:
-        self.metric, self.limit, self._said = metric, limit, False
-
-    def say(self, counts: list[int]) -> None:
-        """Warns when any text is longer than the limit; counts include the start and end tokens."""
-        over = [count for count in counts if count > self.limit]
-        if over and not self._said:
-            self._said = True
-            share = max(100 * (count - self.limit) / (count - 2) for count in over)
-            log.warning(
-                "%s reads %d tokens of a prompt: %d of these %d prompts are longer, up to %.0f %% is cut.",
-                self.metric, self.limit, len(over), len(counts), share,
-            )  # fmt: skip

@@ -57,7 +57,7 @@ def find(source: str, names: Sequence[str], metric: str, *, setting: str = "weig
     raise UserError(
         f"{metric}: the weights {source!r} are not there",
         f"{folder / names[0]}",
-        f"put {' or '.join(names)} there, or give {metric}.{setting}=FOLDER|FILE|OWNER/NAME",
+        f"put {' or '.join(names)} there, or give {_option(metric, setting)}=FOLDER|FILE|OWNER/NAME",
     )
 
 
@@ -69,26 +69,32 @@ def file_sha256(path: str, size: int, changed: int) -> str:
 
 
 def _from_hub(source: str, names: Sequence[str], metric: str, setting: str) -> Path:
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
     repo, _, revision = source.partition("@")
     for name in names:
         cached = try_to_load_from_cache(repo, name, revision=revision or None)
         if isinstance(cached, str):
             return Path(cached)
-    reason = "no such file"
-    for name in names:
-        try:
-            return Path(hf_hub_download(repo, name, revision=revision or None))
-        except EntryNotFoundError:
-            continue
-        except Exception as error:  # the Hub client raises many classes; each means "not to be had"
-            reason = type(error).__name__
-            break
+    reason = "the repository has no such file"
+    try:
+        # One question without retries: the download itself would wait half a minute for a network.
+        about = HfApi().model_info(repo, revision=revision or None, timeout=20)
+        present = {file.rfilename for file in about.siblings or []}
+        for name in names:
+            if name in present:
+                return Path(hf_hub_download(repo, name, revision=about.sha))
+    except Exception as error:  # the Hub client raises many classes; each means "not to be had"
+        reason = f"the Hub cannot be asked ({type(error).__name__})"
     raise UserError(
-        f"{metric}: cannot fetch the weights {repo}",
+        f"{metric}: the weights {repo} are not on this machine",
         f"{repo}/{names[0]}: {reason}",
-        f"run: hf download {repo} {names[0]}; or put {names[0]} into a folder and name it with "
-        f"{metric}.{setting}=FOLDER",
+        f"run: hf download {repo} '{names[0]}'; or put {names[0]} into a folder and name it, "
+        f"{_option(metric, setting)}=FOLDER",
     )
+
+
+def _option(metric: str, setting: str) -> str:
+    """How a setting is written on the command line."""
+    owner = "SCORER" if metric == "backbone" else metric
+    return f"--judges.options {owner}.{setting}"

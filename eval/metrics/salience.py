@@ -104,10 +104,10 @@ def above_floor(distance: np.ndarray, dead: float, typical: float = TYPICAL) -> 
 def objects_only(salient: np.ndarray) -> np.ndarray:
     """Without layers, specks and frames: what stands, no wider than LAYER.
 
-    Takes away the grey opening by a horizontal line. Of what is left, parts (joined over vertical gaps of
-    0.08 heights, as a lighthouse's stripes are) stay that have an area of 0.003 square heights, a height of
-    0.08 to 0.75, no less than 0.4 of their width, and don't fill a box wider than 0.75 heights, as a strip of
-    another picture's sky does.
+    Takes away the grey opening by a horizontal line. Of what is left, parts stay (joined over vertical gaps
+    of 0.08 heights, as a lighthouse's stripes are) that have an area of 0.003 square heights, a height of
+    0.08 to 0.75 and no less than 0.4 of their width. No lying bar and no filled field wider than 0.75 heights
+    stays (strips of another picture's sky), and no upright bar at an end of the scroll (a frame).
     """
     rows = salient.shape[0]
     line = np.ones((1, 2 * round(LAYER * rows / 2) + 1), np.uint8)
@@ -123,5 +123,8 @@ def objects_only(salient: np.ndarray) -> np.ndarray:
     width, height = stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]
     keep = (area >= 0.003 * rows**2) & (height >= max(0.08 * rows, 1)) & (height <= 0.75 * rows)
     keep &= (height >= 0.4 * width) & ~((width >= 0.75 * rows) & (area >= 0.45 * width * height))
+    keep &= ~((width >= 1.2 * height) & (area >= 0.8 * width * height))
+    ends = (stats[:, cv2.CC_STAT_LEFT] == 0) | (stats[:, cv2.CC_STAT_LEFT] + width == salient.shape[1])
+    keep &= ~(ends & (height >= 2 * width))
     keep[0] = False
     return left * keep[parts]
