@@ -53,7 +53,10 @@ class Judges:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
-    """A benchmark: methods x prompts x seeds, scored, tabled with intervals, shown in one HTML page."""
+    """A benchmark: methods x prompts x seeds, scored, tabled with intervals, shown in one HTML page.
+
+    Beside it: eval score FOLDER (pictures made elsewhere), eval --coverage, eval --selftest.
+    """
 
     model: str = "sdxl"
     """A name of generate.models.family.MODELS, a Hub id or a folder."""
