@@ -13,5 +13,8 @@ MEASURES = {
     "border_frame": "eval.metrics.border:BorderFrame",
     "repeated_objects": "eval.metrics.objects:RepeatedObjects",
     "subject_present": "eval.metrics.objects:SubjectPresent",
+    "gap": "eval.metrics.gap:Gap",
+    "intra_lpips": "eval.metrics.peers:IntraLpips",
+    "intra_style": "eval.metrics.peers:IntraStyle",
     "scene_right": "eval.metrics.objects:SceneRight",
 }

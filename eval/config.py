@@ -29,7 +29,7 @@ class Pictures:
 class Judges:
     """Which numbers are taken of them."""
 
-    scorers: tuple[str, ...] = ("aesthetic", "clip", "repetition", "seam")
+    scorers: tuple[str, ...] = ("aesthetic", "clip", "seam")
     """Names of eval.SCORERS and eval.MEASURES, or module:Class."""
     aesthetic_view: str = "windows"
     """official, letterbox, squash or windows; official sees the middle quarter of a 4:1 scroll only."""

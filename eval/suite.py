@@ -132,6 +132,7 @@ def scorer_settings(name: str, config: EvalConfig) -> dict[str, Any]:
         "aesthetic": shared | {"head": preset["head"], "view": config.judges.aesthetic_view},
         "clip": shared | {"view": config.judges.clip_view},
         "repetition": shared,
+        "gap": shared,
     }.get(name, {})
 
 
