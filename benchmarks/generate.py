@@ -32,18 +32,20 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.random_sdxl import random_embeddings, random_family  # noqa: E402
+from generate.canvas.noise import initial_noise  # noqa: E402
+from generate.canvas.plan import Canvas, canvas_time_ids, plan_canvas  # noqa: E402
+from generate.images.vae import decode_scroll  # noqa: E402
 from generate.methods.mad import MAD  # noqa: E402
 from generate.methods.mad import Config as MADConfig  # noqa: E402
 from generate.methods.multidiffusion import Config, MultiDiffusion  # noqa: E402
-from generate.models.family import MODELS, ModelFamily, load_family  # noqa: E402
+from generate.models.family import ModelFamily, load_family  # noqa: E402
 from generate.models.memory import auto_window_batch  # noqa: E402
 from generate.models.prompts import PromptEmbeddings  # noqa: E402
-from generate.models.schedulers import make_scheduler  # noqa: E402
-from generate.request import Request, initial_noise  # noqa: E402
-from generate.sampling.scroll import canvas_time_ids, decode, encode_request, plan_canvas  # noqa: E402
+from generate.models.schedulers import make_schedule  # noqa: E402
+from generate.models.specs import MODELS  # noqa: E402
+from generate.request import Request  # noqa: E402
 
 PROMPT = "a lighthouse on the sea at dusk"
-NETWORKS = ("unet", "controlnet")
 
 
 @dataclass
@@ -98,7 +100,8 @@ def open_family(args: argparse.Namespace, control: bool = False) -> ModelFamily:
 
 
 def embeddings_of(family: ModelFamily, request: Request) -> PromptEmbeddings:
-    return encode_request(family, Config(), request) if family.text_encoders else random_embeddings(family)
+    method = MultiDiffusion(family, Config())
+    return method.encode(request) if family.text_encoders else random_embeddings(family)
 
 
 def request_of(args: argparse.Namespace, family: ModelFamily, widen: int = 1) -> Request:
@@ -167,7 +170,9 @@ class Bench:
         family, (h, w), count = self.family, self.canvas.windows[0].shape, len(self.canvas.windows)
         batch = self.args.window_batch or auto_window_batch(family, (h, w), count)
         forwards, size = -(-count // batch), -(-count // -(-count // batch))
-        sample = torch.randn(2 * size, family.latent_channels, h, w, device=family.device, dtype=family.dtype)
+        sample = torch.randn(
+            2 * size, family.denoiser.channels, h, w, device=family.device, dtype=family.dtype
+        )
         both = torch.cat([self.text.negative_prompt_embeds, self.text.prompt_embeds]).to(
             family.device, family.dtype
         )
@@ -185,10 +190,12 @@ class Bench:
 
     def whole_scrolls(self) -> dict[str, Callable[[], Any]]:
         runs: dict[str, Callable[[], Any]] = {
-            "multidiffusion": lambda: decode(
-                self.family, self.multidiffusion.sample(self.request, embeddings=self.text).latents
+            "multidiffusion": lambda: decode_scroll(
+                self.family.vae, self.multidiffusion.sample(self.request, embeddings=self.text).latents
             ),
-            "mad": lambda: decode(self.family, self.mad.sample(self.request, embeddings=self.text).latents),
+            "mad": lambda: decode_scroll(
+                self.family.vae, self.mad.sample(self.request, embeddings=self.text).latents
+            ),
         }
         if self.family.controlnet is not None:
             from generate.methods.drspo.two_stage import DRSPO
@@ -202,8 +209,8 @@ class Bench:
 def loop_of_windows(family: ModelFamily, request: Request, text: PromptEmbeddings) -> torch.Tensor:
     """MultiDiffusion in the manner of its original: each window alone through UNet, CFG and scheduler."""
     canvas = plan_canvas(family.spec, Config(), request.height, request.width)
-    scheduler = make_scheduler(family, "ddim", request.steps)
-    latents = initial_noise(request.seed, (1, family.latent_channels, canvas.height, canvas.width)).to(
+    scheduler = make_schedule(family, "ddim", request.steps).scheduler
+    latents = initial_noise(request.seed, (1, family.denoiser.channels, canvas.height, canvas.width)).to(
         family.device
     )
     prompt = torch.cat([text.negative_prompt_embeds, text.prompt_embeds]).to(family.device, family.dtype)
@@ -224,11 +231,11 @@ def loop_of_windows(family: ModelFamily, request: Request, text: PromptEmbedding
 
 
 def added_conditions(
-    family: ModelFamily, text: PromptEmbeddings, canvas: Any, windows: int
+    family: ModelFamily, text: PromptEmbeddings, canvas: Canvas, windows: int
 ) -> dict[str, Any] | None:
-    ids = canvas_time_ids(family, "window", canvas)
-    if ids is None or text.pooled is None or text.negative_pooled is None:
+    if text.pooled is None or text.negative_pooled is None:
         return None
+    ids = canvas_time_ids("window", canvas)
     pooled = torch.cat([text.negative_pooled, text.pooled]).to(family.device, family.dtype)
     return {
         "text_embeds": pooled.repeat_interleave(windows, dim=0),
@@ -274,11 +281,10 @@ def timing_networks(family: ModelFamily, inside: list[float]) -> Iterator[None]:
         return measured
 
     with ExitStack() as stack:
-        networks = [getattr(family, name) for name in NETWORKS] + list(family.text_encoders)
-        for network in (n for n in networks if n is not None):
+        for network in (*family.networks.values(), *family.text_encoders):
             stack.enter_context(mock.patch.object(network, "forward", wrap(network.forward)))
         for door in (
-            "generate.sampling.scroll.decode_latents",
+            "generate.images.vae.decode_latents",
             "generate.methods.drspo.highres.encode_images",
         ):
             module, _, name = door.rpartition(".")
@@ -343,7 +349,7 @@ def peak_of(args: argparse.Namespace) -> dict[str, int]:
     loaded = reset_peak(family.device)
     sampled = MultiDiffusion(family, Config(window_batch=batch)).sample(request, embeddings=text)
     sampling = peak(family.device)
-    decode(family, sampled.latents)
+    decode_scroll(family.vae, sampled.latents)
     return {
         "loaded": loaded,
         "sampling": sampling,

@@ -35,8 +35,8 @@ from PIL import Image
 
 from drspo.hashing import seed_from
 from drspo.log import progress, setup
-from eval.base import build_scorer, scorer_preset
-from eval.statistics import bootstrap_ci, mean_by_prompt, paired_difference
+from eval.base import build_scorer, metric_settings
+from eval.statistics import mean_by_prompt, paired_difference
 from generate.models.family import ModelFamily, load_family
 from generate.request import Request, build_generator
 from miniature.aesthetics import colourfulness
@@ -179,7 +179,9 @@ def judge_of(options: argparse.Namespace) -> Any:
     """The aesthetic scorer that belongs to the model, or colour for drawn pairs."""
     if options.pairs == "drawn":
         return Colour()
-    return build_scorer("aesthetic", scorer_preset(options.judge or options.model) | {"view": options.view})
+    model, options_given = options.judge or options.model, (f"aesthetic.view={options.view}",)
+    settings = metric_settings("aesthetic", "aesthetic", model=model, options=options_given)
+    return build_scorer("aesthetic", settings)
 
 
 def canvas_of(family: ModelFamily, options: argparse.Namespace) -> tuple[int, int]:
@@ -191,9 +193,13 @@ def draw(family: ModelFamily, options: argparse.Namespace, prompt: str, seed: in
     """One scroll of the stage."""
     height, width = canvas_of(family, options)
     request = Request(
-        prompt=prompt, height=height, width=width, seed=seed, steps=options.denoise,
+        prompt=prompt,
+        height=height,
+        width=width,
+        seed=seed,
+        steps=options.denoise,
         guidance_scale=family.spec.guidance_scale,
-    )  # fmt: skip
+    )
     return build_generator(METHOD[options.stage], family, {}).generate([request])[0].image
 
 
@@ -223,8 +229,9 @@ def fresh_figures(options: argparse.Namespace, trained: Path) -> dict:
                     scores[name] += judge.score([image], [prompt])
             bar.advance()
     per_prompt = {name: mean_by_prompt(prompts, values) for name, values in scores.items()}
-    difference = paired_difference(per_prompt["trained"], per_prompt["base"])
-    means = {name: bootstrap_ci(list(values.values())).mean for name, values in per_prompt.items()}
+    arrays = {name: np.array(list(values.values())) for name, values in per_prompt.items()}
+    difference = paired_difference(arrays["trained"], arrays["base"]).interval
+    means = {name: float(np.nanmean(values)) for name, values in arrays.items()}
     interval = {
         "mean": difference.mean,
         "low": difference.low,

@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from generate.models.family import MODELS, ModelFamily, choose_device, choose_dtype
+from generate.models.family import ModelFamily, choose_device, choose_dtype
 from generate.models.prompts import PromptEmbeddings
+from generate.models.specs import MODELS
 
 UNET = {
     "sample_size": 128,

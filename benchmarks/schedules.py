@@ -16,6 +16,7 @@ import statistics
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -24,9 +25,10 @@ from torch import Tensor
 
 from generate.canvas.blend import blend, window_weights
 from generate.canvas.windows import plan_windows
+from train.engine.field import Field
+from train.engine.gradient import gradients
 from train.engine.predictor import window_predictor
-from train.engine.problem import Side
-from train.engine.windowed import gradients
+from train.engine.problem import Problem, Schedule, Side, Trainable
 from train.lora.adapters import add_lora, lora_parameters
 
 WINDOW, STRIDE = 32, 8
@@ -53,36 +55,38 @@ def small_unet(levels: tuple[int, int, int] = LEVELS) -> Any:
     )
 
 
-def make_side(unet: Any, windows: int) -> Side:
+def make_problem(unet: Any, windows: int) -> Problem:
     """One row of that many windows with stride a quarter of the window, as at 128/32 on real scrolls."""
     width = WINDOW + (windows - 1) * STRIDE
     generator = torch.Generator().manual_seed(1)
     latents, target = (torch.randn(1, 4, WINDOW, width, generator=generator) for _ in range(2))
     embeds, pooled = torch.randn(1, 77, 64, generator=generator), torch.randn(1, 32, generator=generator)
-    return Side(
-        latents=latents,
-        target=target,
+    return Problem(
+        sides=(Side(latents=latents, target=target),),
         windows=plan_windows(WINDOW, width, WINDOW, STRIDE),
         weights=window_weights("uniform", WINDOW, WINDOW),
         predict=window_predictor(unet, 500.0, embeds, pooled, (8 * WINDOW, 8 * width)),
     )
 
 
-def loop(side: Side, parameters: list[Tensor]) -> list[Tensor]:
+def loop(problem: Problem, parameters: list[Tensor]) -> list[Tensor]:
     """Plain autograd, one window at a time, every graph kept until the end."""
-    crops = [side.latents[..., w.y0 : w.y1, w.x0 : w.x1] for w in side.windows]
-    said = torch.stack([side.predict(crop, [w]) for crop, w in zip(crops, side.windows, strict=True)])
+    side, windows = problem.sides[0], problem.windows
+    crops = [side.latents[..., w.y0 : w.y1, w.x0 : w.x1] for w in windows]
+    said = torch.stack([problem.predict(crop, [w]) for crop, w in zip(crops, windows, strict=True)])
     height, width = side.latents.shape[-2:]
-    error = (blend(said, side.windows, side.weights, height, width) - side.target).square().mean()
+    error = (blend(said, windows, problem.weights, height, width) - side.target).square().mean()
     return list(torch.autograd.grad(error, parameters))
 
 
-RUNS: dict[str, Callable[[Side, list[Tensor]], list[Tensor]]] = {
-    "loop": loop,
-    "autograd": lambda side, parameters: gradients(side, parameters, "autograd").grads,
-    "stream": lambda side, parameters: gradients(side, parameters, "stream").grads,
-    "two_pass": lambda side, parameters: gradients(side, parameters, "two_pass").grads,
-}
+def by(schedule: Schedule) -> Callable[[Problem, list[Tensor]], list[Tensor]]:
+    """The engine's gradient by that schedule."""
+    return lambda problem, parameters: (
+        gradients(Field(problem), Trainable(parameters, nullcontext), schedule)[0].grads
+    )
+
+
+RUNS = {"loop": loop} | {name: by(name) for name in ("autograd", "stream", "two_pass")}
 
 
 class Kept:
@@ -150,8 +154,8 @@ def distance(a: list[Tensor], b: list[Tensor]) -> float:
 
 def measure(unet: Any, windows: int, repeats: int) -> dict[str, dict[str, float]]:
     """Schedule -> MiB kept, CPU seconds, distance of its gradient from the loop's."""
-    side, parameters = make_side(unet, windows), lora_parameters(unet)
-    runs = {name: (lambda run=run: run(side, parameters)) for name, run in RUNS.items()}
+    problem, parameters = make_problem(unet, windows), lora_parameters(unet)
+    runs = {name: (lambda run=run: run(problem, parameters)) for name, run in RUNS.items()}
     kept = {name: peak_bytes(run, unet) for name, run in runs.items()}
     times = seconds(runs, repeats)
     return {

@@ -28,11 +28,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from generate.canvas.blend import window_weights
 from generate.canvas.windows import Window, plan_windows
 from train.engine.predictor import window_predictor
-from train.engine.problem import Problem
-from train.lora.adapters import add_lora, lora_parameters, reference
-from train.lora.optimizers import OptimizerSettings, build_optimizer
-from train.objective.losses import LossSettings
+from train.engine.problem import Problem, Side
+from train.lora.adapters import add_lora, lora_parameters
+from train.lora.optimizers import build_optimizer
+from train.lora.twins import trainable
 from train.objective.pair import pair_gradients
+from train.settings import LossSettings, OptimizerSettings
 
 BLOCKS = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -133,10 +134,7 @@ def make_problem(unet: Any, case: Case, shrink: int, autocast: torch.dtype | Non
     embeds = torch.randn(1, 77, config.cross_attention_dim, device=device, dtype=unet.dtype)
     pooled = torch.randn(1, text, device=device, dtype=unet.dtype)
     return Problem(
-        latents_w=scrolls[0],
-        latents_l=scrolls[1],
-        noise_w=scrolls[2],
-        noise_l=scrolls[2],
+        sides=tuple(Side(latents=scroll, target=scrolls[2]) for scroll in scrolls[:2]),
         windows=windows,
         weights=window_weights("uniform", windows[0].height, windows[0].width),
         predict=window_predictor(unet, 500.0, embeds, pooled, (8 * height, 8 * width), autocast=autocast),
@@ -153,9 +151,7 @@ def make_step(
     (unet.enable_gradient_checkpointing if case.checkpointing else unet.disable_gradient_checkpointing)()
 
     def step() -> dict[str, float]:
-        result = pair_gradients(
-            problem, parameters, LossSettings(), off=lambda: reference(unet), schedule=case.schedule
-        )
+        result = pair_gradients(problem, trainable(unet), LossSettings(), schedule=case.schedule)
         for parameter, grad in zip(parameters, result.grads, strict=True):
             parameter.grad = grad
         optimizer.step()

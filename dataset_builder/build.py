@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,41 +10,39 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from dataset_builder.check import check
 from dataset_builder.config import (
     BuildConfig,
     pairs_hash,
     pairs_settings,
-    prompts_hash,
     run_hash,
     units_hash,
-    uses_llm,
 )
 from dataset_builder.export import export, plan_shards
+from dataset_builder.ideas import PROMPTS_NAME, count_accepted, make_prompts
 from dataset_builder.metrics import Metrics
 from dataset_builder.report import stats
-from drspo import __version__
-from drspo.config import dump
+from dataset_builder.tables import parquet
+from drspo import __version__, consent
+from drspo.config import dump, to_dict
 from drspo.errors import UserError
-from drspo.files.run import CONFIG, RunDir
+from drspo.files.run import CONFIG, MANIFEST, RunDir
 from drspo.log import progress
 from pipeline.candidates.actors import StageSpec
 from pipeline.candidates.guard import units_with_attempts
-from pipeline.candidates.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, read_table, todo
+from pipeline.candidates.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, todo
 from pipeline.candidates.provenance import read_models
-from pipeline.ideas import prompts as phases
-from pipeline.llm.cache import AnswerCache
-from pipeline.pairs.pairing import choose_pairs, score_weights
+from pipeline.pairs.pairing import choose_pairs
 from pipeline.pairs.scores import Scan, scan_units
-from pipeline.records import DEAD, OK, PROMPT_SCHEMA
-from pipeline.settings import check_options, short_names
+from pipeline.records import DEAD, OK
 from pipeline.units import DamagedFile, UnitStore, unit_name
 
 log = logging.getLogger(__name__)
 
-PROMPTS_NAME, SCORES_NAME = "prompts.parquet", "scores.parquet"
-IDEAS_NAME, EXPANDED_NAME = "phases/ideas.parquet", "phases/expanded.parquet"
+SCORES_NAME = "scores.parquet"
+# Of a run without images: what another configuration of the images goes on with, and what it replaces.
+TEXTS, PLANNED = ("phases/", PROMPTS_NAME, "cache/llm/"), (PLAN_NAME, "attempts/", "models/")
 # So many prompts in a row without a single image say that the set-up is wrong, not the prompts.
 HOPELESS = 5
 
@@ -79,14 +76,20 @@ class Build:
     def __call__(self) -> Outcome:
         """All phases, from wherever an earlier start left them."""
         self._begin()
-        prompts = self._prompts()
+        prompts = make_prompts(self.run, self.config)
         plan = self._plan(prompts)
         made = self._candidates(plan)
         return self._pairs(prompts, plan, made)
 
     def _begin(self) -> None:
         try:
-            continued = self.run.start("dataset_builder", self.config, run_hash(self.config))
+            continued = self.run.start(
+                "dataset_builder",
+                self.config,
+                run_hash(self.config),
+                reusable=self._reusable(),
+                stale=PLANNED,
+            )
         except FileNotFoundError as error:
             # Writing needs no folder to exist, but it does need the bucket.
             raise UserError(str(error), self.run.base, "Create the bucket, or mend the URL.") from error
@@ -95,58 +98,13 @@ class Build:
             # Pairing, export and resources may change within a run; the file says what the last start used.
             self.run.write(CONFIG, dump(self.config).encode())
 
-    # Phases 1 to 3 -----------------------------------------------------------------------------
-
-    def _prompts(self) -> pa.Table:
-        if self.run.exists(PROMPTS_NAME):
-            return read_table(self.run, PROMPTS_NAME, PROMPT_SCHEMA)
-        ideas = self._stored(IDEAS_NAME, self._ingest)
-        expanded = self._stored(EXPANDED_NAME, lambda: self._expand(ideas))
-        table = self._filter(expanded)
-        self._refuse_unfinished(table)
-        table = self._store(PROMPTS_NAME, table)
-        accepted = _accepted(table)
-        facts = {"rows": table.num_rows, "accepted": accepted, "hash": prompts_hash(self.config)}
-        if uses_llm(self.config):
-            facts["llm"] = AnswerCache(self.run).spent()
-        self.run.phase_done("prompts", **facts)
-        log.info("%d of %d prompts accepted; lost: %s", accepted, table.num_rows, _losses(table))
-        return table
-
-    def _ingest(self) -> pa.Table:
-        with progress(self.config.prompts.limit, "reading prompts", "prompts") as bar:
-            return phases.ingest(self.config.prompts, bar.advance)
-
-    def _expand(self, ideas: pa.Table) -> pa.Table:
-        with progress(ideas.num_rows, f"expanding ({self.config.expand.expander})", "ideas") as bar:
-            return phases.expand(ideas, self.config.expand, self.config.llm, self.run, bar.advance)
-
-    def _filter(self, expanded: pa.Table) -> pa.Table:
-        with progress(expanded.num_rows, "filtering", "prompts") as bar:
-            return phases.filter_prompts(expanded, self.config.filter, self.config.llm, self.run, bar.advance)
-
-    def _refuse_unfinished(self, table: pa.Table) -> None:
-        count = phases.unfinished(table)
-        if count and not self.config.accept_unfinished:
-            raise UserError(
-                f"the language model left {count} of {table.num_rows} prompts unanswered: {_losses(table)}",
-                self.run.base,
-                "The same command asks again, for these only (raise --llm.token-budget if that ended it). "
-                "--accept-unfinished goes on without them.",
-            )
-
-    def _stored(self, name: str, make: Callable[[], pa.Table]) -> pa.Table:
-        """A phase's table: stored, or made now and stored unless a later start can add to it."""
-        if self.run.exists(name):
-            return read_table(self.run, name, PROMPT_SCHEMA)
-        table = make()
-        return table if phases.unfinished(table) else self._store(name, table)
-
-    def _store(self, name: str, table: pa.Table) -> pa.Table:
-        """Store a phase's table unless another copy of the job was first; gives what is stored."""
-        if not self.run.create(name, parquet(table)):
-            return read_table(self.run, name, PROMPT_SCHEMA)
-        return table
+    def _reusable(self) -> tuple[str, ...]:
+        """What stays true when only images and scores are asked for otherwise: the prompts."""
+        if not self.run.exists(MANIFEST):
+            return ()
+        before, now = self.run.manifest()["config"], to_dict(self.config)
+        same = all(before.get(part) == now[part] for part in ("prompts", "expand", "filter", "llm"))
+        return TEXTS if same else ()
 
     # Phase 4 -----------------------------------------------------------------------------------
 
@@ -223,7 +181,7 @@ class Build:
         config, alive = self.config, scan.alive()
         if len(models := read_models(self.run)) > 1:
             log.warning("images of this run were made by different weights: %s", models)
-        outcome = Outcome(prompts=prompts.num_rows, accepted=_accepted(prompts), made_now=made)
+        outcome = Outcome(prompts=prompts.num_rows, accepted=count_accepted(prompts), made_now=made)
         early = prompts["status"].to_pylist().count(DEAD)
         dead = scan.candidates.filter(pl.col("status") != OK)["prompt_id"].n_unique()
         outcome.dead = dead + early
@@ -250,23 +208,8 @@ def stage_spec(config: BuildConfig, url: str) -> StageSpec:
         config_hash=units_hash(config),
         code_version=__version__,
         session=uuid.uuid4().hex[:12],
+        plugins=consent.allowed(),
     )
-
-
-def check(config: BuildConfig) -> None:
-    """Raise UserError for what would only fail hours later."""
-    if not config.out:
-        raise UserError("which folder is the run's?", "--out", "For example --out runs/scrolls-001.")
-    if not config.scoring.scorers or not config.candidates.generators:
-        raise UserError("at least one generator and one scorer are needed")
-    if config.candidates.seeds < 1:
-        raise UserError(f"{config.candidates.seeds} images per generator leave nothing", "--candidates.seeds")
-    scorers = config.scoring.columns
-    short_names(config.candidates.generators)
-    score_weights(config.pairs, scorers)
-    choose_pairs(_no_candidates(scorers), config.pairs, scorers)
-    check_options(config.candidates.options, config.candidates.generators, "candidates.options")
-    check_options(config.scoring.options, tuple(config.scoring.named), "scoring.options")
 
 
 def suspects_last(units: pa.Table, suspects: set[str]) -> pa.Table:
@@ -275,29 +218,6 @@ def suspects_last(units: pa.Table, suspects: set[str]) -> pa.Table:
         return units
     suspected = pa.array([unit in suspects for unit in units["unit_id"].to_pylist()], pa.bool_())
     return pa.concat_tables([units.filter(pa.compute.invert(suspected)), units.filter(suspected)])
-
-
-def parquet(table: pa.Table) -> bytes:
-    """A table as compressed Parquet bytes."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
-
-
-def _no_candidates(scorers: tuple[str, ...]) -> pl.DataFrame:
-    text = ("unit_id", "prompt_id", "prompt", "candidate_id", "generator")
-    whole = ("seed", "height", "width")
-    scores = {"scores": pl.Struct(dict.fromkeys(scorers, pl.Float64))}
-    return pl.DataFrame(schema={**dict.fromkeys(text, pl.String), **dict.fromkeys(whole, pl.Int64), **scores})
-
-
-def _accepted(prompts: pa.Table) -> int:
-    return prompts["status"].to_pylist().count(OK)
-
-
-def _losses(prompts: pa.Table) -> str:
-    losses = stats.prompt_losses(prompts)
-    return ", ".join(f"{count} {kind}" for kind, count in losses.items()) or "none"
 
 
 def _hopeless(error: str, where: str) -> UserError:

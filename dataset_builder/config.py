@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from dataset_builder.rates import Rates
 from drspo.config import config_hash, to_dict
+from drspo.ranges import Share
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import PromptSettings
-from pipeline.llm.ask import LLMSettings, identity
+from pipeline.llm.settings import LLMSettings, identity
 from pipeline.settings import (
     CandidateSettings,
     ExportSettings,
@@ -32,7 +33,7 @@ class BuildConfig:
     """local: in this process. ray: on actors. auto: ray on a cluster or with several GPUs, else local."""
     plan: bool = False
     """Say what the run would make and cost, and stop."""
-    dead_threshold: float = 0.01
+    dead_threshold: Share = 0.01
     """Share of prompts that may be dead before the program ends with exit code 3."""
     accept_unfinished: bool = False
     """Go on to images although the language model left some prompts without an answer."""

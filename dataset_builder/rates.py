@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from drspo.ranges import Count, NonNegative
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
@@ -11,13 +13,13 @@ class Rates:
 
     calibrate: bool = False
     """Make the images of two prompts here, throw them away, and use their seconds and bytes."""
-    seconds_per_image: float = 0.0
+    seconds_per_image: NonNegative = 0.0
     """Generating and scoring, on one device."""
-    bytes_per_image: float = 0.0
+    bytes_per_image: NonNegative = 0.0
     """Of an encoded image; 0 takes the measured average of the encoding per pixel."""
-    gpus: int = 1
+    gpus: Count = 1
     """Devices that work at once."""
-    gpu_hour: float = 0.0
+    gpu_hour: NonNegative = 0.0
     """Price of one device for an hour."""
-    storage_gb_month: float = 0.0
+    storage_gb_month: NonNegative = 0.0
     """Price of a gigabyte for a month."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 from drspo.errors import UserError, did_you_mean
 
@@ -37,7 +41,19 @@ SUMMARIES = {
     "doctor": "versions, devices, tokens, shadowed names, disk",
 }
 ALIASES = {"dataset_builder": "build", "dataset-builder": "build"}
-OK, OURS, THEIRS, INTERRUPTED = 0, 1, 2, 130
+OK, OURS, THEIRS, DEAD, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+EXIT_CODES = {
+    OK: "done",
+    OURS: "a fault of ours, with its traceback",
+    THEIRS: "your input or your machine: one message says what, where, and what to do",
+    DEAD: "done, but more prompts are dead than --dead-threshold allows (the dataset builder)",
+    INTERRUPTED: "Ctrl-C; the same command continues",
+    TERMINATED: "SIGTERM, as a cluster sends it; the same command continues",
+}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: whatever cleans up after Ctrl-C cleans up after this."""
 
 
 def entry() -> NoReturn:
@@ -71,12 +87,13 @@ def usage() -> str:
     """The help text of `drspo`."""
     width = max(map(len, SUMMARIES))
     commands = "\n".join(f"  {name:<{width}}  {text}" for name, text in SUMMARIES.items())
+    codes = "\n".join(f"  {code:<{width}}  {text}" for code, text in EXIT_CODES.items())
     return (
         "usage: drspo COMMAND [OPTIONS]      drspo COMMAND --help\n\n"
         "Preference-aligned generation of long scroll images: data, training, generation, evaluation.\n\n"
         f"commands:\n{commands}\n\n"
-        "Every command takes --debug (tracebacks) and ends with 0 (done), 2 (your input), 1 (our fault)\n"
-        "or 130 (Ctrl-C)."
+        "Every command takes --debug (tracebacks) and --allow-plugins MODULE ... (import code that only a\n"
+        f"file names).\n\nexit codes:\n{codes}"
     )
 
 
@@ -88,23 +105,52 @@ def run(program: Callable[[list[str]], int] | str) -> NoReturn:
     """
     argv = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(argv) != len(sys.argv) - 1
-    code = execute(program, argv, debug)
-    _flush_quietly()
-    sys.exit(code)
+    # The first to be registered is the last to be called: after the threads and everybody's clean-up.
+    end = _End()
+    atexit.register(end)
+    try:
+        end.code = execute(program, argv, debug)
+    except SystemExit as asked:  # of a parser
+        end.code = asked.code if isinstance(asked.code, int) else OK if asked.code is None else OURS
+        raise
+    sys.exit(end.code)
+
+
+class _End:
+    """Ends the process without the destructors of native libraries.
+
+    Arrow's and others' threads may still be alive then, and a thread object that is destroyed while its
+    thread runs aborts the process ("terminate called without an active exception") after all is done.
+    """
+
+    code = OURS
+
+    def __call__(self) -> None:
+        import logging
+
+        logging.shutdown()
+        _flush_quietly()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os._exit(self.code)
 
 
 def execute(program: Callable[[list[str]], int] | str, argv: list[str], debug: bool = False) -> int:
-    """The exit code of a program: 0, or 2 for a UserError, 130 for Ctrl-C, 1 for our own faults."""
-    from drspo import log
+    """The exit code of a program, one of EXIT_CODES; what it raises is said in a message for people."""
+    from drspo import consent, log
 
     log.setup(debug=debug)
     try:
-        return int(_function(program)(argv) or OK)
+        with _terminable():
+            return int(_function(program)(consent.take(argv)) or OK)
     except UserError as error:
         return _say_user_error(error, debug)
-    except KeyboardInterrupt:
-        print(f"\nInterrupted. To continue, type the same again:\n  {_command_line()}", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        terminated = isinstance(stop, Terminated)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+            word = "Terminated" if terminated else "Interrupted"
+            print(f"\n{word}. To continue, type the same again:\n  {_command_line()}", file=sys.stderr)
+        return TERMINATED if terminated else INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has gone, which is no one's fault.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -118,6 +164,24 @@ def execute(program: Callable[[list[str]], int] | str, argv: list[str], debug: b
         traceback.print_exc()
         print("\nThis is a fault of ours, not yours.", file=sys.stderr)
         return OURS
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Within the block SIGTERM raises Terminated, once: a second one ends the process as ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say_user_error(error: UserError, debug: bool) -> int:

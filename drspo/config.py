@@ -20,14 +20,17 @@ from typing import Any, TypeVar
 
 import yaml
 
+from drspo import consent
 from drspo.errors import UserError, did_you_mean
-from drspo.yaml_source import Entry, read_entries
+from drspo.ranges import check_ranges
+from drspo.yaml_source import Entry, expected, read_entries
 
 T = TypeVar("T")
 
 GENERAL_FLAGS = """
 --config NAME|FILE.yaml   a preset's name or a YAML file; may be repeated, the later one wins
 --print-config            print the resolved configuration as YAML, which reproduces the run, and exit
+--allow-plugins MODULE ... let plugins of these modules be imported that only a file names
 --debug                   show tracebacks and debug messages
 """
 
@@ -46,11 +49,13 @@ def load(
     (with file, line and the nearest name) for a bad YAML; a bad flag exits with code 2 through
     tyro; `--help` and `--print-config` print and exit with code 0.
     """
-    sources, print_config, flags = _split_argv(argv)
+    sources, print_config, flags = _split_argv(consent.take(argv))
     entries: dict[str, Entry] = {}
     for source in sources:
         entries.update(read_entries(find_config(source, package), cls))
     config = _parse(cls, entries, flags, prog, description, presets(package))
+    typed = {token.partition("=")[0].removeprefix("--").replace("-", "_") for token in flags}
+    check_ranges(config, {key: entry.where for key, entry in entries.items() if key not in typed})
     if print_config:
         sys.stdout.write(dump(config))
         raise SystemExit(0)
@@ -203,30 +208,63 @@ def _plain(value: Any) -> Any:
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
-    """The dataclass that `to_dict` was given; an unknown key is a UserError with the nearest name."""
+    """The dataclass that `to_dict` was given.
+
+    UserError for an unknown key, with the nearest name, for a value of another type than its field's, and
+    for a number out of its range: the values may come from a file.
+    """
+    config = _from_dict(cls, values)
+    check_ranges(config)
+    return config
+
+
+def _from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     hints = typing.get_type_hints(cls)
     known = {field.name for field in dataclasses.fields(typing.cast(Any, cls))}
     for key in values:
         if key not in known:
             raise UserError(f"{cls.__name__} has no field {key!r}", hint=did_you_mean(key, known))
-    return cls(**{key: _typed(hints[key], value) for key, value in values.items()})
+    typed = {}
+    for key, value in values.items():
+        try:
+            typed[key] = _typed(hints[key], value)
+        except (TypeError, ValueError):
+            hint = f"It takes {expected(hints[key])}."
+            raise UserError(f"{key} of {cls.__name__} does not accept {value!r:.200}", hint=hint) from None
+    return cls(**typed)
 
 
 def _typed(kind: Any, value: Any) -> Any:
+    """The value as its field's type has it; TypeError or ValueError for one of another kind."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return value if isinstance(value, kind) else from_dict(kind, value)
-    if origin is tuple and isinstance(value, (list, tuple)):
-        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
-        return tuple(_typed(each, item) for each, item in zip(kinds, value, strict=True))
-    if origin is list and isinstance(value, (list, tuple)):
-        return [_typed(inner[0], item) for item in value]
-    if origin is dict and isinstance(value, Mapping):
-        return {key: _typed(inner[1], item) for key, item in value.items()}
+        return value if isinstance(value, kind) else _from_dict(kind, _only(Mapping, value))
+    if origin is tuple:
+        items = _only((list, tuple), value)
+        kinds = [inner[0]] * len(items) if inner[-1] is Ellipsis else list(inner)
+        return tuple(_typed(each, item) for each, item in zip(kinds, items, strict=True))
+    if origin is list:
+        return [_typed(inner[0], item) for item in _only((list, tuple), value)]
+    if origin is dict:
+        return {key: _typed(inner[1], item) for key, item in _only(Mapping, value).items()}
+    if origin is typing.Literal:
+        return inner[inner.index(value)]
+    return _scalar(kind, value)
+
+
+def _scalar(kind: Any, value: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, PurePath):
         return kind(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if kind is float and not isinstance(value, bool):
+        return float(_only((int, float, str), value))  # YAML takes 1e-5 for a text
+    if kind in (int, str, bool):
+        return _only(kind, value)
+    return value
+
+
+def _only(kinds: Any, value: Any) -> Any:
+    if not isinstance(value, kinds) or (kinds is int and isinstance(value, bool)):
+        raise TypeError
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -10,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from drspo.errors import UserError
 
 PLAIN_INTERVAL = 30.0
 logger = logging.getLogger(__name__)
@@ -40,11 +43,25 @@ def setup(debug: bool = False, file: Path | None = None) -> None:
         root.addHandler(_marked(_console_handler(), debug))
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(file, encoding="utf-8")
+        handler = _LogFile(file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
         root.addHandler(_marked(handler, debug))
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.WARNING)
+
+
+class _LogFile(logging.FileHandler):
+    """Appends to a file, never through a link: a run folder of a stranger could aim one at any file."""
+
+    def _open(self) -> Any:
+        from drspo.files.private import open_unlinked
+
+        try:
+            return open_unlinked(Path(self.baseFilename), "a", 0o666)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise UserError("the log file is a link, which is not followed", self.baseFilename) from error
 
 
 def _marked(handler: logging.Handler, debug: bool) -> logging.Handler:

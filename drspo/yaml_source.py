@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from drspo.errors import UserError, did_you_mean
+from drspo.files.texts import compose_yaml, read_text
 
 TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
 NULL_TAG = "tag:yaml.org,2002:null"
@@ -48,17 +49,7 @@ def read_entries(path: Path, cls: type) -> dict[str, Entry]:
 
     Raises UserError with file and line for bad YAML, an unknown or doubled key, a missing value.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except UnicodeDecodeError as error:
-        raise UserError("the file is not UTF-8 text", where=str(path)) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(
-            f"not valid YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}"
-        ) from error
+    root = compose_yaml(read_text(path), str(path))
     if root is None:
         return {}
     entries: dict[str, Entry] = {}
@@ -102,7 +93,7 @@ def _entry(key: str, kind: Any, annotated: Any, node: yaml.Node, where: str) -> 
         tokens = ()
     else:
         tokens = _option_tokens(key, values, variadic, where)
-    expects = _expects(kind)
+    expects = expected(kind)
     return Entry(
         key=key,
         tokens=tokens,
@@ -114,7 +105,8 @@ def _entry(key: str, kind: Any, annotated: Any, node: yaml.Node, where: str) -> 
     )
 
 
-def _expects(kind: Any) -> str:
+def expected(kind: Any) -> str:
+    """What a field of this type takes, in words."""
     inner = typing.get_args(kind)
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(map(str, inner))

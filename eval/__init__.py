@@ -1,10 +1,14 @@
 """Images to numbers: scorers, measures of coherence, statistics and the benchmark program."""
 
-SCORERS = {
+METRICS = {
     "aesthetic": "eval.metrics.aesthetic:Aesthetic",
+    "hps_v2": "eval.metrics.hps:HpsV2",
+    "hps_v21": "eval.metrics.hps:HpsV21",
+    "pickscore": "eval.metrics.pickscore:PickScore",
+    "image_reward": "eval.metrics.image_reward:ImageReward",
     "clip": "eval.metrics.clip_score:ClipScore",
-}
-MEASURES = {
+    "question": "eval.metrics.question:Question",
+    # measures of a scroll's coherence
     "surplus": "eval.metrics.surplus:SurplusObjects",
     "repetition": "eval.metrics.repetition:SelfSimilarity",
     "seam": "eval.metrics.seams:Seams",
@@ -13,8 +17,13 @@ MEASURES = {
     "border_frame": "eval.metrics.border:BorderFrame",
     "repeated_objects": "eval.metrics.objects:RepeatedObjects",
     "subject_present": "eval.metrics.objects:SubjectPresent",
+    "scene_right": "eval.metrics.objects:SceneRight",
     "gap": "eval.metrics.gap:Gap",
     "intra_lpips": "eval.metrics.peers:IntraLpips",
     "intra_style": "eval.metrics.peers:IntraStyle",
-    "scene_right": "eval.metrics.objects:SceneRight",
 }
+_SCORERS = ("aesthetic", "hps_v2", "hps_v21", "pickscore", "image_reward", "clip", "question")
+SCORERS = {name: METRICS[name] for name in _SCORERS}
+"""Those that judge a picture, and its prompt, by learned weights."""
+MEASURES = {name: target for name, target in METRICS.items() if name not in SCORERS}
+"""The others: measures of coherence."""

@@ -11,32 +11,42 @@ from drspo.config import config_hash, load, to_dict
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.log import setup
+from drspo.registry import resolve
 from eval.config import EvalConfig
+from eval.judges import build_judges, columns_of
+from eval.markdown import markdown
 from eval.methods import method
 from eval.report import page
 from eval.suite import make_pictures, read_prompts, take_numbers
-from eval.tables import as_json, average_ranks, markdown, table
+from eval.tables import Comparison
+
+OTHERS = {
+    "--coverage": "eval.coverage:main",
+    "--selftest": "eval.selftest:main",
+    "score": "eval.score:main",
+}
+"""What the first word may ask for instead of a benchmark."""
 
 
 def main(argv: list[str]) -> int:
     """Makes what is missing, scores it, writes tables and the page, and says where they are."""
-    if argv[:1] == ["--selftest"]:
-        from eval.selftest import main as selftest
-
-        return selftest(argv[1:])
+    if argv and argv[0] in OTHERS:
+        return int(resolve(OTHERS[argv[0]])(argv[1:]))
     config = load(EvalConfig, argv, package="eval", prog="drspo eval", description=EvalConfig.__doc__ or "")
     setup()
     check(config)
     run = RunDir(config.out)
+    judges = build_judges(config.judges, model=config.model, device=config.device, cache=run.url("cache"))
     if run.start("eval", config, config_hash(to_dict(replace(config, out="", device="")))):
         logging.info("continuing the benchmark in %s", config.out)
     make_pictures(config, run)
-    records = take_numbers(config, run)
-    rows, ranks = table(records, config.baseline), average_ranks(records)
-    text = markdown(rows, ranks, records, config.baseline)
+    found = Comparison(
+        take_numbers(config, run, judges), config.baseline, config.judges.trained, config.judges.aside
+    )
+    text = markdown(found)
     run.write("tables.md", text.encode())
-    run.write("tables.json", json.dumps(as_json(rows, ranks), indent=2).encode())
-    run.write("index.html", page(config, run, records, rows, ranks).encode())
+    run.write("tables.json", json.dumps(found.as_json(), indent=2).encode())
+    run.write("index.html", page(config, run, found).encode())
     print(text)
     print(f"page: {Path(config.out) / 'index.html'}")
     return 0
@@ -48,6 +58,9 @@ def check(config: EvalConfig) -> None:
         raise UserError(
             "where shall the benchmark go?", "--out", "name a folder, for example --out runs/eval-001"
         )
+    if len(set(config.methods)) < len(config.methods):
+        twice = next(name for name in config.methods if config.methods.count(name) > 1)
+        raise UserError(f"the method {twice!r} is named twice", "--methods", "name each method once")
     if config.baseline not in config.methods:
         raise UserError(
             f"the baseline {config.baseline!r} is not among the methods",
@@ -56,4 +69,14 @@ def check(config: EvalConfig) -> None:
         )
     for name in config.methods:
         method(name)
+    loras = config.lora_blueprint or config.lora_highres
+    if {"drspo", "drspo-without-dpo"} <= set(config.methods) and not loras:
+        raise UserError(
+            "drspo without LoRAs and drspo-without-dpo are the same thing twice",
+            "--methods",
+            "give --lora-blueprint and --lora-highres, or leave one of the methods out",
+        )
+    if config.pictures.seeds < 1:
+        raise UserError(f"{config.pictures.seeds} seeds per prompt", "pictures.seeds", "1 or more")
+    columns_of(config.judges)
     read_prompts(config.pictures.prompts, config.pictures.limit)

@@ -25,16 +25,27 @@ class Pictures:
     """Classifier-free guidance."""
 
 
+VIEWS = {"aesthetic": "windows", "clip": "letterbox", "pickscore": "letterbox", "image_reward": "letterbox"}
+"""What the benchmark shows a metric unless told otherwise: quality is judged near, a prompt's meaning on the
+whole (windows would reward repetition). `official` is each metric's own recipe, the middle quarter of a
+scroll."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judges:
     """Which numbers are taken of them."""
 
     scorers: tuple[str, ...] = ("aesthetic", "clip", "seam")
-    """Names of eval.SCORERS and eval.MEASURES, or module:Class."""
-    aesthetic_view: str = "windows"
-    """official, letterbox, squash or windows; official sees the middle quarter of a 4:1 scroll only."""
-    clip_view: str = "letterbox"
-    """The view of the text score; windows would reward repetition."""
+    """Names of eval.METRICS, or module:Class. One may stand here twice under a name of its own:
+    clip near=clip."""
+    options: tuple[str, ...] = ()
+    """Settings of single scorers as name.key=value, for example near.view=windows aesthetic.head=FILE."""
+    trained: tuple[str, ...] = ()
+    """Scorers that were training labels: marked, and left out of a second average rank."""
+    aside: tuple[str, ...] = ()
+    """Scorers that are shown and not counted in any rank, for example a count that checks the others."""
+    batch: int = 16
+    """Pictures handed to a scorer at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +14,32 @@ from PIL import Image
 
 from drspo.errors import UserError
 from drspo.files.run import RunDir
-from drspo.hashing import content_hash
+from drspo.files.texts import read_text
 from drspo.log import progress
-from eval.base import build_scorer, scorer_preset
+from eval.cells import Cell
 from eval.config import EvalConfig
 from eval.methods import method
+from eval.scores import measure
 from eval.tables import Record
 from generate.models.family import ModelFamily, load_family
-from generate.request import Request, build_generator, own
+from generate.request import Request, build_generator, needs_control, own
 
 log = logging.getLogger(__name__)
 PROMPTS = Path(__file__).parent / "prompts"
 RECORDS = "records.jsonl"
 
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One picture of the benchmark: a method at a prompt and a seed."""
-
-    method: str
-    prompt: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """The picture's file name in the run folder."""
-        return f"images/{self.method}/{content_hash(self.prompt, length=12)}-{self.seed}.png"
+MOST_PROMPTS = 64 << 20  # bytes of a list of prompts
 
 
 def read_prompts(source: str, limit: int = 0) -> list[str]:
     """The prompts of a file, or of a list in eval/prompts, without blank lines and repeats, in order."""
+    if limit < 0:
+        raise UserError(f"a limit of {limit} prompts", "pictures.limit", "0 takes all")
     path = Path(source) if Path(source).is_file() else PROMPTS / f"{source}.txt"
     if not path.is_file():
         known = ", ".join(sorted(item.stem for item in PROMPTS.glob("*.txt")))
         raise UserError(f"no prompts {source!r}", "pictures.prompts", f"give a file, or one of {known}")
-    lines = list(dict.fromkeys(line.strip() for line in path.read_text(encoding="utf-8").splitlines()))
+    lines = list(dict.fromkeys(line.strip() for line in read_text(path, MOST_PROMPTS).splitlines()))
     prompts = [line for line in lines if line][: limit or None]
     if not prompts:
         raise UserError("there are no prompts to compare on", str(path), "write one prompt per line")
@@ -86,8 +77,9 @@ def make_pictures(config: EvalConfig, run: RunDir) -> None:
 
 def load(config: EvalConfig) -> ModelFamily:
     """The model with what its methods need: the ControlNet for two stages, the LoRAs where given."""
-    two_stage = any(method(name).generator == "drspo" for name in config.methods)
-    family = load_family(config.model, device=config.device, controlnet=two_stage)
+    chosen = [method(name) for name in config.methods]
+    controlled = any(needs_control(one.generator, one.settings) for one in chosen)
+    family = load_family(config.model, device=config.device, controlnet=controlled)
     for stage, path in (("blueprint", config.lora_blueprint), ("highres", config.lora_highres)):
         if path:
             family.load_lora(path, name=stage)
@@ -107,48 +99,12 @@ def request(cell: Cell, config: EvalConfig, family: ModelFamily) -> Request:
     )
 
 
-def take_numbers(config: EvalConfig, run: RunDir, batch: int = 16) -> list[Record]:
-    """Every scorer's number of every picture, one scorer in memory at a time."""
-    every, records = cells(config), list[Record]()
-    with progress(len(config.judges.scorers) * len(every), "numbers", "images") as bar:
-        for name in config.judges.scorers:
-            scorer = build_scorer(name, scorer_settings(name, config))
-            for start in range(0, len(every), batch):
-                some = every[start : start + batch]
-                images = [Image.open(io.BytesIO(run.read(cell.name))).convert("RGB") for cell in some]
-                values = scorer.score(images, [cell.prompt for cell in some])
-                records += [_record(cell, scorer, value) for cell, value in zip(some, values, strict=True)]
-                bar.advance(len(some), scorer=name)
+def take_numbers(config: EvalConfig, run: RunDir, judges: dict[str, Any]) -> list[Record]:
+    """Every metric's number of every picture of the benchmark, kept as Parquet and in records.jsonl."""
+    every = cells(config)
+    records = measure(judges, every, lambda cell: run.read(cell.name), run, batch=config.judges.batch)
     run.write(RECORDS, "".join(json.dumps(asdict(record)) + "\n" for record in records).encode())
     return records
-
-
-def scorer_settings(name: str, config: EvalConfig) -> dict[str, Any]:
-    """What a scorer of this name is built with; plugins and measures without a backbone get nothing."""
-    preset = scorer_preset(config.model)
-    device = "cpu" if config.device == "auto" else config.device
-    shared = {"backbone": preset["backbone"], "device": device}
-    return {
-        "aesthetic": shared | {"head": preset["head"], "view": config.judges.aesthetic_view},
-        "clip": shared | {"view": config.judges.clip_view},
-        "repetition": shared,
-        "gap": shared,
-    }.get(name, {})
-
-
-def _record(cell: Cell, scorer: Any, value: float) -> Record:
-    return Record(
-        method=cell.method,
-        prompt=cell.prompt,
-        seed=cell.seed,
-        scorer=scorer.name,
-        unit=scorer.unit,
-        view=scorer.view,
-        checkpoint=scorer.checkpoint,
-        checkpoint_hash=scorer.checkpoint_hash,
-        higher_is_better=scorer.higher_is_better,
-        value=float(value),
-    )
 
 
 def _by_method(todo: list[Cell]) -> Iterator[tuple[str, list[Cell]]]:

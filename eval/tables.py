@@ -1,25 +1,37 @@
-"""Per-image records to tables: means with intervals, paired differences, win rates and average ranks.
+"""Per-image records to tables: means with intervals, paired differences, win rates, ranks.
 
-The unit is the prompt. Seeds are averaged within their prompt first; a comparison of methods that were not
-measured on the same prompts and seeds is refused.
+The unit is the prompt: seeds become one number first, as the metric says. Methods are compared on the
+pictures that all of them have a number for; what is missing is counted and said, and is never a loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from drspo.errors import UserError
-from eval.statistics import Interval, bootstrap_ci, mean_by_prompt, paired_difference, win_rate
+from drspo.leaving import public_text
+from eval.metrics.pickscore import shares
+from eval.ranks import Standing, agreement, leave_one_out, ranks, standings
+from eval.statistics import (
+    NAN,
+    Interval,
+    holm,
+    mean_by_prompt,
+    mean_interval,
+    paired_difference,
+    verdict,
+    win_rate,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One number of one image, with everything it depends on."""
+    """One number of one image, with everything it depends on; NaN with the reason in `error`."""
 
     method: str
     prompt: str
@@ -31,6 +43,12 @@ class Record:
     checkpoint_hash: str
     higher_is_better: bool
     value: float
+    version: str = "1"
+    revision: str = ""
+    text_limit: int = 0
+    """The most tokens of a prompt that were read; 0 where none are, or where there is no limit."""
+    aggregate: str = "mean"
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,119 +61,240 @@ class Row:
     difference: Interval | None
     """Against the baseline over the same prompts; None for the baseline itself."""
     wins: Interval | None
+    p: float
+    """Of the difference, adjusted by Holm over all differences of the table; NaN where there is none."""
+    verdict: str
+    """A sign and a word: + is better whichever way the metric points."""
 
 
-def check_complete(records: Iterable[Record]) -> None:
-    """Nothing when every method was measured on the same prompts and seeds; UserError naming what lacks."""
-    cells: dict[tuple[str, str], set[tuple[str, int]]] = {}
-    for record in records:
-        cells.setdefault((record.scorer, record.method), set()).add((record.prompt, record.seed))
-    everything = set().union(*cells.values()) if cells else set()
-    for (scorer, method), found in sorted(cells.items()):
-        missing = sorted(everything - found)
-        if missing:
-            prompt, seed = missing[0]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """What could not be compared under one scorer."""
+
+    scorer: str
+    method: str
+    pictures: int
+    reason: str
+
+
+def _public(record: Record) -> Record:
+    """The record as pages and tables may show it: without the places of this machine."""
+    return replace(record, checkpoint=public_text(record.checkpoint), error=public_text(record.error))
+
+
+class Comparison:
+    """All that is derived from records: `rows`, `standings`, and what they hang on.
+
+    `trained` names scorers that were training labels: they are marked, and a second average leaves them out.
+    `aside` names scorers that no rank counts.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        baseline: str,
+        trained: Sequence[str] = (),
+        aside: Sequence[str] = (),
+    ) -> None:
+        self.records, self.baseline = list(map(_public, records)), baseline
+        self.methods = list(dict.fromkeys(record.method for record in records))
+        self.scorers = list(dict.fromkeys(record.scorer for record in records))
+        self.trained, self.aside = tuple(trained), tuple(aside)
+        self.ranked = [scorer for scorer in self.scorers if scorer not in self.aside]
+        self.about = {record.scorer: record for record in reversed(self.records)}
+        self._known = self._values()
+        if baseline not in self.methods:
             raise UserError(
-                f"{method} lacks {len(missing)} of {len(everything)} images that others were measured on",
-                f"{scorer}: for example seed {seed} of {prompt!r}",
-                "run the same command again to finish them, or leave the method out",
+                f"the baseline {baseline!r} is not among the methods", "", f"choose from {self.methods}"
             )
 
+    @cached_property
+    def missing(self) -> list[Missing]:
+        """Pictures without a number, by scorer and method, with the first reason."""
+        found = []
+        for scorer in self.scorers:
+            cells = set().union(*(set(self._known[scorer][method]) for method in self.methods))
+            for method in self.methods:
+                known = self._known[scorer][method]
+                lost = [cell for cell in cells if not np.isfinite(known.get(cell, NAN))]
+                if lost:
+                    reasons = (
+                        r.error for r in self.records if (r.scorer, r.method) == (scorer, method) and r.error
+                    )
+                    reason = next(reasons, "no number was taken")
+                    found.append(Missing(scorer=scorer, method=method, pictures=len(lost), reason=reason))
+        return found
 
-def table(records: list[Record], baseline: str) -> list[Row]:
-    """A row per scorer and method, in order of first appearance."""
-    check_complete(records)
-    scorers = list(dict.fromkeys(record.scorer for record in records))
-    methods = list(dict.fromkeys(record.method for record in records))
-    if baseline not in methods:
-        raise UserError(f"the baseline {baseline!r} is not among the methods", "", f"choose from {methods}")
-    return [_row(records, scorer, method, baseline) for scorer in scorers for method in methods]
+    def prompt_means(self, scorer: str) -> tuple[list[str], np.ndarray]:
+        """(methods that have a number, [methods, prompts]) over the pictures that all of them have one
+        for."""
+        known = {
+            method: {cell for cell, value in self._known[scorer][method].items() if np.isfinite(value)}
+            for method in self.methods
+        }
+        methods = [method for method in self.methods if known[method]]
+        if not methods:
+            return [], np.zeros((0, 0))
+        common = sorted(set.intersection(*(known[method] for method in methods)))
+        how = self.about[scorer].aggregate
+        rows = []
+        for method in methods:
+            values = np.array([self._known[scorer][method][cell] for cell in common])
+            rows.append(list(mean_by_prompt([prompt for prompt, _ in common], values, how).values()))
+        return methods, np.array(rows).reshape(len(methods), -1)
 
+    @cached_property
+    def rows(self) -> list[Row]:
+        """A row per scorer and method, in order of first appearance; Holm runs over all of them."""
+        drafts = [
+            (scorer, method, *self._compared(scorer, method))
+            for scorer in self.scorers
+            for method in self.prompt_means(scorer)[0]
+            if self.prompt_means(scorer)[1].size
+        ]
+        adjusted = holm([draft[5] for draft in drafts])
+        return [
+            Row(
+                method=method,
+                scorer=scorer,
+                mean=mean,
+                difference=difference,
+                wins=wins,
+                p=float(p),
+                verdict="" if difference is None else verdict(self._sign(scorer) * difference.mean, float(p)),
+            )
+            for (scorer, method, mean, difference, wins, _), p in zip(drafts, adjusted, strict=True)
+        ]
 
-def prompt_means(records: list[Record], scorer: str, method: str) -> dict[str, float]:
-    """The mean over seeds per prompt of one method under one scorer."""
-    chosen = [record for record in records if (record.scorer, record.method) == (scorer, method)]
-    return mean_by_prompt([record.prompt for record in chosen], np.array([record.value for record in chosen]))
+    def array(self, scorers: Sequence[str] | None = None) -> np.ndarray:
+        """[scorers, methods, prompts], higher is better, over the pictures that every scorer has of all."""
+        chosen = list(self.scorers if scorers is None else scorers)
+        common: set[tuple[str, int]] | None = None
+        for scorer in chosen:
+            for method in self.methods:
+                known = {cell for cell, value in self._known[scorer][method].items() if np.isfinite(value)}
+                common = known if common is None else common & known
+        cells = sorted(common or ())
+        rows = [
+            [
+                list(
+                    mean_by_prompt(
+                        [prompt for prompt, _ in cells],
+                        self._sign(scorer) * np.array([self._known[scorer][method][cell] for cell in cells]),
+                        self._aggregate(scorer),
+                    ).values()
+                )
+                for method in self.methods
+            ]
+            for scorer in chosen
+        ]
+        return np.array(rows).reshape(len(chosen), len(self.methods), -1)
 
+    @cached_property
+    def standings(self) -> dict[str, Standing]:
+        """Each method's average rank with interval and the chance to be best; empty without common
+        pictures."""
+        return self._standings(self.ranked)
 
-def _row(records: list[Record], scorer: str, method: str, baseline: str) -> Row:
-    ours, theirs = prompt_means(records, scorer, method), prompt_means(records, scorer, baseline)
-    sign = next(1 if record.higher_is_better else -1 for record in records if record.scorer == scorer)
-    keys = sorted(ours)
-    same = method == baseline
-    return Row(
-        method=method,
-        scorer=scorer,
-        mean=bootstrap_ci(np.array([ours[key] for key in keys])),
-        difference=None if same else paired_difference(ours, theirs),
-        wins=None
-        if same
-        else win_rate(sign * np.array([ours[k] for k in keys]), sign * np.array([theirs[k] for k in keys])),
-    )
+    @cached_property
+    def untrained_standings(self) -> dict[str, Standing]:
+        """The same without the scorers that were training labels; empty when there is none, or nothing
+        else."""
+        rest = [scorer for scorer in self.ranked if scorer not in self.trained]
+        return self._standings(rest) if rest and len(rest) < len(self.ranked) else {}
 
+    @cached_property
+    def leave_one_out(self) -> dict[str, dict[str, float]]:
+        """{scorer left out: {method: average rank}}; empty with one scorer or without common pictures."""
+        values = self.array(self.ranked)
+        if len(values) < 2 or not values.shape[2]:
+            return {}
+        found = leave_one_out(values.mean(axis=2))
+        return {
+            scorer: dict(zip(self.methods, map(float, row), strict=True))
+            for scorer, row in zip(self.ranked, found, strict=True)
+        }
 
-def average_ranks(records: list[Record], draws: int = 2000, seed: int = 0) -> dict[str, Interval]:
-    """Each method's rank averaged over scorers (1 is best, ties share) with a bootstrap over prompts."""
-    methods = list(dict.fromkeys(record.method for record in records))
-    values = _values(records, methods)
-    prompts = values.shape[2]
-    picks = np.random.default_rng(seed).integers(0, prompts, (draws, prompts))
-    point = _ranks(values.mean(axis=2))
-    drawn = np.stack([_ranks(values[:, :, pick].mean(axis=2)) for pick in picks])
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    return {
-        method: Interval(float(point[n]), float(low[n]), float(high[n]), prompts)
-        for n, method in enumerate(methods)
-    }
+    @cached_property
+    def paper_ranks(self) -> dict[str, float]:
+        """Average ranks by the paper's tie rule: three decimals, ties take the best place."""
+        values = self.array(self.ranked)
+        if not values.shape[2]:
+            return {}
+        found = ranks(values.mean(axis=2), "paper").mean(axis=0)
+        return dict(zip(self.methods, map(float, found), strict=True))
 
+    @cached_property
+    def correlations(self) -> np.ndarray:
+        """Spearman's correlation [scorers, scorers] of what they prefer at the same prompt."""
+        values = self.array()
+        return agreement(values) if values.shape[2] else np.full((len(values), len(values)), NAN)
 
-def _values(records: list[Record], methods: list[str]) -> np.ndarray:
-    """[scorers, methods, prompts], signed so that higher is better."""
-    scorers = list(dict.fromkeys((record.scorer, record.higher_is_better) for record in records))
-    rows = []
-    for scorer, higher in scorers:
-        means = [prompt_means(records, scorer, method) for method in methods]
-        keys = sorted(means[0])
-        rows.append([[(1 if higher else -1) * mean[key] for key in keys] for mean in means])
-    return np.array(rows)
+    def pick_shares(self, scorer: str = "pickscore") -> dict[str, float]:
+        """Each method's mean share of the picks within the group of all methods here, from raw PickScores."""
+        if scorer not in self.scorers:
+            return {}
+        known = self._known[scorer]
+        cells = sorted(set.intersection(*(set(known[method]) for method in self.methods)))
+        raw = np.array([[known[method][cell] for method in self.methods] for cell in cells])
+        raw = raw[np.isfinite(raw).all(axis=1)] if raw.size else np.zeros((0, len(self.methods)))
+        return dict(zip(self.methods, map(float, shares(raw).mean(axis=0)), strict=True)) if len(raw) else {}
 
+    def _standings(self, scorers: Sequence[str]) -> dict[str, Standing]:
+        values = self.array(scorers)
+        if not values.shape[2]:
+            return {}
+        return dict(zip(self.methods, standings(values), strict=True))
 
-def _ranks(means: np.ndarray) -> np.ndarray:
-    return rankdata(-means, axis=1).mean(axis=0)
+    def _compared(self, scorer: str, method: str) -> tuple[Interval, Interval | None, Interval | None, float]:
+        methods, values = self.prompt_means(scorer)
+        ours = values[methods.index(method)]
+        if method == self.baseline or self.baseline not in methods:
+            return mean_interval(ours), None, None, NAN
+        theirs, sign = values[methods.index(self.baseline)], self._sign(scorer)
+        found = paired_difference(ours, theirs)
+        return mean_interval(ours), found.interval, win_rate(sign * ours, sign * theirs), found.p
 
+    def _sign(self, scorer: str) -> int:
+        return 1 if self.about[scorer].higher_is_better else -1
 
-def markdown(rows: list[Row], ranks: dict[str, Interval], records: list[Record], baseline: str) -> str:
-    """The tables as Markdown, each headed by scorer, unit, view and checkpoint."""
-    parts = []
-    for scorer in dict.fromkeys(row.scorer for row in rows):
-        about = next(record for record in records if record.scorer == scorer)
-        better = "higher" if about.higher_is_better else "lower"
-        parts.append(
-            f"### {scorer}\n\n{about.unit}; view {about.view}; {about.checkpoint} `{about.checkpoint_hash}`; "
-            f"{better} is better\n"
-        )
-        parts.append(f"| method | mean [95 %] | difference to {baseline} [95 %] | wins |\n|---|---|---|---|")
-        parts += [_line(row) for row in rows if row.scorer == scorer]
-        parts.append("")
-    parts.append("### Average rank over scorers\n\n| method | rank [95 %] |\n|---|---|")
-    parts += [f"| {method} | {r.mean:.2f} [{r.low:.2f}, {r.high:.2f}] |" for method, r in ranks.items()]
-    return "\n".join(parts) + "\n"
+    def _aggregate(self, scorer: str) -> str:
+        """How seeds become one number once the sign is turned: the largest loss is the smallest gain."""
+        how = self.about[scorer].aggregate
+        return {"max": "min", "min": "max"}.get(how, how) if self._sign(scorer) < 0 else how
 
+    def _values(self) -> dict[str, dict[str, dict[tuple[str, int], float]]]:
+        found: dict[str, dict[str, dict[tuple[str, int], float]]] = {
+            scorer: {method: {} for method in self.methods} for scorer in self.scorers
+        }
+        for record in self.records:
+            found[record.scorer][record.method][record.prompt, record.seed] = record.value
+        return found
 
-def _line(row: Row) -> str:
-    mean = f"{row.mean.mean:.4f} [{row.mean.low:.4f}, {row.mean.high:.4f}]"
-    if row.difference is None or row.wins is None:
-        return f"| {row.method} | {mean} | baseline | |"
-    d = row.difference
-    return (
-        f"| {row.method} | {mean} | {d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}] "
-        f"| {100 * row.wins.mean:.0f} % [{100 * row.wins.low:.0f}, {100 * row.wins.high:.0f}] |"
-    )
+    def pictures(self, scorer: str) -> tuple[int, int]:
+        """(pictures that were compared per method, pictures that any method has) under a scorer."""
+        known = self._known[scorer]
+        every = set().union(*(set(known[method]) for method in self.methods))
+        with_number = [{c for c, v in known[m].items() if np.isfinite(v)} for m in self.methods]
+        with_number = [cells for cells in with_number if cells]
+        return len(set.intersection(*with_number)) if with_number else 0, len(every)
 
+    def as_json(self) -> dict[str, Any]:
+        """The same for programs."""
+        from dataclasses import asdict
 
-def as_json(rows: list[Row], ranks: dict[str, Interval]) -> dict[str, Any]:
-    """The same tables for programs."""
-    return {
-        "rows": [asdict(row) for row in rows],
-        "ranks": {name: asdict(rank) for name, rank in ranks.items()},
-    }
+        return {
+            "baseline": self.baseline,
+            "ranked_by": self.ranked,
+            "training_labels": list(self.trained),
+            "rows": [asdict(row) for row in self.rows],
+            "missing": [asdict(item) for item in self.missing],
+            "ranks": {name: asdict(standing) for name, standing in self.standings.items()},
+            "ranks_without_training_labels": {
+                name: asdict(standing) for name, standing in self.untrained_standings.items()
+            },
+            "ranks_paper_rule": self.paper_ranks,
+            "leave_one_out": self.leave_one_out,
+            "correlations": {"scorers": self.scorers, "values": self.correlations.tolist()},
+            "pick_shares": {"group": self.methods, "shares": self.pick_shares()},
+        }

@@ -1,16 +1,18 @@
 """What a generator is: requests in, scrolls out; the same request gives the same bytes."""
 
+from __future__ import annotations
+
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
-
-import torch
-from PIL import Image
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from drspo.errors import UserError
 
-PIXELS_PER_LATENT = 8
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
 OWN = -1
 """What a number in a configuration holds when the model's own is to be taken: 0 is a value like any other."""
 
@@ -45,7 +47,7 @@ class Generated:
     image: Image.Image
     seconds: float
     latents: Tensor
-    """The final scaled latents, float32 on the CPU, [4, h, w]."""
+    """The final scaled latents, float32 on the CPU, [C, h, w]."""
     extras: dict[str, Image.Image] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -65,55 +67,99 @@ class Step:
 Callback = Callable[[Step], None]
 
 
-class Generator(Protocol):
-    """A method that turns requests into scrolls; a batch equals a loop of singles."""
-
-    name: str
-    config: Any
-
-    def generate(self, requests: list[Request], callback: Callback | None = None) -> list[Generated]: ...
+@dataclass(frozen=True, kw_only=True)
+class NoSettings:
+    """The settings of a method that has none."""
 
 
-def initial_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal noise for a seed, float32, always drawn on the CPU so that every device agrees."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+class Generator:
+    """A method that turns requests into scrolls; a batch equals a loop of singles.
 
+    A method of one's own derives from this, says its `name` and its settings (`config_class`, a frozen
+    dataclass), and implements `generate`. All the rest has a default here, so that nobody needs to ask
+    whether a generator has it.
+    """
 
-def latent_size(height: int, width: int) -> tuple[int, int]:
-    """The latents' (height, width) for a canvas in pixels; UserError when 8 does not divide the canvas."""
-    for word, size in (("height", height), ("width", width)):
-        if size < PIXELS_PER_LATENT or size % PIXELS_PER_LATENT:
-            below = max(size // PIXELS_PER_LATENT * PIXELS_PER_LATENT, PIXELS_PER_LATENT)
-            above = below + PIXELS_PER_LATENT
-            raise UserError(
-                f"The {word} {size} is not a positive multiple of 8 pixels: "
-                "the autoencoder halves it three times.",
-                hint=f"The nearest sizes are {below} and {above}.",
-            )
-    return height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
+    name: ClassVar[str]
+    config_class: ClassVar[type] = NoSettings
+    stages: ClassVar[tuple[str, ...]] = ()
+    """Stages that wear a LoRA of their own; a method without any wears one LoRA from end to end."""
+
+    def __init__(self, family: Any, config: Any = None) -> None:
+        self.family = family
+        self.config = config if config is not None else self.config_class()
+
+    def generate(self, requests: list[Request], callback: Callback | None = None) -> list[Generated]:
+        """One scroll per request, each as if it were alone; the callback sees every step."""
+        raise NotImplementedError
+
+    @classmethod
+    def needs_control(cls, config: Any) -> bool:
+        """Whether the model must be loaded with its ControlNet."""
+        return False
+
+    @classmethod
+    def check_settings(cls, config: Any, request: Request, spec: Any) -> None:
+        """UserError for what is wrong whatever the weights are; without a spec the model is not known yet."""
+
+    def check(self, requests: list[Request]) -> None:
+        """UserError for anything wrong with the requests or the settings, before heavy work."""
+        for request in requests:
+            check_request(request)
+            self.check_settings(self.config, request, self.family.spec)
+
+    def resolved(self, request: Request) -> Any:
+        """The settings in force for a request: numbers instead of "the model's own"."""
+        return self.config
+
+    def count_steps(self, request: Request) -> int:
+        """How many steps a callback sees for one request."""
+        return request.steps
+
+    @classmethod
+    def with_window_batch(cls, config: Any, count: int) -> Any:
+        """The settings with so many windows per forward, where the method has windows."""
+        return config
 
 
 def check_request(request: Request) -> None:
-    """Raises UserError for settings of a request that no method can serve."""
-    latent_size(request.height, request.width)
+    """UserError for settings of a request that no method can serve; its size is the model's affair."""
     if request.steps < 1:
         raise UserError(f"A scroll needs at least one step, not {request.steps}.")
-    if request.guidance_scale < 0:
-        raise UserError(f"A guidance scale is not negative: {request.guidance_scale}.")
+    if not 0 <= request.guidance_scale < math.inf:  # also false for NaN
+        raise UserError(f"A guidance scale is a number from 0 on, not {request.guidance_scale}.")
     if not 0 <= request.guidance_rescale <= 1:
         raise UserError(f"guidance_rescale lies between 0 and 1, not at {request.guidance_rescale}.")
-    if request.seed < 0:
-        raise UserError(f"A seed is a non-negative integer, not {request.seed}.")
+    if not 0 <= request.seed < 2**63:
+        raise UserError(f"A seed is a non-negative integer below 2^63, not {request.seed}.")
 
 
-def build_generator(name: str, family: Any, settings: Mapping[str, Any] | None = None) -> Generator:
-    """The generator of that name with its settings applied; unknown names and settings are UserErrors.
-
-    A generator class carries its configuration dataclass as `config_class`; "module:Class" names a plugin.
-    """
-    from drspo.config import from_dict
+def generator_class(name: str) -> type[Generator]:
+    """The class of a method's name, or of a plugin's "module:Class"; UserError when it is no generator."""
     from drspo.registry import lookup
     from generate import GENERATORS
 
     cls = lookup(GENERATORS, name, "method")
-    return cls(family, from_dict(cls.config_class, dict(settings or {})))
+    if not (isinstance(cls, type) and issubclass(cls, Generator)):
+        raise UserError(
+            f"the method {name!r} is not a generator",
+            hint="A plugin is a class that derives from generate.request.Generator.",
+        )
+    return cls
+
+
+def settings_of(name: str, settings: Mapping[str, Any] | None = None) -> Any:
+    """A method's configuration with these settings; unknown ones are UserErrors with the nearest name."""
+    from drspo.config import from_dict
+
+    return from_dict(generator_class(name).config_class, dict(settings or {}))
+
+
+def build_generator(name: str, family: Any, settings: Mapping[str, Any] | None = None) -> Generator:
+    """The generator of that name, or of a plugin's "module:Class", with its settings applied."""
+    return generator_class(name)(family, settings_of(name, settings))
+
+
+def needs_control(name: str, settings: Mapping[str, Any] | None = None) -> bool:
+    """Whether a method with these settings asks for the model's ControlNet."""
+    return generator_class(name).needs_control(settings_of(name, settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -31,7 +32,9 @@ def write(zoo, parts: list[str], out: Path) -> None:
     if "clip" in parts:
         write_clip(zoo.clip, zoo.tokenizer, out / "clip")
     if "aesthetic" in parts:
-        write_tensors(zoo.aesthetic.layers, out / "aesthetic" / "aesthetic.safetensors", "layers.")
+        clip = (out / "clip" / "open_clip_model.safetensors").read_bytes()
+        belongs = {"backbone_sha256": hashlib.sha256(clip).hexdigest()}  # a head is its backbone's weights'
+        write_tensors(zoo.aesthetic.layers, out / "aesthetic" / "aesthetic.safetensors", "layers.", belongs)
     if "detector" in parts:
         write_tensors(zoo.detector, out / "detector" / "detector.safetensors")
     shutil.copyfile(zoo.work / "fit.log", out / "fit.log")
@@ -109,10 +112,14 @@ def write_clip(model: nn.Module, tokenizer: CLIPTokenizer, folder: Path) -> None
     write_tensors(model, folder / "open_clip_model.safetensors")
 
 
-def write_tensors(model: nn.Module, path: Path, prefix: str = "") -> None:
+def write_tensors(
+    model: nn.Module, path: Path, prefix: str = "", metadata: dict[str, str] | None = None
+) -> None:
     """A model's weights in half precision as one safetensors file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = lambda value: value.half() if value.is_floating_point() else value  # noqa: E731
     save_file(
-        {prefix + name: half(value.detach()).contiguous() for name, value in model.state_dict().items()}, path
+        {prefix + name: half(value.detach()).contiguous() for name, value in model.state_dict().items()},
+        path,
+        metadata=metadata,
     )

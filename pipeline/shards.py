@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from drspo.errors import UserError
 from drspo.files.storage import Storage
+from pipeline.parquet import DAMAGES, batch_rows, open_parquet
 
 SPLITS = ("train", "validation")
 _SHARD = re.compile(r"(?P<split>[a-z]+)-\d{5}-of-\d{5}\.parquet")
@@ -69,12 +70,6 @@ def read_pairs(
         yield from _rows(storage, name, list(columns) if columns else None)
 
 
-def count_pairs(source: str, split: str = "train") -> int:
-    """How many rows a split has, from the files' footers alone."""
-    storage, names = find_shards(source, split)
-    return sum(_open(storage, name, None).metadata.num_rows for name in names)
-
-
 def find_shards(source: str, split: str) -> tuple[Storage, list[str]]:
     """The storage and the names of a split's shards, in order. Raises UserError when there are none."""
     if "*" in source or source.endswith(".parquet"):
@@ -122,9 +117,10 @@ def _by_pattern(source: str) -> tuple[Storage, list[str]]:
 
 def _open(storage: Storage, name: str, columns: list[str] | None) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(storage.open(name), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"this is not a whole Parquet file: {error}", storage.url(name)) from error
+        stream = storage.open(name)
+    except FileNotFoundError as error:
+        raise UserError("there is no such file", storage.url(name)) from error
+    file = open_parquet(stream, storage.url(name), page_checksum_verification=True)
     missing = set(columns or ()) - set(file.schema_arrow.names)
     if missing:
         raise UserError(f"no column {', '.join(sorted(missing))} in this file", storage.url(name))
@@ -134,9 +130,9 @@ def _open(storage: Storage, name: str, columns: list[str] | None) -> pq.ParquetF
 def _rows(storage: Storage, name: str, columns: list[str] | None) -> Iterator[dict[str, Any]]:
     file = _open(storage, name, columns)
     try:
-        for batch in file.iter_batches(batch_size=8, columns=columns):
+        for batch in file.iter_batches(batch_size=batch_rows(file, 8), columns=columns):
             yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except DAMAGES as error:
         raise UserError(f"this Parquet file is damaged: {error}", storage.url(name)) from error
     finally:
         file.close(force=True)

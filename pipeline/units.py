@@ -14,8 +14,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from drspo.errors import UserError
 from drspo.files.storage import Storage
 from drspo.hashing import content_hash
+from pipeline.parquet import DAMAGES, open_parquet
 from pipeline.records import UnitRow, unit_rows, unit_schema, unit_table
 
 log = logging.getLogger(__name__)
@@ -23,11 +25,12 @@ log = logging.getLogger(__name__)
 UNIT_FILE = re.compile(r"units/([0-9a-f]{2})/([0-9a-f]{32})\.parquet")
 
 
-class DamagedFile(Exception):
+class DamagedFile(UserError):
     """A file of the run folder that is truncated, foreign, or made by another configuration."""
 
     def __init__(self, name: str, why: str) -> None:
-        super().__init__(f"{name}: {why}")
+        hint = "The builder's command moves it aside and makes it anew."
+        super().__init__(f"a file of the run is damaged: {why}", name, hint)
         self.name = name
         self.why = why
 
@@ -70,11 +73,11 @@ class UnitStore:
         # Local files are read lazily: the scores of a unit need not pull its images off the disk.
         with self.storage.open(name, "rb") as stream:
             try:
-                file = pq.ParquetFile(stream, page_checksum_verification=True)
+                file = open_parquet(stream, name, page_checksum_verification=True)
                 schema = file.schema_arrow
                 table = file.read(columns=columns)
                 ids = table if columns is None else file.read(columns=["unit_id", "config_hash"])
-            except (pa.ArrowException, OSError, KeyError) as error:
+            except (UserError, *DAMAGES) as error:
                 if isinstance(error, FileNotFoundError):
                     raise
                 raise DamagedFile(name, f"not a whole Parquet file ({error})") from error

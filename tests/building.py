@@ -10,6 +10,7 @@ from typing import Any
 
 from dataset_builder.build import Build, Outcome
 from dataset_builder.config import BuildConfig
+from drspo import consent
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import PromptSettings
@@ -17,6 +18,7 @@ from pipeline.local import run_units
 from pipeline.settings import CandidateSettings, ScoringSettings
 
 FAKES = "tests.plugin_fakes"
+ALLOW = ("--allow-plugins", FAKES)  # for a command line, since a file may not
 IDEAS = [
     "a lighthouse at dusk by the sea",
     "a windmill on a green hill",
@@ -36,6 +38,7 @@ def ideas_file(folder: Path, ideas: list[str] = IDEAS) -> Path:
 
 def fake_config(folder: Path, out: Path | str, ideas: list[str] = IDEAS, **changes: Any) -> BuildConfig:
     """A configuration with two painters, two seeds and two scorers, and no model behind them."""
+    consent.allow(FAKES)
     config = BuildConfig(
         out=str(out),
         executor="local",

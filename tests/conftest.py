@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# A shared or slow machine must not turn a right answer into a failed test.
-settings.register_profile("drspo", deadline=None)
+from drspo import consent
+
+# Before anything loads torch: some results are compared to the bit, also with those of processes that tests
+# start, and rounding depends on the number of threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shared or slow machine must not turn a right answer into a failed test, nor must the luck of a draw: every
+# run tries the same examples. `--hypothesis-profile=search` draws new ones.
+patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("drspo", derandomize=True, **patient)
+settings.register_profile("search", **patient)
 settings.load_profile("drspo")
 
 ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = ROOT.parent / "shared" / "golden"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that wears `gpu` is skipped, with the reason, where torch sees no CUDA device."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device, and torch sees none here")
 
 
 @pytest.fixture(scope="session")
@@ -25,10 +44,8 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """The folder of golden data beside the checkout: figures and tiny models made independently of us."""
-    if not GOLDEN.is_dir():
-        pytest.skip(f"no golden data: {GOLDEN} does not exist (it lies beside the checkout, not in it)")
-    return GOLDEN
+    """The folder of recorded runs and tiny checkpoints, made independently of us (see its README)."""
+    return ROOT / "tests" / "golden"
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +74,11 @@ def no_handler_outlives_its_test() -> Iterator[None]:
         root.removeHandler(handler)
         handler.close()
     root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def no_consent_outlives_its_test() -> Iterator[None]:
+    """What one test lets be imported, the next has to allow for itself."""
+    before = copy.deepcopy(consent._STATE)
+    yield
+    consent._STATE = before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import random
 import threading
 import time
@@ -27,17 +28,23 @@ class FlakyStore(Loopback):
         self.upstream, self.share, self.always = urlsplit(upstream), share, ""
         self.after = 0  # so many requests pass before `always` begins
         self.met: Counter[str] = Counter()
-        self.draw, self.lock = random.Random(seed), threading.Lock()
+        self.draw, self.kinds, self.lock = random.Random(seed), itertools.cycle(KINDS), threading.Lock()
+        self.in_a_row: Counter[str] = Counter()
 
     @property
     def url(self) -> str:
         return self.origin
 
-    def fault(self) -> str:
-        """What happens to the next request; empty when nothing does."""
+    def fault(self, request: str) -> str:
+        """What happens to the next request; empty when nothing does.
+
+        By chance no request fails more than three times in a row: who is patient gets through for certain.
+        """
         with self.lock:
             self.after -= 1
-            kind = self.draw.choice(KINDS) if self.draw.random() < self.share else ""
+            unlucky = self.draw.random() < self.share and self.in_a_row[request] < 3
+            self.in_a_row[request] = self.in_a_row[request] + 1 if unlucky else 0
+            kind = next(self.kinds) if unlucky else ""
             kind = self.always if self.always and self.after < 0 else kind
             self.met[kind] += 1
             return kind
@@ -51,7 +58,7 @@ class _Handler(QuietHandler):
 
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        kind = self.store.fault()
+        kind = self.store.fault(f"{self.command} {self.path}")
         if kind == "slow":
             time.sleep(0.3)
         if answer := {"busy": BUSY, "faulty": FAULTY, "forbidden": FORBIDDEN}.get(kind):

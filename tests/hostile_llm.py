@@ -24,7 +24,8 @@ class HostileLLM(Loopback):
         self.bodies: list[dict[str, Any]] = []
         self.under_way = self.most_under_way = 0
         self.delay = 0.0
-        self.lock = threading.Lock()
+        self.together = 0  # nothing is answered before so many requests are under way at once
+        self.lock = threading.Condition()
 
     @property
     def url(self) -> str:
@@ -50,6 +51,8 @@ class _Handler(QuietHandler):
             self.owner.bodies.append(body)
             self.owner.under_way += 1
             self.owner.most_under_way = max(self.owner.most_under_way, self.owner.under_way)
+            self.owner.lock.notify_all()
+            self.owner.lock.wait_for(lambda: self.owner.most_under_way >= self.owner.together, timeout=60)
         try:
             time.sleep(self.owner.delay)
             self.answer(kind, source, self.owner.requests[source])

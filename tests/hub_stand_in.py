@@ -7,6 +7,9 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -43,6 +46,22 @@ class HubStandIn(Loopback):
 
     def handler(self) -> type[_Handler]:
         return type("Handler", (_Handler,), {"hub": self})
+
+
+@contextmanager
+def serving(monkeypatch: Any) -> Iterator[HubStandIn]:
+    """A stand-in that this process's Hub client talks to, logged in, without waiting between attempts."""
+    import huggingface_hub.constants as constants
+    from huggingface_hub.utils import _http
+
+    with HubStandIn() as hub:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        waits = SimpleNamespace(sleep=lambda seconds: None, time=_http.time.time)
+        monkeypatch.setattr(_http, "time", waits)
+        yield hub
 
 
 class _Handler(QuietHandler):

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from drspo.hashing import seed_from
+from generate.request import Generator
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,12 @@ class PainterConfig:
     meet: int = 0
 
 
-class Painter:
+class Painter(Generator):
     """Noise from (prompt, seed); on a prompt with the poison word it raises, crashes or hangs; with `meet`
     it begins once so many processes paint."""
 
     name = "painter"
     config_class = PainterConfig
-
-    def __init__(self, family: object, config: PainterConfig) -> None:
-        self.config = config
 
     def generate(self, requests: list, callback: object = None) -> list:
         return [self._one(request) for request in requests]
@@ -105,6 +103,7 @@ def misbehave(how: str) -> None:
         time.sleep(3600)
     if how == "memory":
         fill_memory()
+    raise RuntimeError(how)
 
 
 def fill_memory(spare: int = 64 * 2**20) -> None:

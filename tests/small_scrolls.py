@@ -4,8 +4,10 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
+from generate.canvas.windows import crop_index
 from generate.models.family import ModelFamily, load_family
 from generate.request import Request
 from tests.tiny_models import make_controlnet
@@ -23,7 +25,8 @@ def controlled_family(golden: Path) -> ModelFamily:
     base = golden / "models" / "tiny-sdxl"
     with TemporaryDirectory() as folder:
         control = make_controlnet(base, Path(folder))
-        return load_family(str(base), device="cpu", controlnet=True, controlnet_source=str(control))
+        options = {"controlnet": True, "controlnet_source": str(control), "conditioning": "canny"}
+        return load_family(str(base), device="cpu", **options)
 
 
 def small_request(**changes) -> Request:
@@ -39,3 +42,9 @@ SMALL = {"window": 128, "stride": 64}
 def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """Largest difference relative to the reference's largest value."""
     return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def overlap_counts(windows, height: int, width: int) -> np.ndarray:
+    """How many windows cover each element of the canvas, counted one by one: [height, width]."""
+    index = crop_index(tuple(windows), height, width)
+    return np.bincount(index.ravel(), minlength=height * width).reshape(height, width)

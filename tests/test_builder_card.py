@@ -11,16 +11,17 @@ import pytest
 import yaml
 from PIL import Image
 
-from dataset_builder.report.card import LICENCES, card_files, check_licence
+from dataset_builder.report.card import card_files
 from dataset_builder.report.charts import distributions, short, win_matrix
 from dataset_builder.report.gallery import read_gallery
 from drspo.config import load
 from drspo.errors import UserError
 from drspo.files.run import RunDir
+from drspo.licences import KNOWN, check_licence
 from pipeline.candidates.provenance import record_model
 from pipeline.records import pair_schema, pickapic_schema
 from pipeline.settings import PairSettings, ScoringSettings
-from pipeline.shards import count_pairs, read_pairs
+from pipeline.shards import read_pairs
 from tests.building import FAKES, IDEAS, build, fake_config
 
 
@@ -49,7 +50,7 @@ def test_the_head_names_licence_configs_splits_and_the_true_row_counts(run, file
     assert found["configs"][0]["default"] is True
     for info in found["dataset_info"]:
         rows = {split["name"]: split["num_examples"] for split in info["splits"]}
-        assert rows == {split: count_pairs(run.base, split) for split in rows}
+        assert rows == {split: len(list(read_pairs(run.base, split))) for split in rows}
     kinds = {f["name"]: f.get("dtype") for f in found["dataset_info"][0]["features"]}
     assert kinds["chosen"] == "image" and kinds["margin"] == "float64"
 
@@ -120,7 +121,7 @@ def test_language_model_instructions_are_printed_in_full(run):
 
 
 def test_licences_are_required_and_known():
-    assert check_licence("openrail++") == "openrail++" and len(LICENCES) > 20
+    assert check_licence("openrail++") == "openrail++" and len(KNOWN) > 20
     for bad in ("", "CC-BY", "free"):
         with pytest.raises(UserError, match="licence"):
             check_licence(bad)

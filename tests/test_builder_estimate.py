@@ -13,7 +13,7 @@ from dataset_builder.rates import Rates
 from drspo.errors import UserError
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
-from pipeline.llm.ask import LLMSettings
+from pipeline.llm.settings import LLMSettings
 from pipeline.settings import PairSettings
 from tests.building import IDEAS, build, fake_config
 

@@ -9,17 +9,16 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
-import yaml
 
-from dataset_builder.hub.publish import check_repo_id, main, without_secrets
+from dataset_builder.hub.publish import check_repo_id, main
 from drspo.errors import UserError
+from drspo.leaving import without_secrets
 from pipeline.settings import PairSettings
 from pipeline.shards import read_pairs
 from tests.building import IDEAS, build, fake_config
-from tests.hub_stand_in import READ_ONLY, TOKEN, HubStandIn
+from tests.hub_stand_in import READ_ONLY, TOKEN, serving
 
 REPO = "me/tiny-scrolls"
 
@@ -45,17 +44,8 @@ def repair(folder, method):
 
 
 @pytest.fixture
-def hub(monkeypatch, tmp_path):
-    import huggingface_hub.constants as constants
-    from huggingface_hub.utils import _http
-
-    with HubStandIn() as hub:
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        waits = SimpleNamespace(sleep=lambda seconds: None, time=_http.time.time)
-        monkeypatch.setattr(_http, "time", waits)
+def hub(monkeypatch):
+    with serving(monkeypatch) as hub:
         yield hub
 
 
@@ -238,35 +228,6 @@ def test_our_trainer_reads_both_configs_of_a_publication_as_the_same_pairs(run, 
         assert has_split(str(tree), split)
 
 
-def test_a_lora_is_published_with_its_licence_and_without_checkpoints(hub, tmp_path):
-    lora = tmp_path / "lora"
-    for name in (
-        "pytorch_lora_weights.safetensors",
-        "drspo.json",
-        "checkpoints/5/state.safetensors",
-        "log.txt",
-        "samples/timeline.png",
-    ):
-        (lora / name).parent.mkdir(parents=True, exist_ok=True)
-        (lora / name).write_bytes(b"{}")
-    (lora / "README.md").write_text(
-        '---\nlibrary_name: diffusers\n---\n\npipe.load_lora_weights("THIS_FOLDER")\n'
-    )
-    with pytest.raises(UserError, match="needs a licence"):
-        publish(lora, repo="me/lora", licence="")
-    assert publish(lora, repo="me/lora", licence="openrail++") == 0
-    files = hub.files("me/lora", "models")
-    assert set(files) - {".gitattributes"} == {
-        "pytorch_lora_weights.safetensors",
-        "drspo.json",
-        "README.md",
-        "samples/timeline.png",
-    }
-    card = files["README.md"].decode()
-    assert yaml.safe_load(card.split("---")[1]) == {"library_name": "diffusers", "license": "openrail++"}
-    assert 'load_lora_weights("me/lora")' in card
-
-
 def test_a_tree_is_written_from_an_object_store_too_and_is_made_equal(tmp_path):
     from dataset_builder.hub.tree import Tree
     from drspo.files.storage import Storage
@@ -281,14 +242,6 @@ def test_a_tree_is_written_from_an_object_store_too_and_is_made_equal(tmp_path):
     tree.write(tmp_path, link=True)
     files = {p.relative_to(tmp_path).as_posix(): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     assert files == {"README.md": b"card", name: b"shard", "notes.md": b"mine"}
-
-
-def test_a_lora_keeps_the_licence_of_its_base_model(tmp_path):
-    (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(b"")
-    (tmp_path / "README.md").write_text("---\nlicense: openrail++\n---\ntext\n")
-    assert publish(tmp_path, "--dry-run", str(tmp_path / "tree"), repo="me/lora", licence="") == 0
-    with pytest.raises(UserError, match="as the base model requires"):
-        publish(tmp_path, "--dry-run", str(tmp_path / "tree"), repo="me/lora", licence="mit")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from dataset_builder import retry
 from dataset_builder.build import Build
+from dataset_builder.ideas import make_prompts
 from dataset_builder.report import status
 from drspo.errors import UserError
 from pipeline.local import run_units
@@ -23,7 +24,7 @@ def test_status_follows_a_run_from_its_first_file_to_its_last(
     builder = Build(config, run_units)
     builder._begin()
     assert "not yet" in status.describe(status.read_status(config.out))
-    plan = builder._plan(builder._prompts())
+    plan = builder._plan(make_prompts(builder.run, config))
     assert "0 of 6 units, 6 remaining" in status.describe(status.read_status(config.out))
     units = run_units(plan, builder.spec)
     next(units), next(units)

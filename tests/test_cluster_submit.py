@@ -19,7 +19,7 @@ import pytest
 
 from drspo.config import dump
 from pipeline.settings import ResourceSettings
-from tests.building import build, fake_config, final_tables
+from tests.building import ALLOW, build, fake_config, final_tables
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -41,10 +41,8 @@ class Cluster:
     def start_head(self) -> None:
         port, dashboard = free_port(), free_port()
         self.address, self.dashboard = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
-        self._start(
-            "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2", "--num-gpus=0",
-            f"--temp-dir={self.folder}",
-        )  # fmt: skip
+        ports = (f"--port={port}", f"--dashboard-port={dashboard}")
+        self._start("--head", *ports, "--num-cpus=2", "--num-gpus=0", f"--temp-dir={self.folder}")
         self._wait_for_an_agent()
 
     def _wait_for_an_agent(self) -> None:
@@ -154,7 +152,7 @@ def test_a_submitted_job_survives_being_stopped_and_the_loss_of_a_node(
     file = tmp_path / "config.yaml"
     file.write_text(dump(config))
     lost, kept = cluster.start_node(), cluster.start_node()
-    program = ("python", "-m", "dataset_builder", "--config", str(file))
+    program = ("python", "-m", "dataset_builder", "--config", str(file), *ALLOW)
     units, log = tmp_path / "out/units", tmp_path / "job.txt"
     with running(cluster, repository, log, "stopped-job", *program) as job:
         wait_for(lambda: len(list(units.rglob("[0-9a-f]*.parquet"))) >= 1, job, log)
@@ -206,7 +204,7 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, repository: Pat
         **os.environ,
         "RAY_ADDRESS": f"127.0.0.1:{free_port()}",
     }
-    command = [sys.executable, "-m", "dataset_builder", "--config", str(file)]
+    command = [sys.executable, "-m", "dataset_builder", "--config", str(file), *ALLOW]
     done = subprocess.run(command, env=env, cwd=repository, capture_output=True, text=True, timeout=400)
     assert done.returncode == 2, done.stderr
     assert "no Ray cluster answers" in done.stderr and "Traceback" not in done.stderr

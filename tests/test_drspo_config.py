@@ -50,12 +50,12 @@ def yaml_file(folder: Path, text: str, name: str = "my.yaml") -> str:
 def test_scalars_of_a_file_get_the_type_of_their_field(tmp_path):
     path = yaml_file(
         tmp_path,
-        "lr: 1e-5\nout: 12\nplan: on\ndata:\n  source: 'true'\n  sizes: [3, 4]\n  weights: {a: 1, b: .inf}\n",
+        "lr: 1e-5\nout: 12\nplan: on\ndata:\n  source: 'true'\n  sizes: [3, 4]\n  weights: {a: 1, b: 2e3}\n",
     )
     loaded = load("--config", path)
     assert loaded.lr == 1e-5 and isinstance(loaded.lr, float)
     assert loaded.out == "12" and loaded.plan is True and loaded.data.source == "true"
-    assert loaded.data.sizes == (3, 4) and loaded.data.weights == {"a": 1.0, "b": float("inf")}
+    assert loaded.data.sizes == (3, 4) and loaded.data.weights == {"a": 1.0, "b": 2000.0}
 
 
 def test_flags_win_over_files_and_later_files_over_earlier_ones(tmp_path):

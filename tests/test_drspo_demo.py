@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from drspo import cli, log
-from drspo.demo.command import command as demo
-from drspo.demo.command import page as demo_page
-from drspo.demo.command import story as demo_story
+from drspo.demo import command as demo
+from drspo.demo import page as demo_page
+from drspo.demo import story as demo_story
+from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.files.storage import Storage
 from miniature.world import captions, paint, sample_scene
@@ -57,10 +58,8 @@ def finished_run(folder: Path, config: demo.DemoConfig, prompts: int = 3) -> Run
     data.write("prompts.parquet", as_bytes(records.prompt_table([*accepted, dropped])))
     pairs = []
     for number, text in enumerate(texts):
-        row = records.UnitRow(
-            unit_id=f"u{number}", prompt_id=str(number), parent_id="", prompt=text, status="ok",
-            config_hash="c", candidates=candidates(number),
-        )  # fmt: skip
+        ids = {"unit_id": f"u{number}", "prompt_id": str(number), "parent_id": "", "config_hash": "c"}
+        row = records.UnitRow(**ids, prompt=text, status="ok", candidates=candidates(number))
         data.write(f"units/aa/u{number}.parquet", as_bytes(records.unit_table([row], ["aesthetic"])))
         best, worst = row.candidates[-1].candidate_id, row.candidates[0].candidate_id
         pairs.append(
@@ -97,7 +96,7 @@ def as_bytes(table: pa.Table) -> bytes:
 def page(tmp_path_factory) -> str:
     config = demo.DemoConfig(out=str(tmp_path_factory.mktemp("demo")))
     run = finished_run(Path(config.out), config)
-    demo_page.write_page(run, config, demo.command_lines(demo.plan(config)))
+    demo_page.write_page(run, config, demo.shown_commands(config))
     return run.read("index.html").decode()
 
 
@@ -174,7 +173,7 @@ def test_a_killed_demonstration_goes_on_with_the_phase_it_was_in(tmp_path, monke
             raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "run_program", program)
-    monkeypatch.setattr(demo_page, "write_page", lambda *_: None)
+    monkeypatch.setattr(demo, "write_page", lambda *_: None)
     out = str(tmp_path / "demo")
     with pytest.raises(KeyboardInterrupt):
         demo.main(["--out", out])
@@ -216,5 +215,5 @@ def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, monkey
 
 
 def test_an_image_of_an_unknown_kind_is_not_embedded():
-    with pytest.raises(ValueError, match="not a PNG"):
+    with pytest.raises(UserError, match="GIF"):
         demo_story.picture_source(b"GIF89a")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drspo import cli, hashing, log, registry
+from drspo import cli, consent, hashing, log, registry
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.files.storage import Storage
@@ -33,6 +33,7 @@ def test_a_registered_name_is_imported_on_first_use():
 def test_a_plugin_is_written_module_colon_attribute(tmp_path, monkeypatch):
     (tmp_path / "my_plugin_module.py").write_text("class Mine:\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
+    consent.allow("my_plugin_module")
     assert registry.lookup({}, "my_plugin_module:Mine", "generator").__name__ == "Mine"
 
 
@@ -46,6 +47,7 @@ def test_a_plugin_is_written_module_colon_attribute(tmp_path, monkeypatch):
     ],
 )
 def test_an_unknown_name_teaches(name, says):
+    consent.allow("no_such_module_here", "json:Thing")
     with pytest.raises(UserError) as caught:
         registry.lookup({"multidiffusion": "a:b", "mad": "a:c"}, name, "generator")
     assert says in str(caught.value) and "generator" in str(caught.value)
@@ -54,6 +56,7 @@ def test_an_unknown_name_teaches(name, says):
 def test_a_missing_dependency_inside_a_plugin_is_not_called_a_missing_plugin(tmp_path, monkeypatch):
     (tmp_path / "plugin_with_a_gap.py").write_text("import no_such_dependency\n")
     monkeypatch.syspath_prepend(tmp_path)
+    consent.allow("plugin_with_a_gap")
     with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
         registry.lookup({}, "plugin_with_a_gap:Thing", "scorer")
 
@@ -96,6 +99,7 @@ def test_a_run_begins_then_continues(tmp_path):
 def test_a_folder_of_another_configuration_is_refused_with_the_difference(tmp_path):
     run = RunDir(tmp_path)
     run.start("train", Settings(), "h1")
+    run.write("metrics.jsonl", b"a result")
     before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
     with pytest.raises(UserError, match=r"lr: 1\.0 there, 2\.0 asked now") as caught:
         run.start("train", Settings(lr=2.0), "h2")

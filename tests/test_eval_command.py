@@ -1,6 +1,7 @@
 """The benchmark from prompts to tables, with a generator and a scorer that cost nothing."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -8,7 +9,8 @@ from PIL import Image
 from drspo.errors import UserError
 from eval import suite
 from eval.command import check, main
-from eval.config import EvalConfig
+from eval.config import EvalConfig, Judges, Pictures
+from eval.judges import build_judges
 from eval.methods import method
 from eval.suite import cells, read_prompts
 
@@ -67,13 +69,12 @@ def arguments(out, *more):
 def test_a_benchmark_ends_in_tables_and_a_page_and_makes_nothing_twice(
     tmp_path, painters, monkeypatch, capsys
 ):
-    monkeypatch.setattr(suite, "build_scorer", lambda name, settings: Brightness())
     assert main(arguments(tmp_path / "run")) == 0
     assert len(MADE) == 12
     tables = json.loads((tmp_path / "run" / "tables.json").read_text())
     row = next(row for row in tables["rows"] if row["method"] == "sdxl")
     assert row["difference"]["mean"] == pytest.approx(10.0)
-    assert "brightness" in (tmp_path / "run" / "index.html").read_text()
+    assert "Brightness" in (tmp_path / "run" / "index.html").read_text()
     assert main(arguments(tmp_path / "run")) == 0
     assert len(MADE) == 12
     with pytest.raises(UserError, match="another configuration"):
@@ -87,11 +88,70 @@ def test_a_benchmark_ends_in_tables_and_a_page_and_makes_nothing_twice(
         (EvalConfig(), "where shall"),
         (EvalConfig(out="x", baseline="mad", methods=("sdxl",)), "baseline"),
         (EvalConfig(out="x", methods=("multidifusion", "multidiffusion")), "multidiffusion"),
+        (EvalConfig(out="x", methods=("multidiffusion", "multidiffusion")), "named twice"),
+        (EvalConfig(out="x", methods=("drspo", "drspo-without-dpo"), baseline="drspo"), "same thing twice"),
+        (EvalConfig(out="x", pictures=Pictures(limit=-1)), "a limit of -1"),
+        (EvalConfig(out="x", pictures=Pictures(seeds=0)), "0 seeds"),
+        (EvalConfig(out="x", judges=Judges(batch=0)), "0 pictures at once"),
+        (EvalConfig(out="x", judges=Judges(trained=("hps_v2",))), "'hps_v2' is no scorer here"),
+        (EvalConfig(out="x", judges=Judges(aside=("hps_v2",))), "'hps_v2' is no scorer here"),
+        (EvalConfig(out="x", judges=Judges(scorers=("clip",), aside=("clip",))), "left to rank by"),
+        (EvalConfig(out="x", judges=Judges(scorers=("clip", "clip"))), "used twice: clip"),
     ],
 )
 def test_what_cannot_run_is_said_before_anything_is_made(config, said):
     with pytest.raises(UserError, match=said):
         check(config)
+
+
+def test_a_torn_picture_does_not_cost_the_page(tmp_path, painters):
+    assert main(arguments(tmp_path / "run")) == 0
+    torn = next((tmp_path / "run" / "images" / "sdxl").glob("*-0.png"))
+    torn.write_bytes(b"torn")
+    assert main(arguments(tmp_path / "run")) == 0
+    assert 'src=""' in (tmp_path / "run" / "index.html").read_text()
+
+
+MINIATURE = {"out": "x", "model": "miniature", "device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("judges", "said"),
+    [
+        (Judges(scorers=("aesthetics",)), "Did you mean 'aesthetic'"),
+        (Judges(scorers=()), "needs a scorer"),
+        (Judges(scorers=("a b=clip",)), "does not name a scorer"),
+        (Judges(scorers=("clip",), options=("clip.view=whole",)), "unknown view 'whole'"),
+        (Judges(scorers=("clip",), options=("clip.veiw=official",)), "Did you mean 'view'"),
+        (Judges(scorers=("clip",), options=("aesthetic.view=official",)), "which this run does not use"),
+        (Judges(scorers=("clip",), options=("clip.view",)), "not name.key=value"),
+        (Judges(scorers=("clip",), options=("clip.batch_size=0",)), "a batch of 0"),
+        (Judges(scorers=("pickscore",), options=("pickscore.weights=/nowhere",)), "config.json"),
+        (Judges(scorers=("image_reward",), options=("image_reward.weights=/nowhere",)), "ImageReward.pt"),
+        (Judges(scorers=("hps_v21",), options=("hps_v21.weights=/nowhere",)), "HPS_v2.1_compressed.pt"),
+        (Judges(scorers=("aesthetic",), options=("aesthetic.head=/nowhere.pth",)), "no aesthetic head"),
+    ],
+)
+def test_a_judge_that_cannot_judge_is_named_before_anything_is_made(tmp_path, judges, said):
+    with pytest.raises(UserError) as error:
+        main_until_pictures(replace(EvalConfig(**MINIATURE), out=str(tmp_path / "run"), judges=judges))
+    assert said in str(error.value)
+    assert not (tmp_path / "run" / "images").exists()
+
+
+def judges_of(config):
+    return build_judges(config.judges, model=config.model, device=config.device)
+
+
+def main_until_pictures(config):
+    check(config)
+    return judges_of(config)
+
+
+def test_one_scorer_may_look_twice_with_settings_of_its_own():
+    judges = Judges(scorers=("clip", "near=clip"), options=("near.view=windows",))
+    found = judges_of(EvalConfig(**MINIATURE, judges=judges))
+    assert {name: metric.view for name, metric in found.items()} == {"clip": "letterbox", "near": "windows"}
 
 
 def test_every_method_gets_the_same_prompts_and_seeds():

@@ -1,7 +1,10 @@
 """Scorers on a small random CLIP: batching, views, refusals, and what repetition means."""
 
+import gc
+import hashlib
 import json
 import logging
+import weakref
 
 import numpy as np
 import open_clip
@@ -11,7 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from drspo.errors import UserError
-from eval.backbones.embeddings import Backbone, needs_quick_gelu
+from eval.backbones.clip_open import describe, needs_quick_gelu
+from eval.backbones.embeddings import Backbone, load_backbone
 from eval.backbones.views import window_boxes
 from eval.base import build_scorer
 from eval.metrics.aesthetic import Aesthetic
@@ -104,6 +108,83 @@ def test_an_image_passes_the_backbone_once_however_many_scorers_ask(clip_folder,
     backbone.embed_views([scene(1), scene(2)], "windows")
     backbone.embed_views([scene(1)], "windows")
     assert calls == [14, 0]
+
+
+def counted(backbone):
+    """The backbone with a list of how many pictures and texts its networks were given."""
+    seen = []
+    encode_image, encode_text = backbone.spec.load(backbone.device)
+    backbone._encoders = (
+        lambda pixels: seen.append(("images", len(pixels))) or encode_image(pixels),
+        lambda tokens: seen.append(("texts", len(tokens))) or encode_text(tokens),
+    )
+    return seen
+
+
+def test_embeddings_on_disk_are_shared_by_scorers_and_a_second_run_encodes_nothing(clip_folder, tmp_path):
+    cache, images, texts = str(tmp_path / "cache"), [scene(1), scene(2)], ["a castle", "a pine"]
+    first = Backbone(str(clip_folder), cache=cache)
+    seen = counted(first)
+    found = first.embed_views(images, "windows"), first.embed_texts(texts)
+    assert seen == [("images", 14), ("texts", 2)]
+    again = Backbone(str(clip_folder), cache=cache)
+    assert np.array_equal(np.stack(found[0]), np.stack(again.embed_views(images, "windows")))
+    assert np.array_equal(found[1], again.embed_texts(texts))
+    assert again._encoders is None
+    again.embed_views(images, "squash")
+    assert again._encoders is not None
+
+
+def test_a_damaged_or_foreign_embedding_on_disk_is_made_anew(clip_folder, tmp_path):
+    cache = tmp_path / "cache"
+    expected = Backbone(str(clip_folder), cache=str(cache)).embed_views([scene(1)], "squash")[0]
+    (file,) = cache.rglob("*.npy")
+    for damage in (b"", b"no array", file.read_bytes()[:-3]):
+        file.write_bytes(damage)
+        assert np.allclose(
+            Backbone(str(clip_folder), cache=str(cache)).embed_views([scene(1)], "squash")[0], expected
+        )
+    np.save(file, np.full((1, 16), np.nan, np.float32))
+    assert np.isfinite(
+        Backbone(str(clip_folder), cache=str(cache)).embed_views([scene(1)], "squash")[0]
+    ).all()
+
+
+def test_nothing_is_loaded_before_the_first_picture_and_release_frees_the_network(clip_folder, head_file):
+    load_backbone.cache_clear()
+    scorer = Aesthetic(str(clip_folder), str(head_file), view="letterbox")
+    assert scorer.backbone._encoders is None
+    before = scorer.score([scene(1)], [""])
+    alive = weakref.ref(scorer.backbone.encoders[0].__self__)
+    scorer.release()
+    gc.collect()
+    assert alive() is None and scorer.backbone._encoders is None
+    assert scorer.score([scene(1)], [""]) == before
+
+
+def test_the_hash_is_the_whole_files_digest(clip_folder):
+    data = (clip_folder / "open_clip_model.safetensors").read_bytes()
+    assert Backbone(str(clip_folder)).hash == hashlib.sha256(data).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("openai-vit-l-15", "unknown backbone"),
+        ("ViT-L-14:no-such-tag", "neither a file nor a tag"),
+        ("package:miniature/weights/nothing", "holds no"),
+        ("package:no_such_package/weights", "not installed"),
+    ],
+)
+def test_a_backbone_that_is_not_there_is_named_with_what_would_do(name, said):
+    with pytest.raises(UserError, match=said):
+        describe(name)
+
+
+def test_a_folder_without_weights_says_which_file_to_put_where(tmp_path):
+    with pytest.raises(UserError) as error:
+        describe(str(tmp_path))
+    assert "open_clip_config.json" in str(error.value) + str(error.value.where)
 
 
 def test_copies_score_the_top_of_repetition_and_a_scene_below(clip_folder):

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generate.canvas.blend import blend, covered, crop, merge_tokens, split_tokens, weight_sum, window_weights
-from generate.canvas.windows import overlap_counts, plan_windows
+from generate.canvas.blend import blend, covered, crop, merge_tokens, split_tokens, window_weights
+from generate.canvas.windows import plan_windows
 
 KINDS = ("uniform", "gaussian", "feathered")
 
@@ -60,12 +60,6 @@ def test_blending_equals_the_two_accumulators_of_eq_4(kind, wrap):
     predictions = torch.randn(len(windows), 2, 3, 6, 7, generator=torch.Generator().manual_seed(0))
     ours = blend(predictions, windows, weights, 9, 17)
     torch.testing.assert_close(ours, by_loops(predictions, windows, weights, 9, 17), rtol=1e-5, atol=1e-6)
-
-
-def test_uniform_weights_sum_to_the_overlap_counts():
-    windows = plan_windows(128, 512, 128, 32)
-    total = weight_sum(windows, window_weights("uniform", 128, 128), 128, 512)
-    assert torch.equal(total, torch.from_numpy(overlap_counts(windows, 128, 512)).float())
 
 
 @pytest.mark.parametrize("kind", KINDS)

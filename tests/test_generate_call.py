@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from drspo.errors import UserError
+from generate.config import WindowSettings
 from generate.methods.call import _seeds
 from generate.methods.drspo.blueprint import Blueprint
 from generate.methods.drspo.control import Control
 from generate.methods.drspo.two_stage import DRSPO, Config
 from generate.request import Request
-from generate.sampling.scroll import WindowSettings
 from tests.small_scrolls import controlled_family
 from tests.test_generate_models import write_lora
 from tests.tiny_models import make_controlnet
@@ -39,7 +39,12 @@ def test_from_pretrained_brings_the_controlnet_and_each_stage_its_lora(golden, t
     control = make_controlnet(base, tmp_path / "control")
     lora = write_lora(tmp_path / "lora", controlled_family(golden))
     drspo = DRSPO.from_pretrained(
-        str(base), device="cpu", controlnet=str(control), lora_highres=str(lora), lora_weight=0.5
+        str(base),
+        device="cpu",
+        controlnet=str(control),
+        conditioning="canny",
+        lora_highres=str(lora),
+        lora_weight=0.5,
     )
     assert drspo.family.controlnet_id == str(control)
     assert {name: lora["weight"] for name, lora in drspo.family.loras.items()} == {"highres": 0.5}

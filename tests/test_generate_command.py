@@ -1,6 +1,7 @@
 """The command as its users run it: files, resuming, making again, refusing."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -17,6 +18,8 @@ from generate.program.session import Setup, open_session
 from generate.request import Request, build_generator
 from tests.tiny_models import make_controlnet
 
+LOADING = "generate.models.family.load_networks"
+
 
 @pytest.fixture(scope="module")
 def model(golden, tmp_path_factory):
@@ -27,6 +30,7 @@ def model(golden, tmp_path_factory):
         "--steps", "2",
         "--drspo.windows.window", "128", "--drspo.windows.stride", "64",
         "--drspo.blueprint.height", "64", "--drspo.blueprint.width", "128",
+        "--controlnet-conditioning", "canny",
     ]  # fmt: skip
 
 
@@ -45,12 +49,13 @@ def test_a_scroll_says_how_it_was_made(scroll, model):
     record = read(scroll)
     assert Image.open(scroll).size == (256, 128)
     assert record.request == Request(prompt="a castle at dusk", height=128, width=256, seed=4, steps=2)
-    assert record.method == "drspo" and record.model == model[1]
+    assert record.method == "drspo" and record.model == "tiny-sdxl"
     assert len(record.fingerprint) == 12
     assert record.settings["windows"]["stride"] == 64
     assert record.options["dtype"] == "float32"
+    assert len(record.options["controlnet_fingerprint"]) == 12
     text = json.dumps(record.to_dict())
-    assert str(scroll.parent) not in text.replace(model[3], "")  # not where it was put
+    assert "/" not in text, "neither where it was put nor where the weights lie"
 
 
 def leaves(values):
@@ -78,20 +83,55 @@ def test_extras_and_the_denoising_lie_beside_the_scroll(scroll):
 
 
 @pytest.mark.slow
-def test_another_process_makes_the_same_bytes_from_the_file_alone(scroll, tmp_path):
+def test_another_process_makes_the_same_bytes_from_the_file_and_where_its_weights_lie(
+    scroll, model, tmp_path
+):
     again = tmp_path / "again.png"
+    moved = tmp_path / "the weights under another name"
+    shutil.copytree(model[1], moved)
     command = [sys.executable, "-m", "generate", "--like", str(scroll), "--out", str(again)]
+    command += ["--model", str(moved), *model[2:4]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     assert again.read_bytes() == scroll.read_bytes()
     assert "evaluations" in done.stdout
 
 
+@pytest.mark.slow
+def test_a_scroll_of_a_model_of_ours_is_made_again_from_the_file_alone(tmp_path):
+    one, two = tmp_path / "one.png", tmp_path / "two.png"
+    assert run("a pine", "--steps", 2, "--drspo.strength", 0.5, "--out", one) == 0
+    assert run("--like", one, "--out", two) == 0
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_like_asks_for_what_a_record_only_names(scroll, model, tmp_path, capsys):
+    again = ["--like", scroll, "--out", tmp_path / "again.png"]
+    assert run(*again) == 2
+    assert "--model PATH" in capsys.readouterr().err
+    assert run(*again, *model[:2]) == 2
+    assert "--controlnet PATH" in capsys.readouterr().err
+
+
+def test_like_refuses_other_weights_under_the_same_name(scroll, model, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    for place, argument in ((tmp_path / "tiny-sdxl" / "unet", 1), (tmp_path / "control", 3)):
+        copied = place.parent if argument == 1 else place
+        shutil.copytree(model[argument], copied)
+        weights = place / "diffusion_pytorch_model.safetensors"
+        save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
+        given = [*model[:4]]
+        given[argument] = str(copied)
+        assert run("--like", scroll, "--out", tmp_path / "again.png", *given) == 2
+        assert "not those that made the scroll" in capsys.readouterr().err
+
+
 def test_like_makes_the_same_bytes_as_webp_too(model, tmp_path):
     first, second = tmp_path / "one.webp", tmp_path / "two.webp"
     settings = ["--method", "multidiffusion", "--multidiffusion.window", 128, "--multidiffusion.stride", 64]
     assert run("a pine", *model[:2], *model[4:10], *settings, "--out", first) == 0
-    assert run("--like", first, "--out", second) == 0
+    assert run("--like", first, *model[:2], "--out", second) == 0
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -186,6 +226,27 @@ BAD = {
     "no lora": (["a", "--lora-highres", "gone"], "no LoRA at gone"),
     "stage of a one-stage method": (["a", "--method", "mad", "--lora-highres", "gone"], "one stage"),
     "device": (["a", "--device", "cuda:7"], "cuda|CUDA"),
+    "guidance": (["a", "--guidance-scale", "nan"], "guidance scale is a number"),
+    "endless guidance": (["a", "--guidance-scale", "inf"], "guidance scale is a number"),
+    "guidance of the blueprint": (["a", "--drspo.blueprint.guidance-scale", "nan"], "guidance scale is a"),
+    "rescaling": (["a", "--guidance-rescale", "nan"], "guidance_rescale lies"),
+    "strength": (["a", "--drspo.strength", "nan"], "strength must be"),
+    "scale of control": (["a", "--drspo.control.scale", "nan"], "control.scale is a number"),
+    "start of control": (["a", "--drspo.control.start", "nan"], "0 <= start < end"),
+    "blur": (["a", "--drspo.control.lines.blur", "inf"], "control.lines.blur"),
+    "weight of a lora": (["a", "--lora-weight", "nan"], "weight is a number"),
+    "seed": (["a", "--seed", str(2**64)], "below 2\\^63"),
+    "options of a built-in method": (["a", "--options", "drspo.strength=1"], "flags of its own"),
+    "options of something else": (
+        ["a", "--method", "tests.test_generate_plugin:Calm", "--options", "other.calm=1"],
+        "not calm.key=value",
+    ),
+    "an unknown option": (
+        ["a", "--method", "tests.test_generate_plugin:Calm", "--options", "calm.clam=1"],
+        "Did you mean 'calm'",
+    ),
+    "no generator": (["a", "--method", "drspo.errors:UserError"], "derives from generate.request.Generator"),
+    "revision of a package": (["a", "--revision", "v1"], "has no revisions"),
 }
 
 
@@ -195,7 +256,9 @@ def test_bad_input_is_said_plainly_with_exit_code_two_before_any_weights_are_rea
 ):
     import re
 
-    monkeypatch.setattr("generate.models.family._load", lambda *a: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "generate.models.family.load_networks", lambda *a: pytest.fail("the model was loaded")
+    )
     monkeypatch.chdir(tmp_path)
     argv, message = BAD[name]
     assert run(*argv) == 2
@@ -236,7 +299,10 @@ def test_a_lora_of_another_base_is_refused_by_name(model, tmp_path, capsys):
     assert set(loras) == {"highres"} and len(loras["highres"]["sha256"]) == 64
     capsys.readouterr()
     save_file({k: v + 1 for k, v in tensors.items()}, tmp_path / "pytorch_lora_weights.safetensors")
-    assert run("--like", tmp_path / "x.png", "--out", tmp_path / "y.png") == 2
+    again = ["--like", tmp_path / "x.png", *model[:4], "--out", tmp_path / "y.png"]
+    assert run(*again) == 2
+    assert "--lora-highres PATH" in capsys.readouterr().err
+    assert run(*again, "--lora-highres", tmp_path) == 2
     assert "not the one that made the scroll" in capsys.readouterr().err
 
 

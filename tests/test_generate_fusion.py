@@ -7,33 +7,35 @@ import pytest
 import torch
 
 from drspo.errors import UserError
+from generate.canvas.noise import initial_noise
+from generate.canvas.plan import canvas_time_ids, plan_canvas
 from generate.methods.multidiffusion import Config, MultiDiffusion
 from generate.methods.sdxl import SDXL
-from generate.request import initial_noise
-from generate.sampling.fusion import Evaluation, windowed
-from generate.sampling.guidance import guide
-from generate.sampling.scroll import canvas_time_ids, encode_request, plan_canvas
-from tests.small_scrolls import SMALL, distance, family, small_request
+from generate.models.denoisers.denoiser import Picture
+from generate.sampling.combine import combine, cut
+from generate.sampling.guide import guide
+from generate.sampling.loop import Moment
+from generate.sampling.predict import Prediction, predicting
+from tests.small_scrolls import SMALL, controlled_family, distance, family, small_request
 
 ROUNDING = 5e-5
 """Float32 sums in another order, amplified by guidance; mistakes are larger than 1e-3."""
 
 
-def prediction(model, *, guidance_scale=5.0, **options):
+MOMENT = Moment(0, 2, torch.tensor(501))
+
+
+@torch.no_grad()
+def prediction(model, *, guidance_scale=5.0, control=None, **options):
     """(the canvas's prediction for one step, the predictor)."""
     request = small_request()
-    config = Config(**SMALL)
-    canvas = plan_canvas(model.spec, config, request.height, request.width)
+    method = MultiDiffusion(model, Config(**SMALL, time_ids="crop"))
+    canvas = method.canvas(request)
     latents = initial_noise(0, (1, 4, canvas.height, canvas.width))
-    with windowed(
-        model,
-        canvas,
-        encode_request(model, config, request),
-        guidance_scale=guidance_scale,
-        time_ids=canvas_time_ids(model, "crop", canvas),
-        **options,
-    ) as predict:
-        return predict(latents, torch.tensor(501), 0), predict
+    conditions = method.conditions(method.encode(request), control=control)
+    with predicting(model, conditions, guidance_scale=guidance_scale, **options) as predict:
+        answer = predict(cut(canvas, latents), MOMENT, canvas)
+    return combine(canvas, guide(answer, guidance_scale)), predict
 
 
 def one_window_at_a_time(model, guidance_scale):
@@ -41,8 +43,8 @@ def one_window_at_a_time(model, guidance_scale):
     request, config = small_request(), Config(**SMALL)
     canvas = plan_canvas(model.spec, config, request.height, request.width)
     latents = initial_noise(0, (1, 4, canvas.height, canvas.width))
-    text = encode_request(model, config, request)
-    ids = canvas_time_ids(model, "crop", canvas)
+    text = MultiDiffusion(model, config).encode(request)
+    ids = canvas_time_ids("crop", canvas)
     total, count = torch.zeros_like(latents), torch.zeros_like(latents)
     for row, w in enumerate(canvas.windows):
         view = latents[:, :, w.y0 : w.y1, w.x0 : w.x1]
@@ -127,13 +129,31 @@ def test_out_of_memory_halves_the_batch_says_so_and_changes_nothing_else(golden,
     assert distance(halved, whole) < ROUNDING
 
 
+def test_micro_batches_that_shrink_in_the_middle_are_said_in_the_facts(golden):
+    """From then on every step has smaller ones; the last bits of the scroll are those of neither alone."""
+    model = family(golden)
+    method, true, calls = MultiDiffusion(model, Config(**SMALL, window_batch=4)), model.unet.forward, []
+
+    def forward(sample, *args, **kwargs):
+        calls.append(sample.shape[0])
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return true(sample, *args, **kwargs)
+
+    with mock.patch.object(model.unet, "forward", forward):
+        facts = method.sample(small_request(steps=3)).facts
+    assert calls == [8, 8, 4, 4, 4, 4]
+    assert (facts["window_batch"], facts["memory_ran_out_at_step"]) == (2, 1)
+    assert "memory_ran_out_at_step" not in method.sample(small_request()).facts
+
+
 def test_the_last_resort_is_one_window_and_one_guidance_half(golden):
     model = family(golden)
     whole, _ = prediction(model, window_batch=4)
     with memory_for(model, samples=1):
         single, predict = prediction(model, window_batch=4)
     assert predict.window_batch == 1
-    assert predict.split_halves
+    assert predict.halves_apart
     assert distance(single, whole) < ROUNDING
 
 
@@ -179,38 +199,25 @@ def test_an_unknown_attention_processor_still_works_with_a_shared_prompt(golden)
     assert distance(ours, expected) < ROUNDING
 
 
-def test_control_residuals_are_asked_for_every_evaluation_and_added(golden):
-    model = family(golden)
+def test_the_controlnet_is_shown_every_windows_own_picture_at_every_evaluation(golden):
+    model = controlled_family(golden)
+    pixels = torch.rand(4, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    true, seen = model.controlnet.forward, []
+
+    def forward(*args, controlnet_cond, **kwargs):
+        seen.append(controlnet_cond)
+        return true(*args, controlnet_cond=controlnet_cond, **kwargs)
+
+    with mock.patch.object(model.controlnet, "forward", forward):
+        pushed, predict = prediction(
+            model, window_batch=3, control=lambda canvas, index: Picture(pixels, 1.0)
+        )
+    assert len(seen) == 2
+    for shown, rows in zip(seen, ([0, 1, 0, 1], [2, 3, 2, 3]), strict=True):
+        assert torch.equal(shown, pixels[rows])
+    assert predict.control_evaluations == predict.evaluations == 8
     plain, _ = prediction(model, window_batch=3)
-    seen: list[Evaluation] = []
-
-    class Push:
-        network = torch.nn.Module()
-
-        def __call__(self, evaluation):
-            seen.append(evaluation)
-            return middle_pushed(model, evaluation)
-
-    pushed, _ = prediction(model, window_batch=3, control=Push())
-    assert [list(e.windows) for e in seen] == [[0, 1], [2, 3]]
     assert distance(pushed, plain) > 1e-3
-
-
-def middle_pushed(model, evaluation):
-    """Residuals of a ControlNet that leaves the skips alone and adds one to the middle."""
-    count, _, h, w = evaluation.samples.shape
-    channels = model.unet.config.block_out_channels
-    shapes = [(channels[0], 1)]
-    for level, width in enumerate(channels):
-        shapes += [(width, 2**level)] * model.unet.config.layers_per_block
-        if level < len(channels) - 1:
-            shapes.append((width, 2 ** (level + 1)))
-    return {
-        "down_block_additional_residuals": tuple(torch.zeros(count, c, h // f, w // f) for c, f in shapes),
-        "mid_block_additional_residual": torch.ones(
-            count, channels[-1], h // model.coarsest, w // model.coarsest
-        ),
-    }
 
 
 @pytest.mark.parametrize("cls", [MultiDiffusion, SDXL])
@@ -259,7 +266,8 @@ def test_guidance_and_its_rescaling_equal_diffusers(rescale):
 
     u, c = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     plain = u + 7.0 * (c - u)
-    torch.testing.assert_close(guide(u, c, 7.0, rescale), rescale_noise_cfg(plain, c, rescale))
+    ours = guide(Prediction(u, c), 7.0, rescale)
+    torch.testing.assert_close(ours, rescale_noise_cfg(plain, c, rescale))
 
 
 def test_rescaled_guidance_reaches_the_scroll_and_lowers_its_contrast(golden):

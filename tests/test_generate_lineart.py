@@ -6,6 +6,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from drspo.errors import UserError
+from generate.canvas.plan import Canvas
 from generate.canvas.windows import plan_windows
 from generate.images.lineart import LineArt, control_crops, draw_lines, enlarge
 
@@ -53,7 +54,7 @@ def test_enlarging_keeps_positions_and_refuses_another_aspect_ratio():
 def test_every_window_gets_the_pixels_eight_times_its_latents():
     lines = draw_lines(enlarge(house(), 128, 512), LineArt())
     windows = plan_windows(16, 64, 16, 5)
-    crops = control_crops(lines, windows)
+    crops = control_crops(lines, Canvas(16, 64, windows, torch.ones(16, 16), factor=8))
     pixels = torch.from_numpy(np.array(lines)).permute(2, 0, 1) / 255
     assert crops.shape == (len(windows), 3, 128, 128)
     for crop, window in zip(crops, windows, strict=True):
@@ -65,7 +66,8 @@ def test_every_window_gets_the_pixels_eight_times_its_latents():
 def test_a_wrapped_window_sees_both_ends():
     lines = Image.fromarray(np.repeat(np.arange(128, dtype=np.uint8)[None, :, None], 32, 0).repeat(3, 2))
     windows = plan_windows(4, 16, (4, 8), (4, 4), wrap=True)
-    wrapped = [c for c, w in zip(control_crops(lines, windows), windows, strict=True) if w.x1 > 16]
+    crops = control_crops(lines, Canvas(4, 16, windows, torch.ones(4, 8), factor=8))
+    wrapped = [c for c, w in zip(crops, windows, strict=True) if w.x1 > 16]
     assert wrapped
     assert torch.allclose(wrapped[0][0, 0, :4] * 255, torch.tensor([96.0, 97, 98, 99]))
     assert torch.allclose(wrapped[0][0, 0, -4:] * 255, torch.tensor([28.0, 29, 30, 31]))

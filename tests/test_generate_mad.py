@@ -9,12 +9,16 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 
 from drspo.errors import UserError
-from generate.methods.mad import MAD, Config, chosen_layers, merged
+from generate.canvas.noise import initial_noise
+from generate.canvas.plan import canvas_time_ids
+from generate.methods.mad import MAD, Config
 from generate.methods.multidiffusion import MultiDiffusion
-from generate.models.attention import installed
-from generate.request import initial_noise
-from generate.sampling.fusion import windowed
-from generate.sampling.scroll import canvas_time_ids, encode_request, plan_canvas
+from generate.models.attention import chosen_layers, installed
+from generate.models.canvas_attention import Merge
+from generate.sampling.combine import combine, cut
+from generate.sampling.guide import guide
+from generate.sampling.loop import Moment
+from generate.sampling.predict import predicting
 from tests.small_scrolls import SMALL, distance, family, small_request
 
 ROUNDING = 5e-5
@@ -67,33 +71,36 @@ class LiteralMerge:
 
 
 def setting(model, **changes):
-    """(canvas, latents, keyword arguments of `merged` and `windowed`)."""
+    """(method, canvas, latents, embeddings) of a small scroll."""
     request = small_request(**changes)
-    canvas = plan_canvas(model.spec, Config(**SMALL), request.height, request.width)
-    latents = initial_noise(0, (1, 4, canvas.height, canvas.width))
-    common = {"guidance_scale": 5.0, "time_ids": canvas_time_ids(model, "window", canvas)}
-    return canvas, latents, encode_request(model, Config(), request), common
+    method = MultiDiffusion(model, Config(**SMALL))
+    canvas = method.canvas(request)
+    return method, canvas, initial_noise(0, (1, 4, canvas.height, canvas.width)), method.encode(request)
 
 
-def mad_prediction(model, *, layers="all", threshold=1, options=None, **changes):
-    canvas, latents, text, common = setting(model, **changes)
-    with merged(
-        model, canvas, text, layers=layers, threshold=threshold, **common, **(options or {})
-    ) as predict:
-        return predict(latents, torch.tensor(501), 0)
+@torch.no_grad()
+def canvas_prediction(model, attention=None, *, images=(), rows=None, embeddings=None, **changes):
+    """The canvas's guided prediction for one step; `attention` is a function of the canvas."""
+    method, canvas, latents, text = setting(model, **changes)
+    conditions = method.conditions(embeddings or text, images, rows=rows)
+    options = {} if attention is None else {"attention": attention(canvas), "together": True}
+    with predicting(model, conditions, guidance_scale=5.0, **options) as predict:
+        answer = predict(cut(canvas, latents), Moment(0, 1, torch.tensor(501)), canvas)
+    return combine(canvas, guide(answer, 5.0))
+
+
+def mad_prediction(model, *, layers="all", threshold=1, **options):
+    return canvas_prediction(model, lambda canvas: Merge(model.unet, canvas, layers, threshold), **options)
 
 
 def literal_prediction(model, self_attention, **changes):
-    canvas, latents, text, common = setting(model, **changes)
-    literal = LiteralMerge(canvas, self_attention)
-    with windowed(model, canvas, text, attention=lambda n, a: literal, together=True, **common) as predict:
-        return predict(latents, torch.tensor(501), 0)
+    return canvas_prediction(
+        model, lambda canvas: lambda name, layer: LiteralMerge(canvas, self_attention), **changes
+    )
 
 
 def window_prediction(model, **options):
-    canvas, latents, text, common = setting(model)
-    with windowed(model, canvas, text, **common, **options) as predict:
-        return predict(latents, torch.tensor(501), 0)
+    return canvas_prediction(model, **options)
 
 
 @pytest.mark.parametrize("name", ["tiny-sdxl", "tiny-sd"])
@@ -237,12 +244,12 @@ def set_scale(unet, scale):
 
 def diffusers_prediction(model, images, width):
     """Guidance on one window through diffusers' own IP-Adapter processors."""
-    canvas, latents, text, common = setting(model, width=width)
+    _, canvas, latents, text = setting(model, width=width)
     both = torch.cat([text.negative_prompt_embeds, text.prompt_embeds])
     added = {
         "text_embeds": torch.cat([text.negative_pooled, text.pooled]),
         "image_embeds": images,
-        "time_ids": common["time_ids"].repeat(2, 1),
+        "time_ids": canvas_time_ids("window", canvas).repeat(2, 1),
     }
     with torch.no_grad():
         u, c = model.unet(
@@ -254,26 +261,26 @@ def diffusers_prediction(model, images, width):
 def test_an_image_prompt_on_one_window_equals_diffusers(with_image_prompt):
     model, images = with_image_prompt
     expected = diffusers_prediction(model, images, width=128)
-    ours = mad_prediction(model, width=128, options={"image_embeds": images})
+    ours = mad_prediction(model, width=128, images=images)
     assert distance(ours, expected) < ROUNDING
 
 
 def test_an_image_prompt_is_attended_from_the_canvas_and_scales(with_image_prompt):
     model, images = with_image_prompt
-    full = mad_prediction(model, options={"image_embeds": images})
+    full = mad_prediction(model, images=images)
     set_scale(model.unet, 0.0)
     try:
-        off = mad_prediction(model, options={"image_embeds": images})
+        off = mad_prediction(model, images=images)
     finally:
         set_scale(model.unet, 0.8)
     assert distance(full, off) > 1e-3
-    assert distance(full, window_prediction(model, image_embeds=images)) > 1e-3
+    assert distance(full, window_prediction(model, images=images)) > 1e-3
 
 
 def test_image_prompt_weights_survive_the_replacement(with_image_prompt):
     model, images = with_image_prompt
     names = {name for name, _ in model.unet.named_parameters()}
-    mad_prediction(model, options={"image_embeds": images})
+    mad_prediction(model, images=images)
     assert {name for name, _ in model.unet.named_parameters()} == names
     assert any("to_k_ip" in name for name in names)
 

@@ -107,7 +107,7 @@ def test_a_picture_without_a_record_a_text_and_nothing_are_told_apart(tmp_path):
     (tmp_path / "cut.png").write_bytes(encode(picture(), record(), ".png")[:40])
     for name, message in (
         ("plain.png", "no record"),
-        ("text.png", "cannot be read"),
+        ("text.png", "not a picture"),
         ("gone.png", "no file"),
     ):
         with pytest.raises(UserError, match=message):

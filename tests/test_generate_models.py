@@ -9,13 +9,17 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from drspo.errors import UserError
+from generate.images.vae import scale_factor
 from generate.methods.multidiffusion import Config, MultiDiffusion
-from generate.models.family import MODELS, load_family
+from generate.models.family import load_family
 from generate.models.fingerprint import fingerprint
+from generate.models.specs import MODELS
 from generate.models.weights import locate
 from generate.request import build_generator
 from tests.small_scrolls import SMALL, distance, small_request
 from tests.tiny_models import make_controlnet
+
+LOADING = "generate.models.family.load_networks"
 
 
 @pytest.fixture
@@ -32,8 +36,8 @@ def test_a_folders_facts_come_from_its_own_settings(golden, name, kind, window, 
     assert (family.kind, family.spec.window, family.spec.stride) == (kind, window, window // 4)
     assert family.spec.scroll == (window, 4 * window)
     assert family.zero_empty_negative is zeros
-    assert family.vae_scale_factor == 8
-    assert family.latent_scaling == {"sd": 0.18215, "sdxl": 0.13025}[kind]
+    assert family.factor == scale_factor(family.vae) == 8
+    assert family.denoiser.tells_sizes is (kind == "sdxl")
     assert not any(p.requires_grad for p in family.unet.parameters())
     assert not family.unet.training
 
@@ -237,9 +241,16 @@ def test_generators_are_built_by_name_with_their_settings(tiny):
 
 def test_a_controlnet_of_another_base_is_refused_before_any_weights_are_read(golden, tmp_path, monkeypatch):
     control = make_controlnet(golden / "models" / "tiny-sdxl", tmp_path)
-    monkeypatch.setattr("generate.models.family._load", lambda *a: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "generate.models.family.load_networks", lambda *a: pytest.fail("the model was loaded")
+    )
     with pytest.raises(UserError, match="of another base than .*tiny-sd: its .* is"):
-        load_family(str(golden / "models" / "tiny-sd"), controlnet=True, controlnet_source=str(control))
+        load_family(
+            str(golden / "models" / "tiny-sd"),
+            controlnet=True,
+            controlnet_source=str(control),
+            conditioning="canny",
+        )
 
 
 def test_a_base_without_a_published_controlnet_says_how_to_go_on(golden):
@@ -249,7 +260,14 @@ def test_a_base_without_a_published_controlnet_says_how_to_go_on(golden):
 
 
 def test_a_missing_controlnet_is_named_before_any_weights_are_read(golden, tmp_path, monkeypatch):
-    monkeypatch.setattr("generate.models.family._load", lambda *a: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "generate.models.family.load_networks", lambda *a: pytest.fail("the model was loaded")
+    )
     (tmp_path / "config.json").write_text('{"_class_name": "ControlNetModel"}')
     with pytest.raises(UserError, match=r"diffusion_pytorch_model.safetensors of the model .* is missing"):
-        load_family(str(golden / "models" / "tiny-sdxl"), controlnet=True, controlnet_source=str(tmp_path))
+        load_family(
+            str(golden / "models" / "tiny-sdxl"),
+            controlnet=True,
+            controlnet_source=str(tmp_path),
+            conditioning="canny",
+        )

@@ -1,16 +1,15 @@
 """MultiDiffusion, diffusers' panorama and MAD give the latents of their reference implementations."""
 
-import json
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
 from generate.methods.mad import MAD
 from generate.methods.mad import Config as MADConfig
 from generate.methods.multidiffusion import Config, MultiDiffusion
 from generate.models.prompts import PromptEmbeddings, encode_prompts
 from generate.request import Request
+from tests import recordings
 from tests.small_scrolls import distance, family
 
 TOLERANCE = 1e-4
@@ -21,8 +20,7 @@ SCHEDULERS = {
     "PNDMScheduler": "pndm",
     "DPMSolverMultistepScheduler": "dpmpp_2m",
 }
-ROOT = Path(__file__).resolve().parents[2] / "shared" / "golden"
-CASES = [case.relative_to(ROOT) for method in METHODS for case in sorted((ROOT / method).glob("*/"))]
+CASES = recordings.cases(*METHODS)
 
 
 class Enough(Exception):
@@ -67,20 +65,19 @@ def embeddings(tensors):
     )
 
 
-def load(golden, case):
-    settings = json.loads((golden / case / "settings.json").read_text())
-    tensors = load_file(golden / case / "tensors.safetensors")
+def load(case):
+    settings, tensors = recordings.load(case)
     return settings, tensors, tensors.get("init_latents", tensors.get("init_latents_scaled"))
 
 
-def test_golden_cases_are_found(golden):
-    assert len(CASES) >= 7
+def test_golden_cases_are_found():
+    assert len(CASES) == 7
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_final_latents_equal_the_reference(golden, case):
-    settings, tensors, start = load(golden, case)
+    settings, tensors, start = load(case)
     seen = {}
     final = (
         sampler(golden, settings)
@@ -99,7 +96,7 @@ def test_final_latents_equal_the_reference(golden, case):
 
 @pytest.mark.parametrize("case", [c for c in CASES if "sd_a" in c.name or "sdxl_a" in c.name], ids=str)
 def test_the_first_step_of_mad_equals_the_reference(golden, case):
-    settings, tensors, start = load(golden, case)
+    settings, tensors, start = load(case)
     assert settings["latents_per_step_indices"][0] == 0
 
     def stop(step):
@@ -115,7 +112,7 @@ def test_the_first_step_of_mad_equals_the_reference(golden, case):
 @pytest.mark.parametrize("case", [c for c in CASES if c.name.startswith("a_w1024_s8")], ids=str)
 def test_a_request_alone_reproduces_the_references_first_step(golden, case):
     """Prompt, noise and windows are all ours here; nothing is taken from the reference but its settings."""
-    settings, tensors, _ = load(golden, case)
+    settings, tensors, _ = load(case)
 
     def stop(step):
         assert distance(step.latents, tensors["latents_per_step"][0]) <= TOLERANCE
@@ -126,7 +123,7 @@ def test_a_request_alone_reproduces_the_references_first_step(golden, case):
 
 
 def test_prompt_embeddings_equal_the_reference(golden):
-    settings, tensors, _ = load(golden, Path("multidiffusion/a_w1024_s8_cfg7.5"))
+    settings, tensors, _ = load(Path("multidiffusion/a_w1024_s8_cfg7.5"))
     model = family(golden, settings["model"])
     ours = encode_prompts(model, [settings["prompt"]], [settings["negative"]])
     theirs = embeddings(tensors)

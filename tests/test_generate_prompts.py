@@ -133,7 +133,7 @@ def test_micro_conditioning_of_a_plan_is_one_row_per_window():
         ({"height": 64, "width": 320}, "larger than the canvas of 64x320"),
         ({"steps": 0}, "at least one step"),
         ({"seed": -1}, "non-negative"),
-        ({"guidance_scale": -2.0}, "not negative"),
+        ({"guidance_scale": -2.0}, "from 0 on"),
         ({"guidance_rescale": 1.5}, "between 0 and 1"),
     ],
 )

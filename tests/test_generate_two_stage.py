@@ -7,15 +7,17 @@ import torch
 from PIL import Image
 
 from drspo.errors import UserError
-from generate.images.lineart import LineArt
+from generate.config import WindowSettings
+from generate.images.lineart import LineArt, control_crops
 from generate.images.vae import encode_images, from_pil
 from generate.methods.drspo.blueprint import Blueprint, blueprint_request
-from generate.methods.drspo.control import Control, active_steps
-from generate.methods.drspo.highres import HighRes, paint_windows, remaining_steps, start_latents
+from generate.methods.drspo.control import Control, LineControl, active_steps
+from generate.methods.drspo.highres import HighRes, paint_windows, start_latents
 from generate.methods.drspo.two_stage import DRSPO, Config
-from generate.models.schedulers import make_scheduler
+from generate.methods.multidiffusion import MultiDiffusion
+from generate.models.denoisers.denoiser import Condition, Picture
+from generate.models.schedulers import make_schedule
 from generate.request import Request
-from generate.sampling.scroll import WindowSettings
 from tests.small_scrolls import controlled_family
 
 WINDOWS = WindowSettings(window=128, stride=64)
@@ -124,30 +126,42 @@ def test_lines_reach_only_the_windows_they_lie_in_also_when_windows_are_split(fa
     assert not torch.equal(right[..., 24:], nothing[..., 24:])
 
 
-def test_control_windows_equal_a_controlnet_called_by_hand(family):
-    from generate.methods.drspo.control import LineControl
-    from generate.sampling.fusion import Evaluation
-    from generate.sampling.scroll import encode_request
+def test_the_line_arts_crops_are_the_windows_own_at_active_steps(family):
+    lines = Image.effect_noise((256, 128), 60).convert("RGB")
+    canvas = MultiDiffusion(family, WINDOWS).canvas(request())
+    control = LineControl(family.controlnet, lines, Control(end=0.5), 0.7, steps=4)
+    shown = control(canvas, 1)
+    assert shown.scale == 0.7
+    assert torch.equal(shown.pixels, control_crops(lines, canvas))
+    assert control(canvas, 0) is shown  # cropped once a scroll
+    assert control(canvas, 2) is None
 
-    crops = torch.rand(3, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-    embeds = encode_request(family, WINDOWS, request())
+
+def test_a_picture_beside_the_latents_equals_a_controlnet_called_by_hand(family):
+    pixels = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     samples = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-    added = {
-        "text_embeds": embeds.pooled.repeat(2, 1),
-        "time_ids": torch.tensor([[128.0, 128, 0, 0, 128, 128]] * 2),
-    }
-    control = LineControl(family.controlnet, crops, Control(), 0.7, steps=4)
+    embeds = MultiDiffusion(family, WINDOWS).encode(request())
+    sizes = torch.tensor([[128.0, 128, 0, 0, 128, 128]] * 2)
+    told = Condition(embeds.prompt_embeds, embeds.pooled, sizes=sizes, picture=Picture(pixels, 0.7))
+    denoiser, t = family.denoiser, torch.tensor(500)
+    added = {"text_embeds": embeds.pooled.repeat(2, 1), "time_ids": sizes}
     prompt = embeds.prompt_embeds.repeat(2, 1, 1)
-    got = control(Evaluation(samples, torch.tensor(500), 0, prompt, added, [2]))
     with torch.no_grad():
+        with denoiser.attending():
+            ours = denoiser(samples, t, told)
         down, middle = family.controlnet(
-            samples, torch.tensor(500), encoder_hidden_states=prompt, controlnet_cond=crops[[2, 2]],
-            conditioning_scale=0.7, added_cond_kwargs=added, return_dict=False,
-        )  # fmt: skip
-    assert torch.allclose(got["mid_block_additional_residual"], middle)
-    assert all(
-        torch.allclose(a, b) for a, b in zip(got["down_block_additional_residuals"], down, strict=True)
-    )
+            samples, t, prompt, pixels, 0.7, added_cond_kwargs=added, return_dict=False
+        )
+        expected = family.unet(
+            samples,
+            t,
+            prompt,
+            added_cond_kwargs=added,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+            return_dict=False,
+        )[0]
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_callbacks_see_every_step_of_both_stages_in_order(family):
@@ -169,16 +183,17 @@ def test_callbacks_see_every_step_of_both_stages_in_order(family):
 
 @pytest.mark.parametrize("name", ["ddim", "euler", "dpmpp_2m", "unipc", "pndm"])
 def test_the_start_is_the_encoding_at_the_schedules_own_noise_level(family, name):
-    clean = torch.full((1, 4, 16, 64), 0.5)
-    scheduler = make_scheduler(family, name, 20)
-    begin = 8
-    start = start_latents(scheduler, clean, 3, begin)
-    alphas = make_scheduler(family, "ddim", 20).alphas_cumprod
-    level = alphas[scheduler.timesteps[begin].long()]
-    factor = 1.0 if name == "euler" else float(level.sqrt())
+    picture = Image.new("RGB", (256, 128), (90, 140, 200))
+    clean = encode_images(family.vae, from_pil([picture]))
+    schedule = make_schedule(family, name, 20)
+    schedule.enter(0.6)
+    noise = start_latents(family, schedule, picture, 3) - start_latents(family, schedule, picture, 4)
+    level = make_schedule(family, "ddim", 20).scheduler.alphas_cumprod[schedule.timesteps[0].long()]
     spread = float(((1 - level) / level).sqrt()) if name == "euler" else float((1 - level).sqrt())
-    assert float(start.mean()) == pytest.approx(0.5 * factor, abs=0.06 * max(1, spread))
-    assert float(start.std()) == pytest.approx(spread, rel=0.05)
+    assert float(noise.std()) == pytest.approx(2**0.5 * spread, rel=0.05)
+    mean = sum(start_latents(family, schedule, picture, seed) for seed in range(40)) / 40
+    factor = 1.0 if name == "euler" else float(level.sqrt())
+    assert float((mean - factor * clean).abs().mean()) < 0.2 * spread
 
 
 def test_weak_strength_keeps_the_blueprint_and_full_strength_forgets_it(family):
@@ -190,13 +205,6 @@ def test_weak_strength_keeps_the_blueprint_and_full_strength_forgets_it(family):
         large = encode_images(family.vae, from_pil([picture.resize((256, 128), Image.Resampling.LANCZOS)]))[0]
         far.append(float((made.latents - large).abs().mean()))
     assert far[0] < far[1] < far[2]
-
-
-def test_steps_that_remain_round_to_the_nearest_and_are_at_least_one():
-    assert [remaining_steps(50, s) for s in (0.001, 0.5, 0.7, 1.0)] == [1, 25, 35, 50]
-    for bad in (0.0, -0.5, 1.01):
-        with pytest.raises(UserError, match="strength"):
-            remaining_steps(50, bad)
 
 
 def test_control_acts_in_its_share_of_the_steps():

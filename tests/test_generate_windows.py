@@ -9,13 +9,13 @@ from drspo.errors import UserError
 from generate.canvas.windows import (
     Window,
     crop_index,
-    overlap_counts,
     paste_index,
     plan_windows,
     scale,
     shrink,
     window_shape,
 )
+from tests.small_scrolls import overlap_counts
 
 
 @st.composite

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from drspo import consent
 from pipeline.ideas.filters import FilterSettings, outdoor_by_rules
 from pipeline.ideas.prompts import filter_prompts, ingest
 from pipeline.ideas.sources import PromptSettings
-from pipeline.llm.ask import LLMSettings
+from pipeline.llm.settings import LLMSettings
 from pipeline.records import Prompt, prompt_id, prompt_table
 
 
@@ -70,6 +71,7 @@ def test_a_plain_function_is_a_filter(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "my_filters", sys.modules[__name__])
+    consent.allow("my_filters")
     found = outcomes(table("a castle", "a lake"), tmp_path, filters=("rules", "my_filters:no_castles"))
     assert found == [("dropped", "no castles here"), ("ok", "")]
 

@@ -95,8 +95,8 @@ def test_a_dead_pid_here_is_a_death_even_when_its_number_is_used_again(storage: 
 def test_a_process_that_ended_has_no_start() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     assert process_start(os.getpid()) != ""
-    time.sleep(0.5)
-    assert process_start(child.pid) == "" or child.poll() is None
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # ended, and nobody has taken notice
+    assert process_start(child.pid) == ""
     child.wait()
     assert process_start(child.pid) == ""
 
@@ -112,10 +112,12 @@ def test_the_watchdog_says_why_and_ends_the_worker(storage: Storage) -> None:
 
 def test_an_attempt_in_time_is_left_alone(storage: Storage) -> None:
     ended = threading.Event()
-    guard = Guard(storage, GuardSettings(deadline=0.2), "s", on_deadline=ended.set)
+    guard = Guard(storage, GuardSettings(deadline=60), "s", on_deadline=ended.set)
+    before = set(threading.enumerate())
     with guard.attempt("u", "g"):
-        pass
-    assert not ended.wait(0.5)
+        (watchdog,) = [t for t in set(threading.enumerate()) - before if isinstance(t, threading.Timer)]
+    watchdog.join(20)
+    assert not watchdog.is_alive() and not ended.is_set()
 
 
 WORKER = """
@@ -123,7 +125,8 @@ import ctypes, sys, time
 from drspo.files.storage import Storage
 from pipeline.candidates.guard import Guard
 from pipeline.settings import GuardSettings
-with Guard(Storage(sys.argv[1]), GuardSettings(deadline=0.2), "s").attempt("u", "g"):
+deadline = 0.2 if sys.argv[2] == "hang" else 100
+with Guard(Storage(sys.argv[1]), GuardSettings(deadline=deadline), "s").attempt("u", "g"):
     time.sleep(60) if sys.argv[2] == "hang" else ctypes.string_at(0)
 """
 

@@ -9,16 +9,18 @@ from email.utils import formatdate
 
 import pytest
 
+from drspo import consent
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.prompts import expand, filter_prompts, unfinished
 from pipeline.ideas.stages import ExpandStage
-from pipeline.llm.ask import LLM, LLMSettings, identity
+from pipeline.llm.ask import LLM
 from pipeline.llm.cache import AnswerCache
 from pipeline.llm.pace import TokenBucket
 from pipeline.llm.questions import Expansion, load_template
+from pipeline.llm.settings import LLMSettings, identity
 from pipeline.llm.wire import Wire, retry_after
 from pipeline.records import Prompt, prompt_id, prompt_table
 from tests.hostile_llm import KEY, HostileLLM
@@ -40,7 +42,11 @@ def llm_settings(server, **changes):
         "timeout": 60.0,
         "max_retries": 3,
     }
-    return LLMSettings(**{**base, **changes})
+    settings = LLMSettings(**{**base, **changes})
+    # As a command line with both flags would.
+    consent.say("llm.base_url", settings.base_url)
+    consent.say("llm.key_variable", settings.key_variable)
+    return settings
 
 
 def ideas(*texts):
@@ -202,9 +208,25 @@ def test_the_budget_is_kept_and_a_larger_one_continues_without_paying_twice(serv
 
 
 def test_concurrency_is_one_limit_over_all_rows(server, tmp_path):
-    server.delay = 0.5
+    server.delay, server.together = 0.2, 3
     run(server, tmp_path, *[f"a lake number {number}" for number in range(6)], concurrency=3)
     assert server.most_under_way == 3
+
+
+def test_no_more_answers_wait_for_slow_storage_than_requests_may_be_under_way(server, tmp_path, monkeypatch):
+    """So a kill costs no more than that many, which were paid for and not stored."""
+    stored, unstored, put = [], [], AnswerCache.put
+
+    def slow(cache, answer):
+        time.sleep(0.05)
+        unstored.append(server.total - len(stored))
+        answer = put(cache, answer)
+        stored.append(answer)
+        return answer
+
+    monkeypatch.setattr(AnswerCache, "put", slow)
+    run(server, tmp_path, *[f"a lake number {number}" for number in range(8)], concurrency=2)
+    assert len(stored) == 8 and max(unstored) <= 2
 
 
 def test_equal_questions_at_once_are_asked_once(server, tmp_path):

@@ -17,7 +17,7 @@ from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.prompts import drop_duplicates, expand, filter_prompts, ingest, reason_kind
 from pipeline.ideas.sources import PromptSettings
 from pipeline.ideas.stages import clean
-from pipeline.llm.ask import LLMSettings
+from pipeline.llm.settings import LLMSettings
 from pipeline.records import PROMPT_SCHEMA, prompt_id
 
 IDEAS = ["a calm lake", "雪の中の赤い門", "قلعة على تلة عند الغروب"]

@@ -9,8 +9,10 @@ from diffusers import UNet2DConditionModel
 from drspo.errors import UserError
 from generate.canvas.blend import window_weights
 from generate.canvas.windows import Window, plan_windows
+from train.engine.field import Field
+from train.engine.gradient import gradients
 from train.engine.predictor import window_predictor
-from train.engine.windowed import Problem, gradients
+from train.engine.problem import Problem, Side
 from train.lora.adapters import (
     add_lora,
     load_lora_state,
@@ -20,8 +22,9 @@ from train.lora.adapters import (
     named_lora_parameters,
     reference,
 )
-from train.objective.losses import LossSettings
+from train.lora.twins import trainable
 from train.objective.pair import pair_gradients
+from train.settings import LossSettings
 
 
 def load_unet(golden):
@@ -58,10 +61,7 @@ def problem(unet, *, windows=None, micro_batch=1, autocast=None):
     latents_w, latents_l, noise = (torch.randn(1, 4, 16, 32, generator=generator) for _ in range(3))
     windows = windows or plan_windows(16, 32, 16, 8)
     return Problem(
-        latents_w=latents_w,
-        latents_l=latents_l,
-        noise_w=noise,
-        noise_l=noise,
+        sides=(Side(latents=latents_w, target=noise), Side(latents=latents_l, target=noise)),
         windows=windows,
         weights=window_weights("feathered", windows[0].height, windows[0].width),
         predict=predictor(unet, autocast),
@@ -121,9 +121,9 @@ def test_inside_reference_the_base_model_answers_and_afterwards_the_lora_is_back
 
 
 def test_no_gradient_can_be_computed_inside_reference(trained):
-    side = problem(trained).side("w")
+    field = Field(problem(trained))
     with pytest.raises(RuntimeError, match="inside reference"), reference(trained):
-        gradients(side, lora_parameters(trained))
+        gradients(field, trainable(trained))
 
 
 def test_a_graph_from_outside_cannot_be_back_propagated_inside_reference(trained):
@@ -187,7 +187,7 @@ def test_the_first_step_has_z_exactly_zero_and_a_gradient(golden, stage, precisi
     add_lora(unet, rank=4)
     windows = (Window(0, 16, 0, 32),) if stage == "blueprint" else None
     pair = problem(unet, windows=windows, micro_batch=micro_batch, autocast=autocast)
-    result = pair_gradients(pair, lora_parameters(unet), LossSettings(), off=lambda: reference(unet))
+    result = pair_gradients(pair, trainable(unet), LossSettings())
     assert result.metrics["z"] == 0.0
     assert result.loss == pytest.approx(math.log(2), abs=1e-15)
     assert result.metrics["kl_proxy_w"] == result.metrics["kl_proxy_l"] == 0.0
@@ -197,14 +197,14 @@ def test_the_first_step_has_z_exactly_zero_and_a_gradient(golden, stage, precisi
 
 
 def test_gradient_checkpointing_changes_nothing(trained):
-    side = problem(trained).side("w")
-    plain = gradients(side, lora_parameters(trained))
+    field = Field(problem(trained))
+    plain = gradients(field, trainable(trained))
     trained.enable_gradient_checkpointing()
     trained.train()
     try:
-        again = gradients(side, lora_parameters(trained))
+        again = gradients(field, trainable(trained))
     finally:
         trained.disable_gradient_checkpointing()
         trained.eval()
-    for a, b in zip(plain.grads, again.grads, strict=True):
+    for a, b in zip(plain[0].grads, again[0].grads, strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-9)

@@ -60,10 +60,10 @@ def test_what_autograd_keeps_is_flat_for_stream_and_grows_for_the_loop(repositor
     add_lora(unet, rank=4, seed=1)
     parameters, kept = lora_parameters(unet), {}
     for windows in (6, 9):
-        side = schedules.make_side(unet, windows)
+        problem = schedules.make_problem(unet, windows)
         for name in ("loop", "stream", "two_pass"):
             kept[name, windows] = schedules.peak_bytes(
-                lambda run=schedules.RUNS[name], side=side: run(side, parameters), unet
+                lambda run=schedules.RUNS[name], problem=problem: run(problem, parameters), unet
             )[0]
     assert kept["loop", 9] / kept["loop", 6] > 1.4
     assert kept["stream", 9] / kept["stream", 6] < 1.02

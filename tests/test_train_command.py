@@ -13,10 +13,11 @@ from drspo.errors import UserError
 from tests.train_pairs import pair_rows, pickapic_rows, write
 from tests.train_runs import flags
 from train.canvas import make_canvas
-from train.command import begin, check_config, main, parse
-from train.config import MemoryConfig, TrainConfig, identity
-from train.engine.memory import explain_out_of_memory, next_saving
-from train.launch import pairs_per_process
+from train.checks import check_config, pairs_per_process
+from train.command import begin, main, parse
+from train.config import TrainConfig, identity
+from train.memory import explain_out_of_memory, next_saving
+from train.settings import MemoryConfig
 
 SMALL = (32, 64)
 SPEC = SimpleNamespace(window=128, stride=32, scroll=(128, 512), blueprint=(64, 256))
@@ -67,6 +68,9 @@ def test_resuming_nothing_says_so(tmp_path):
 def test_a_folder_of_another_configuration_is_refused_with_the_difference(tmp_path):
     asked = parse(["--config", "miniature", "--out", str(tmp_path / "run"), "--data.source", "pairs.parquet"])
     begin(asked)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000001"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text("{}")
     with pytest.raises(UserError, match=r"lora\.rank: 16 there, 8 asked now"):
         begin(replace(asked, lora=replace(asked.lora, rank=8)))
 

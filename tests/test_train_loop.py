@@ -45,9 +45,25 @@ def test_before_training_the_margin_is_exactly_zero_and_the_accuracy_one_half(bl
 def test_every_step_is_recorded_with_metrics_per_timestep_bin(blueprint):
     found = records(blueprint)
     assert [record["step"] for record in found] == [1, 2, 3, 4]
-    measured = {"loss", "preference_loss", "z_p10", "z_p50", "z_p90", "accuracy", "reward_w", "reward_l",
-                "margin", "winner_drift", "loser_drift", "gradient_factor", "kl_proxy_w", "kl_proxy_l",
-                "grad_norm_w", "grad_norm_l", "grad_cosine"}  # fmt: skip
+    measured = {
+        "loss",
+        "preference_loss",
+        "z_p10",
+        "z_p50",
+        "z_p90",
+        "accuracy",
+        "reward_w",
+        "reward_l",
+        "margin",
+        "winner_drift",
+        "loser_drift",
+        "gradient_factor",
+        "kl_proxy_w",
+        "kl_proxy_l",
+        "grad_norm_w",
+        "grad_norm_l",
+        "grad_cosine",
+    }
     for record in found:
         assert measured | {"grad_norm", "lr", "skipped_steps"} <= record.keys()
         bins = {name.partition("/")[0] for name in record if "/" in name}
@@ -95,7 +111,9 @@ def starter(repository, source):
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", ["blueprint", "highres"])
-def test_forty_steps_equal_twenty_and_a_kill_and_twenty_to_the_bit(golden, source, starter, tmp_path, stage):
+def test_forty_steps_equal_twenty_and_a_kill_and_twenty_to_the_bit(
+    golden, source, starter, tmp_path, one_thread, stage
+):
     if stage == "highres":
         steps, every, kill_at = 8, 4, 6
     else:
@@ -134,8 +152,7 @@ def test_two_processes_with_one_pair_each_equal_one_process_with_two(golden, sou
         "--out",
         str(tmp_path / "two"),
     ]
-    launch = "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no "
-    launch += "--dynamo_backend no --main_process_port 0 -m train"
+    launch = "torch.distributed.run --standalone --nproc_per_node 2 -m train"
     argv = [sys.executable, "-m", *launch.split(), *argv]
     done = subprocess.run(argv, env=OFFLINE, capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -189,9 +206,9 @@ def broken_gradients(monkeypatch):
     original = loop.Trainee.gradients
     bad: set[int] = set()
 
-    def gradients(self, pair, step) -> PairResult:
-        result = original(self, pair, step)
-        if step in bad:
+    def gradients(self, pair, position) -> PairResult:
+        result = original(self, pair, position)
+        if position in bad:
             result.loss = result.metrics["loss"] = float("nan")
         return result
 
@@ -224,9 +241,14 @@ def test_training_stops_when_the_winners_held_out_error_keeps_rising(golden, sou
         loop.Validator, "measure", lambda self: measure(self) | {"winner_drift_share": next(shares)}
     )
     out = train(
-        golden, source, tmp_path / "run", max_steps=9, validation__every=1,
-        validation__max_winner_drift=0.02, validation__patience=2,
-    )  # fmt: skip
+        golden,
+        source,
+        tmp_path / "run",
+        max_steps=9,
+        validation__every=1,
+        validation__max_winner_drift=0.02,
+        validation__patience=2,
+    )
     assert len(records(out)) == 2
     assert "Stopped early" in (out / "README.md").read_text()
 
@@ -255,6 +277,6 @@ def test_export_best_writes_the_weights_of_the_best_measurement(golden, source, 
 def test_warm_up_is_linear_and_then_constant(blueprint):
     rates = [record["lr"] for record in records(blueprint)]
     assert rates == pytest.approx([0.25e-4, 0.5e-4, 0.75e-4, 1e-4])
-    from train.lora.optimizers import OptimizerSettings
+    from train.settings import OptimizerSettings
 
     assert learning_rate(99, OptimizerSettings(lr=1e-4, warmup_steps=4)) == 1e-4

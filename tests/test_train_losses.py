@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drspo import consent
 from drspo.errors import UserError
 from drspo.registry import lookup
 from train import LOSSES
@@ -204,6 +205,8 @@ def test_a_non_finite_error_gives_a_non_finite_loss_and_no_exception(bad):
         {"beta": 0.0},
         {"safeguard_margin": 1.0},
         {"winner_anchor": -1.0},
+        {"beta": math.nan},
+        {"mapo_beta": math.inf},
     ],
 )
 def test_settings_that_contradict_themselves_are_refused(wrong):
@@ -212,6 +215,44 @@ def test_settings_that_contradict_themselves_are_refused(wrong):
 
 
 def test_every_registered_loss_and_a_plugin_resolve():
+    consent.allow("train.objective.losses:dpo")
     assert lookup(LOSSES, "train.objective.losses:dpo", "loss") is dpo
     for name in LOSSES:
         assert check(LossSettings(name=name)).name == name
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_an_anchor_weighs_as_much_beside_every_loss_as_beside_dpo(name):
+    """At the first step, the pull of the preference on the winner against that of the anchor."""
+
+    def share(loss: str) -> float:
+        plain = pair_loss(0.3, 0.3, 0.3, 0.3, LossSettings(name=loss), CONTEXT)
+        anchored = pair_loss(0.3, 0.3, 0.3, 0.3, LossSettings(name=loss, winner_anchor=0.25), CONTEXT)
+        assert anchored.coef_w > plain.coef_w
+        return (anchored.coef_w - plain.coef_w) / abs(plain.coef_l)
+
+    assert share(name) == pytest.approx(share("dpo"), rel=4) and share(name) > 0.01
+
+
+@pytest.mark.parametrize("name", ["ipo", "mapo"])
+@pytest.mark.parametrize("anchor", ["winner_anchor", "reference_anchor"])
+def test_a_loss_with_an_anchor_stays_of_the_size_of_its_terms(name, anchor):
+    plain = pair_loss(0.3, 0.31, 0.3, 0.3, LossSettings(name=name), CONTEXT).loss
+    both = pair_loss(0.3, 0.31, 0.3, 0.3, LossSettings(name=name, **{anchor: 0.25}), CONTEXT).loss
+    dpo_plain = pair_loss(0.3, 0.31, 0.3, 0.3, LossSettings(), CONTEXT).loss
+    dpo_both = pair_loss(0.3, 0.31, 0.3, 0.3, LossSettings(**{anchor: 0.25}), CONTEXT).loss
+    assert both / plain <= 4 * dpo_both / dpo_plain
+
+
+def own(e_w, e_l, r_w, r_l, settings, context):
+    """A loss of somebody else's that does not say its unit."""
+    return dpo(e_w, e_l, r_w, r_l, settings, context)
+
+
+def test_a_plugin_that_does_not_say_its_unit_takes_no_anchor(monkeypatch):
+    name = f"{__name__}:own"
+    consent.allow(name)
+    monkeypatch.setattr("train.objective.losses.lookup", lambda *_: own)
+    assert check(LossSettings(name=name)).name == name
+    with pytest.raises(UserError, match="does not say what an error weighs"):
+        check(LossSettings(name=name, winner_anchor=0.25))

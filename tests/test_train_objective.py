@@ -10,10 +10,12 @@ from torch import nn
 
 from generate.canvas.blend import window_weights
 from generate.canvas.windows import Window, plan_windows
-from train.engine.windowed import Problem
-from train.objective.losses import Context, LossSettings
+from train.engine.field import Field
+from train.engine.problem import Problem, Side, Trainable
+from train.objective.losses import Context
 from train.objective.pair import Reference, pair_errors, pair_gradients, reference_pass
 from train.objective.region import choose_windows, region_problem
+from train.settings import LossSettings
 
 CONTEXT = Context(snr=0.7, timesteps=1000)
 
@@ -51,14 +53,15 @@ def make_problem(net, windows=None, grid=(8, 26)):
     windows = windows or plan_windows(*grid, 8, 3)
     weights = window_weights("feathered", windows[0].height, windows[0].width)
     return Problem(
-        latents_w=winner,
-        latents_l=loser,
-        noise_w=noise,
-        noise_l=noise,
+        sides=(Side(latents=winner, target=noise), Side(latents=loser, target=noise)),
         windows=windows,
         weights=weights,
         predict=net,
     )
+
+
+def trainable(net, off=None):
+    return Trainable([net.change], off or net.off)
 
 
 def average(problem, latents):
@@ -77,14 +80,15 @@ def average(problem, latents):
 
 def plain_dpo(net, problem, beta, anchor=0.0, sft=0.0):
     """Eq. 19 (and the two anchors) written down in torch and left to autograd."""
-    a_w, a_l = (average(problem, x) for x in (problem.latents_w, problem.latents_l))
+    w, l = problem.sides  # noqa: E741
+    a_w, a_l = (average(problem, side.latents) for side in (w, l))
     with net.off():
-        ref_w, ref_l = (average(problem, x) for x in (problem.latents_w, problem.latents_l))
-    d_w = (a_w - problem.noise_w).square().mean() - (ref_w - problem.noise_w).square().mean()
-    d_l = (a_l - problem.noise_l).square().mean() - (ref_l - problem.noise_l).square().mean()
+        ref_w, ref_l = (average(problem, side.latents) for side in (w, l))
+    d_w = (a_w - w.target).square().mean() - (ref_w - w.target).square().mean()
+    d_l = (a_l - l.target).square().mean() - (ref_l - l.target).square().mean()
     loss = -nn.functional.logsigmoid(-(beta / 2) * (d_w - d_l))
     loss = loss + anchor * beta / 2 * (a_w - ref_w).square().mean()
-    return loss + sft * beta / 2 * (a_w - problem.noise_w).square().mean()
+    return loss + sft * beta / 2 * (a_w - w.target).square().mean()
 
 
 def assert_gradient(result, loss, parameters, tolerance=1e-9):
@@ -100,7 +104,7 @@ def test_the_pair_gradient_is_that_of_the_written_loss(schedule, anchor, sft):
     net = Adapted()
     problem = make_problem(net)
     chosen = LossSettings(reference_anchor=anchor, winner_anchor=sft)
-    result = pair_gradients(problem, [net.change], chosen, off=net.off, schedule=schedule)
+    result = pair_gradients(problem, trainable(net), chosen, schedule=schedule)
     assert abs(result.metrics["z"]) > 1e-3
     assert_gradient(result, plain_dpo(net, problem, 5000, anchor, sft), [net.change])
 
@@ -108,13 +112,13 @@ def test_the_pair_gradient_is_that_of_the_written_loss(schedule, anchor, sft):
 def test_one_window_over_the_scroll_is_plain_diffusion_dpo():
     net = Adapted()
     problem = make_problem(net, windows=(Window(0, 8, 0, 26),))
-    result = pair_gradients(problem, [net.change], LossSettings(), off=net.off)
-    winner, loser = (net(x, list(problem.windows)) for x in (problem.latents_w, problem.latents_l))
+    result = pair_gradients(problem, trainable(net), LossSettings())
+    winner, loser = (net(side.latents, list(problem.windows)) for side in problem.sides)
     with net.off():
-        rw, rl = (net(x, list(problem.windows)) for x in (problem.latents_w, problem.latents_l))
+        rw, rl = (net(side.latents, list(problem.windows)) for side in problem.sides)
 
     def mse(x):
-        return nn.functional.mse_loss(x, problem.noise_w)
+        return nn.functional.mse_loss(x, problem.sides[0].target)
 
     loss = -nn.functional.logsigmoid(-2500 * ((mse(winner) - mse(rw)) - (mse(loser) - mse(rl))))
     assert_gradient(result, loss, [net.change])
@@ -124,7 +128,7 @@ def test_the_region_term_over_all_windows_is_eq_23():
     net = Adapted()
     problem = make_problem(net)
     chosen = LossSettings(region_weight=0.4, region_windows="all")
-    result = pair_gradients(problem, [net.change], chosen, off=net.off)
+    result = pair_gradients(problem, trainable(net), chosen)
     regions = [plain_dpo(net, region_problem(problem, i), 5000) for i in range(len(problem.windows))]
     loss = plain_dpo(net, problem, 5000) + 0.4 * sum(regions) / len(regions)
     assert_gradient(result, loss, [net.change])
@@ -141,10 +145,10 @@ def test_one_random_window_is_an_unbiased_estimate_of_all_of_them():
     for seed in range(60):
         index = choose_windows(n, "one", seed)[0]
         if index not in seen:
-            seen[index] = pair_gradients(problem, [net.change], one, off=net.off, region_seed=seed).grads[0]
+            seen[index] = pair_gradients(problem, trainable(net), one, region_seed=seed).grads[0]
     assert len(seen) == n
     everything = replace(one, region_windows="all")
-    total = pair_gradients(problem, [net.change], everything, off=net.off).grads[0]
+    total = pair_gradients(problem, trainable(net), everything).grads[0]
     mean = torch.stack(list(seen.values())).mean(dim=0)
     assert torch.allclose(mean, total, rtol=1e-9)
     draws = torch.tensor([choose_windows(n, "one", seed)[0] for seed in range(2000)])
@@ -162,7 +166,7 @@ def test_a_window_in_the_region_term_still_knows_its_place():
 
     problem = replace(make_problem(net), predict=watch)
     region = region_problem(problem, 2)
-    pair_errors(region, LossSettings(), off=net.off)
+    pair_errors(region, trainable(net), LossSettings())
     assert set(asked) == {problem.windows[2]}
 
 
@@ -170,8 +174,8 @@ def test_validation_reports_the_loss_of_training():
     net = Adapted()
     problem = make_problem(net)
     chosen = LossSettings(reference_anchor=0.3)
-    trained = pair_gradients(problem, [net.change], chosen, off=net.off, context=CONTEXT)
-    held_out = pair_errors(problem, chosen, off=net.off, context=CONTEXT)
+    trained = pair_gradients(problem, trainable(net), chosen, context=CONTEXT)
+    held_out = pair_errors(problem, trainable(net), chosen, context=CONTEXT)
     assert held_out.grads == []
     assert held_out.loss == pytest.approx(trained.loss, rel=1e-12)
     for name in held_out.metrics:
@@ -181,17 +185,18 @@ def test_validation_reports_the_loss_of_training():
 def test_cached_reference_errors_give_the_same_gradient_without_a_reference_pass():
     net = Adapted()
     problem = make_problem(net)
-    seen = reference_pass(problem, net.off)
+    seen = reference_pass(Field(problem), trainable(net))
     scalars = Reference(seen.error_w, seen.error_l)
 
     def never():
         raise AssertionError("the reference ran although its errors were known")
 
-    cached = pair_gradients(problem, [net.change], LossSettings(), off=never, known=scalars)
-    fresh = pair_gradients(problem, [net.change], LossSettings(), off=net.off)
+    alone = trainable(net, off=never)
+    cached = pair_gradients(problem, alone, LossSettings(), recall=lambda _: scalars)
+    fresh = pair_gradients(problem, trainable(net), LossSettings())
     assert torch.equal(cached.grads[0], fresh.grads[0]) and cached.loss == fresh.loss
     with pytest.raises(ValueError, match="average itself"):
-        pair_gradients(problem, [net.change], LossSettings(reference_anchor=1.0), off=never, known=scalars)
+        pair_gradients(problem, alone, LossSettings(reference_anchor=1.0), recall=lambda _: scalars)
 
 
 def test_mapo_never_runs_the_reference():
@@ -201,7 +206,7 @@ def test_mapo_never_runs_the_reference():
         raise AssertionError("MaPO has no reference")
 
     result = pair_gradients(
-        make_problem(net), [net.change], LossSettings(name="mapo"), off=never, context=CONTEXT
+        make_problem(net), trainable(net, off=never), LossSettings(name="mapo"), context=CONTEXT
     )
     assert result.finite and bool(result.grads[0].any())
 
@@ -209,10 +214,10 @@ def test_mapo_never_runs_the_reference():
 def test_a_step_along_the_gradient_raises_the_margin_and_the_safeguard_spares_the_winner():
     net = Adapted(size=1e-5)
     problem = make_problem(net)
-    start = pair_gradients(problem, [net.change], LossSettings(name="sdpo"), off=net.off)
+    start = pair_gradients(problem, trainable(net), LossSettings(name="sdpo"))
     with torch.no_grad():
         net.change -= 1e-9 * start.grads[0]
-    after = pair_errors(problem, LossSettings(), off=net.off)
+    after = pair_errors(problem, trainable(net), LossSettings())
     assert after.metrics["z"] > start.metrics["z"]
     assert after.metrics["error_w"] <= start.metrics["error_w"] + 1e-12
 
@@ -220,7 +225,8 @@ def test_a_step_along_the_gradient_raises_the_margin_and_the_safeguard_spares_th
 def test_an_overflow_is_reported_as_not_finite():
     net = Adapted()
     problem = make_problem(net)
-    broken = replace(problem, noise_l=torch.full_like(problem.noise_l, math.inf))
-    result = pair_gradients(broken, [net.change], LossSettings(), off=net.off)
+    winner, loser = problem.sides
+    broken = replace(problem, sides=(winner, replace(loser, target=torch.full_like(loser.target, math.inf))))
+    result = pair_gradients(broken, trainable(net), LossSettings())
     assert not result.finite
-    assert pair_gradients(problem, [net.change], LossSettings(), off=net.off).finite
+    assert pair_gradients(problem, trainable(net), LossSettings()).finite

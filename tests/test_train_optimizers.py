@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from drspo.errors import UserError
-from train.lora.optimizers import OptimizerSettings, build_optimizer, learning_rate, set_learning_rate
+from train.lora.optimizers import build_optimizer, learning_rate, set_learning_rate
+from train.settings import OptimizerSettings
 
 
 def b_after(make, steps=200):

@@ -7,9 +7,9 @@ from torch import nn
 
 from tests.test_train_adapters import load_unet, problem
 from train.lora.adapters import add_lora, lora_layers, lora_norm, lora_parameters, reference
-from train.lora.twins import can_twin, twins
-from train.objective.losses import LossSettings
+from train.lora.twins import can_twin, trainable, twins
 from train.objective.pair import pair_gradients
+from train.settings import LossSettings
 
 
 class OneLayer(nn.Module):
@@ -54,9 +54,13 @@ def assert_equal(ours, theirs, tolerance):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    width=st.integers(1, 40), out=st.integers(1, 40), rank=st.integers(1, 40), tokens=st.integers(1, 40),
-    bias=st.booleans(), scaled=st.booleans(),
-)  # fmt: skip
+    width=st.integers(1, 40),
+    out=st.integers(1, 40),
+    rank=st.integers(1, 40),
+    tokens=st.integers(1, 40),
+    bias=st.booleans(),
+    scaled=st.booleans(),
+)
 def test_each_half_has_the_output_and_the_gradients_that_peft_gives_it_alone(
     width, out, rank, tokens, bias, scaled
 ):
@@ -103,7 +107,7 @@ def test_a_lora_on_convolutions_trains_one_scroll_at_a_time(golden):
     unet = load_unet(golden)
     add_lora(unet, rank=2, targets=("to_q", "conv1"))
     assert not can_twin(unet)
-    result = pair_gradients(problem(unet), lora_parameters(unet), LossSettings(), off=lambda: reference(unet))
+    result = pair_gradients(problem(unet), trainable(unet), LossSettings())
     names = [name for name, module in unet.named_modules() if name.endswith("conv1.lora_B.default")]
     assert names and all(torch.isfinite(g).all() for g in result.grads)
     assert all(g.any() for g, p in zip(result.grads, lora_parameters(unet), strict=True) if not p.any())

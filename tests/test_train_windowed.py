@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from generate.canvas.blend import blend, window_weights
-from generate.canvas.windows import Window, overlap_counts, plan_windows
-from train.engine.order import plan_stream
-from train.engine.problem import Side
-from train.engine.windowed import errors, gradients
+from generate.canvas.windows import Window, plan_windows
+from tests.small_scrolls import overlap_counts
+from train.engine import gradient as engine
+from train.engine.field import Field
+from train.engine.problem import Problem, Side, Trainable
+from train.engine.window_order import window_order
 
 SCHEDULES = ["stream", "two_pass", "autograd"]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -38,13 +41,12 @@ class Net(nn.Module):
         return self.second(nn.functional.dropout(hidden, self.dropout, training=True))
 
 
-def make_side(net, grid, *, window, stride, kind="uniform", dtype=torch.float64, seed=0, **more):
+def make_problem(net, grid, *, window, stride, kind="uniform", dtype=torch.float64, seed=0, **more):
     height, width = grid
     generator = torch.Generator().manual_seed(seed)
     latents, target = (torch.randn(1, 4, height, width, generator=generator, dtype=dtype) for _ in range(2))
-    return Side(
-        latents=latents,
-        target=target,
+    return Problem(
+        sides=(Side(latents=latents, target=target),),
         windows=plan_windows(height, width, window, stride),
         weights=window_weights(kind, window, window),
         predict=net,
@@ -52,27 +54,43 @@ def make_side(net, grid, *, window, stride, kind="uniform", dtype=torch.float64,
     )
 
 
-def plain_gradient(side, parameters):
+def aimed(problem, target):
+    """The problem with another target."""
+    return replace(problem, sides=(replace(problem.sides[0], target=target),))
+
+
+def gradients(problem, parameters, schedule="stream", anchor=None):
+    """The engine's result for a problem of one scroll."""
+    trainable = Trainable(parameters, off=nullcontext)
+    return engine.gradients(Field(problem), trainable, schedule, anchor)[0]
+
+
+def errors(problem):
+    """The engine's error and average for a problem of one scroll."""
+    return engine.errors(Field(problem))[0]
+
+
+def plain_gradient(problem, parameters):
     """Plain autograd of E as eqs 4 and 19 write it: pad every crop, weight, sum, divide."""
-    groups = plan_stream(side.windows, side.micro_batch).groups
+    groups = window_order(problem.windows, problem.micro_batch).groups
     found = {}
     for group in groups:
-        chosen = [side.windows[i] for i in group]
-        crops = torch.cat([side.latents[..., w.y0 : w.y1, w.x0 : w.x1] for w in chosen])
-        found.update(zip(group, side.predict(crops, chosen), strict=True))
-    height, width = side.latents.shape[-2:]
-    weights = side.weights.to(side.latents.dtype)
+        chosen = [problem.windows[i] for i in group]
+        crops = torch.cat([problem.sides[0].latents[..., w.y0 : w.y1, w.x0 : w.x1] for w in chosen])
+        found.update(zip(group, problem.predict(crops, chosen), strict=True))
+    height, width = problem.sides[0].latents.shape[-2:]
+    weights = problem.weights.to(problem.sides[0].latents.dtype)
 
     def paste(crop, w):
         return nn.functional.pad(crop, (w.x0, width - w.x1, w.y0, height - w.y1))
 
-    numerator = sum(paste(weights * found[i], w) for i, w in enumerate(side.windows))
-    average = (numerator / sum(paste(weights, w) for w in side.windows))[None]
-    squares = (average - side.target).square()
-    if side.error_weight == "overlap":
-        counts = torch.from_numpy(overlap_counts(side.windows, height, width)).to(squares)
+    numerator = sum(paste(weights * found[i], w) for i, w in enumerate(problem.windows))
+    average = (numerator / sum(paste(weights, w) for w in problem.windows))[None]
+    squares = (average - problem.sides[0].target).square()
+    if problem.error_weight == "overlap":
+        counts = torch.from_numpy(overlap_counts(problem.windows, height, width)).to(squares)
         squares = squares * counts / counts.mean()
-    error = side.error_scale * squares.mean()
+    error = problem.error_scale * squares.mean()
     return error, average, torch.autograd.grad(error, parameters)
 
 
@@ -81,13 +99,13 @@ def distance(a, b):
     return float((flat_a - flat_b).norm() / flat_b.norm())
 
 
-def assert_every_schedule_agrees(side, net):
-    parameters, tolerance = list(net.parameters()), TOLERANCE[side.latents.dtype]
+def assert_every_schedule_agrees(problem, net):
+    parameters, tolerance = list(net.parameters()), TOLERANCE[problem.sides[0].latents.dtype]
     torch.manual_seed(7)
-    error, average, expected = plain_gradient(side, parameters)
+    error, average, expected = plain_gradient(problem, parameters)
     for schedule in SCHEDULES:
         torch.manual_seed(7)
-        result = gradients(side, parameters, schedule)
+        result = gradients(problem, parameters, schedule)
         assert result.error == pytest.approx(float(error.detach()), rel=tolerance), schedule
         assert distance([result.aggregate], [average.detach()]) < tolerance, schedule
         assert distance(result.grads, expected) < tolerance, schedule
@@ -117,7 +135,7 @@ def test_every_schedule_equals_plain_autograd(shape, kind, micro_batch, error_we
     (height, width), window, stride = shape
     grid = (width, height) if transpose else (height, width)
     net = Net(dropout=dropout)
-    side = make_side(
+    problem = make_problem(
         net,
         grid,
         window=window,
@@ -127,7 +145,7 @@ def test_every_schedule_equals_plain_autograd(shape, kind, micro_batch, error_we
         error_weight=error_weight,
         error_scale=0.7,
     )
-    assert_every_schedule_agrees(side, net)
+    assert_every_schedule_agrees(problem, net)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "feathered"])
@@ -135,41 +153,43 @@ def test_every_schedule_equals_plain_autograd(shape, kind, micro_batch, error_we
 @pytest.mark.parametrize("windows", [4, 8, 13, 29])
 def test_every_schedule_equals_plain_autograd_in_float32(kind, dropout, windows):
     net = Net(torch.float32, dropout)
-    side = make_side(net, (8, 8 + 2 * (windows - 1)), window=8, stride=2, kind=kind, dtype=torch.float32)
-    assert len(side.windows) == windows
-    assert_every_schedule_agrees(side, net)
+    problem = make_problem(
+        net, (8, 8 + 2 * (windows - 1)), window=8, stride=2, kind=kind, dtype=torch.float32
+    )
+    assert len(problem.windows) == windows
+    assert_every_schedule_agrees(problem, net)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "feathered", "gaussian"])
 def test_training_averages_windows_as_the_sampler_does(kind):
     net = Net(torch.float32)
-    side = make_side(net, (20, 44), window=8, stride=3, kind=kind, dtype=torch.float32)
-    crops = torch.cat([side.latents[..., w.y0 : w.y1, w.x0 : w.x1] for w in side.windows])
-    sampled = blend(net(crops, side.windows)[:, None], side.windows, side.weights, 20, 44)
-    assert distance([errors(side)[1]], [sampled.detach()]) < 1e-6
+    problem = make_problem(net, (20, 44), window=8, stride=3, kind=kind, dtype=torch.float32)
+    crops = torch.cat([problem.sides[0].latents[..., w.y0 : w.y1, w.x0 : w.x1] for w in problem.windows])
+    sampled = blend(net(crops, problem.windows)[:, None], problem.windows, problem.weights, 20, 44)
+    assert distance([errors(problem)[1]], [sampled.detach()]) < 1e-6
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_random_numbers_after_a_step_do_not_depend_on_the_schedule(schedule):
     net = Net(dropout=0.5)
-    side = make_side(net, (8, 32), window=8, stride=2)
+    problem = make_problem(net, (8, 32), window=8, stride=2)
     torch.manual_seed(3)
-    gradients(side, list(net.parameters()), schedule)
+    gradients(problem, list(net.parameters()), schedule)
     after = torch.rand(1)
     torch.manual_seed(3)
-    plain_gradient(side, list(net.parameters()))
+    plain_gradient(problem, list(net.parameters()))
     assert torch.equal(after, torch.rand(1))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_perfect_predictor_has_no_error_and_no_gradient(schedule):
     scale = nn.Parameter(torch.ones((), dtype=torch.float64))
-    side = make_side(None, (16, 40), window=8, stride=3, kind="gaussian")
+    problem = make_problem(None, (16, 40), window=8, stride=3, kind="gaussian")
 
     def perfect(_, windows):
-        return scale * torch.cat([side.target[..., w.y0 : w.y1, w.x0 : w.x1] for w in windows])
+        return scale * torch.cat([problem.sides[0].target[..., w.y0 : w.y1, w.x0 : w.x1] for w in windows])
 
-    result = gradients(replace(side, predict=perfect), [scale], schedule)
+    result = gradients(replace(problem, predict=perfect), [scale], schedule)
     assert result.error < 1e-30
     assert abs(float(result.grads[0])) < 1e-15
 
@@ -179,23 +199,25 @@ def test_a_perfect_predictor_has_no_error_and_no_gradient(schedule):
 def test_a_linear_predictor_has_the_error_and_slope_of_the_formula(schedule, value):
     # p = a x everywhere averages to A = a J: E = mean (a J - T)^2 and dE/da = 2 mean J (a J - T).
     a = nn.Parameter(torch.tensor(value, dtype=torch.float64))
-    side = make_side(lambda crops, _: a * crops, (8, 52), window=8, stride=4, kind="feathered")
-    result = gradients(side, [a], schedule)
-    gap = value * side.latents - side.target
+    problem = make_problem(lambda crops, _: a * crops, (8, 52), window=8, stride=4, kind="feathered")
+    result = gradients(problem, [a], schedule)
+    gap = value * problem.sides[0].latents - problem.sides[0].target
     assert result.error == pytest.approx(float(gap.square().mean()), rel=1e-12)
-    assert float(result.grads[0]) == pytest.approx(float(2 * (side.latents * gap).mean()), rel=1e-12)
+    assert float(result.grads[0]) == pytest.approx(
+        float(2 * (problem.sides[0].latents * gap).mean()), rel=1e-12
+    )
 
 
 def test_a_constant_disagreement_averages_over_the_windows_that_meet():
     # Two windows of 8 overlap on 4 columns and say 1 and 3; W = 1. A is 1, 2, 3 on 4 columns each.
-    side = make_side(None, (8, 12), window=8, stride=4)
+    problem = make_problem(None, (8, 12), window=8, stride=4)
     said = nn.Parameter(torch.tensor([1.0, 3.0], dtype=torch.float64))
 
     def constant(crops, windows):
         return torch.stack([said[w.x0 // 4].expand(crops.shape[1:]) for w in windows])
 
-    side = replace(side, predict=constant, target=torch.zeros_like(side.target))
-    result = gradients(side, [said])
+    problem = aimed(replace(problem, predict=constant), torch.zeros_like(problem.sides[0].target))
+    result = gradients(problem, [said])
     assert result.error == pytest.approx((1 + 4 + 9) / 3)
     # dE/dp_1 = (2/3) (1 + 2/2), dE/dp_2 = (2/3) (3 + 2/2)
     assert result.grads[0].tolist() == pytest.approx([2 / 3 * 2, 2 / 3 * 4])
@@ -204,10 +226,12 @@ def test_a_constant_disagreement_averages_over_the_windows_that_meet():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_one_window_is_the_plain_mean_squared_error(schedule):
     net = Net(torch.float32)
-    side = make_side(net, (8, 8), window=8, stride=2, dtype=torch.float32)
-    error = nn.functional.mse_loss(net(side.latents, list(side.windows)), side.target)
+    problem = make_problem(net, (8, 8), window=8, stride=2, dtype=torch.float32)
+    error = nn.functional.mse_loss(
+        net(problem.sides[0].latents, list(problem.windows)), problem.sides[0].target
+    )
     expected = torch.autograd.grad(error, list(net.parameters()))
-    result = gradients(side, list(net.parameters()), schedule)
+    result = gradients(problem, list(net.parameters()), schedule)
     assert result.error == float(error.detach())
     assert distance(result.grads, expected) < 1e-6
     assert result.alive_peak == 1
@@ -216,45 +240,45 @@ def test_one_window_is_the_plain_mean_squared_error(schedule):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_anchor_is_the_gradient_of_the_squared_distance_to_the_reference(schedule):
     net, other = Net(), Net(seed=1)
-    side = make_side(
+    problem = make_problem(
         net, (12, 30), window=8, stride=3, kind="feathered", error_weight="overlap", error_scale=2.0
     )
-    _, anchor = errors(replace(side, predict=other))
-    result = gradients(side, list(net.parameters()), schedule, anchor)
-    towards = replace(side, target=anchor, error_weight="uniform", error_scale=1.0)
+    _, anchor = errors(replace(problem, predict=other))
+    result = gradients(problem, list(net.parameters()), schedule, anchor)
+    towards = aimed(replace(problem, error_weight="uniform", error_scale=1.0), anchor)
     drift, _, expected = plain_gradient(towards, list(net.parameters()))
     assert result.drift == pytest.approx(float(drift.detach()), rel=1e-12)
     assert distance(result.anchor_grads, expected) < 1e-12
-    assert distance(result.grads, gradients(side, list(net.parameters())).grads) < 1e-12
+    assert distance(result.grads, gradients(problem, list(net.parameters())).grads) < 1e-12
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("micro_batch", [1, 3])
 def test_the_errors_without_gradient_are_the_same_bits(schedule, micro_batch):
     net = Net(torch.float32)
-    side = make_side(
+    problem = make_problem(
         net, (8, 40), window=8, stride=2, kind="gaussian", dtype=torch.float32, micro_batch=micro_batch
     )
-    error, aggregate = errors(side)
-    result = gradients(side, list(net.parameters()), schedule)
+    error, aggregate = errors(problem)
+    result = gradients(problem, list(net.parameters()), schedule)
     assert result.error == error
     assert torch.equal(result.aggregate, aggregate)
 
 
 def test_gradients_that_the_parameters_already_hold_stay_as_they_are():
     net = Net()
-    side = make_side(net, (8, 20), window=8, stride=4)
+    problem = make_problem(net, (8, 20), window=8, stride=4)
     for parameter in net.parameters():
         parameter.grad = torch.full_like(parameter, 3.0)
-    clean = gradients(side, list(net.parameters())).grads
+    clean = gradients(problem, list(net.parameters())).grads
     assert all(bool((p.grad == 3.0).all()) for p in net.parameters())
-    assert distance(clean, plain_gradient(side, list(net.parameters()))[2]) < 1e-12
+    assert distance(clean, plain_gradient(problem, list(net.parameters()))[2]) < 1e-12
 
 
 def test_a_parameter_that_the_network_does_not_use_gets_a_zero_gradient():
     net, idle = Net(), nn.Parameter(torch.ones(3, dtype=torch.float64))
-    side = make_side(net, (8, 20), window=8, stride=4)
-    result = gradients(side, [*net.parameters(), idle])
+    problem = make_problem(net, (8, 20), window=8, stride=4)
+    result = gradients(problem, [*net.parameters(), idle])
     assert torch.equal(result.grads[-1], torch.zeros(3, dtype=torch.float64))
 
 
@@ -289,8 +313,8 @@ class Token:
 )
 def test_the_windows_alive_do_not_grow_with_the_scroll(windows, schedule, most, forwards):
     watched = Alive(Net())
-    side = make_side(watched, (8, 8 + 2 * (windows - 1)), window=8, stride=2)
-    result = gradients(side, list(watched.net.parameters()), schedule)
+    problem = make_problem(watched, (8, 8 + 2 * (windows - 1)), window=8, stride=2)
+    result = gradients(problem, list(watched.net.parameters()), schedule)
     assert watched.peak == min(most, windows) == result.alive_peak
     assert watched.calls == forwards * windows
     assert len(watched.tokens) == 0
@@ -300,7 +324,7 @@ def test_the_windows_alive_do_not_grow_with_the_scroll(windows, schedule, most, 
 def test_streaming_keeps_one_strip_of_windows_alive_and_forgets_none(shape, micro_batch):
     (height, width), window, stride = shape
     windows = plan_windows(height, width, window, stride)
-    plan = plan_stream(windows, micro_batch)
+    plan = window_order(windows, micro_batch)
     assert sorted(i for group in plan.groups for i in group) == list(range(len(windows)))
     assert sorted(k for done in plan.release for k in done) == list(range(len(plan.groups)))
     rows = len({w.y0 for w in windows})
@@ -313,29 +337,29 @@ def test_streaming_keeps_one_strip_of_windows_alive_and_forgets_none(shape, micr
 
 
 def test_a_tall_grid_streams_along_its_longer_side():
-    tall = plan_stream(plan_windows(64, 16, 8, 4))
-    wide = plan_stream(plan_windows(16, 64, 8, 4))
+    tall = window_order(plan_windows(64, 16, 8, 4))
+    wide = window_order(plan_windows(16, 64, 8, 4))
     assert tall.peak == wide.peak <= 2 * 3 + 1
 
 
 def test_windows_that_leave_a_gap_are_refused():
-    side = make_side(Net(), (8, 20), window=8, stride=4)
+    problem = make_problem(Net(), (8, 20), window=8, stride=4)
     with pytest.raises(ValueError, match="uncovered"):
-        gradients(replace(side, windows=side.windows[:-1]), [])
+        gradients(replace(problem, windows=problem.windows[:-1]), [])
     with pytest.raises(ValueError, match="leaves the canvas"):
-        gradients(replace(side, windows=(*side.windows, Window(0, 8, 16, 24))), [])
+        gradients(replace(problem, windows=(*problem.windows, Window(0, 8, 16, 24))), [])
 
 
 def test_float16_gradients_survive_a_scroll_of_many_elements():
     # (2/D)(A - target) is 2.4e-7 here, below float16's normal range; scaled by D it keeps its digits.
     a = nn.Parameter(torch.ones(4, 1, 1))
-    side = make_side(None, (128, 512), window=128, stride=32, dtype=torch.float32)
-    target = side.latents + 0.03 * side.target
+    problem = make_problem(None, (128, 512), window=128, stride=32, dtype=torch.float32)
+    target = problem.sides[0].latents + 0.03 * problem.sides[0].target
 
     def half(crops, _):
         return a.half() * crops.half()
 
-    result = gradients(replace(side, predict=half, target=target), [a])
-    gap = side.latents - target
-    expected = 2 * (gap * side.latents).sum(dim=(0, 2, 3)) / gap.numel()
+    result = gradients(aimed(replace(problem, predict=half), target), [a])
+    gap = problem.sides[0].latents - target
+    expected = 2 * (gap * problem.sides[0].latents).sum(dim=(0, 2, 3)) / gap.numel()
     assert distance(result.grads, [expected[:, None, None]]) < 2e-2

@@ -77,9 +77,14 @@ class Starter:
     def __init__(self, root: Path) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         self.server = subprocess.Popen(
-            [sys.executable, "-c", SERVER], cwd=root, env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [sys.executable, "-c", SERVER],
+            cwd=root,
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         assert self.server.stdin and self.server.stdout
         assert self.server.stdout.readline() == "ready\n"
 

@@ -10,12 +10,11 @@ from generate.canvas.blend import window_weights
 from generate.canvas.windows import Window, plan_windows
 from generate.request import own
 from train.config import TrainConfig
-
-PIXELS_PER_LATENT = 8
+from train.settings import PIXELS_PER_LATENT
 
 
 @dataclass(frozen=True)
-class Canvas:
+class TrainingCanvas:
     """What every pair of a run is trained on; pixels outside, latents inside."""
 
     height: int
@@ -27,13 +26,8 @@ class Canvas:
     weights: torch.Tensor
     """W_i [h, w] of eq. 4."""
 
-    @property
-    def latent_shape(self) -> tuple[int, int]:
-        """(height, width) in latents."""
-        return self.height // PIXELS_PER_LATENT, self.width // PIXELS_PER_LATENT
 
-
-def make_canvas(config: TrainConfig, spec: Any) -> Canvas:
+def make_canvas(config: TrainConfig, spec: Any) -> TrainingCanvas:
     """The canvas of the configured stage; what the configuration leaves at -1 comes from the model's `spec`.
 
     Stage blueprint is the paper's stage LR: the whole small scroll is one window. Raises `UserError` for
@@ -45,7 +39,9 @@ def make_canvas(config: TrainConfig, spec: Any) -> Canvas:
     for name, value in (("height", height), ("width", width), ("window", window), ("stride", stride)):
         if value <= 0 or value % PIXELS_PER_LATENT:
             raise UserError(
-                f"{value} pixels is not a whole number of latents", f"canvas.{name}", "use multiples of 8"
+                f"{value} pixels is not a whole number of latents",
+                f"canvas.{name}",
+                f"use multiples of {PIXELS_PER_LATENT}",
             )
     h, w = height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
     if config.stage == "blueprint":
@@ -53,4 +49,4 @@ def make_canvas(config: TrainConfig, spec: Any) -> Canvas:
     else:
         windows = plan_windows(h, w, window // PIXELS_PER_LATENT, stride // PIXELS_PER_LATENT)
     weights = window_weights(config.canvas.weights, *windows[0].shape)
-    return Canvas(height, width, windows, weights)
+    return TrainingCanvas(height, width, windows, weights)

@@ -2,16 +2,35 @@
 
 import logging
 import os
+import shlex
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from drspo.config import dump, load
 from drspo.errors import UserError
-from drspo.files.run import CONFIG, RunDir
+from drspo.files.run import CONFIG, MANIFEST, RunDir
 from drspo.log import setup
+from train.checks import check_config, check_launch
 from train.config import TrainConfig, identity
+from train.lock import NAME as LOCK
+from train.lock import FolderLock
 
 log = logging.getLogger(__name__)
+
+PROGRAMS = {
+    "dataset_builder": "the dataset builder",
+    "demo": "the demonstration",
+    "eval": "the evaluation",
+}
+PAIRS = ("dataset_builder",)
+"""Whose folders hold pairs to train on."""
+
+BEGUN = (
+    *("pairs.json", "dropped.jsonl", "metrics.jsonl", "validation.jsonl", "timings.jsonl", "wandb-id"),
+    *(".part-", "samples/", "tensorboard/", "wandb/", "checkpoints/."),
+)
+"""How names begin that a run writes before its first checkpoint; they belong to its configuration."""
 
 DESCRIPTION = """Train one stage's LoRA from preference pairs.
 
@@ -25,13 +44,18 @@ def main(argv: list[str]) -> int:
     """Runs the trainer on the command line `argv`; 0 when the LoRA is written."""
     config = parse(argv)
     check_config(config)
+    check_launch(config, os.environ)
     rank = int(os.environ.get("RANK", "0"))
     _quiet_other_processes(rank)
-    if rank == 0:
-        begin(config)
-    from train.loop import train
+    # One process writes into the folder, so one holds its lock.
+    with FolderLock(config.out) if rank == 0 else nullcontext():
+        if rank == 0:
+            begin(config)
+        from train.loop import train
 
-    train(config)
+        train(config)
+    if rank == 0:
+        print(f"next: {next_command(config)}")
     return 0
 
 
@@ -41,10 +65,11 @@ def parse(argv: list[str]) -> TrainConfig:
     if folder is None:
         return load(TrainConfig, rest, package="train", prog="python -m train", description=DESCRIPTION)
     stored = folder / CONFIG
-    if not stored.is_file():
-        raise UserError(
-            f"no run to resume: there is no {CONFIG}", str(folder), "give the --out folder of a run"
-        )
+    if not stored.is_file() or not (folder / MANIFEST).is_file():
+        missing = MANIFEST if stored.is_file() else CONFIG
+        hint = "give the --out folder of a run"
+        raise UserError(f"no run to resume: there is no {missing}", str(folder), hint)
+    _require_training(folder)
     config = load(
         TrainConfig,
         ["--config", str(stored), *rest],
@@ -55,10 +80,23 @@ def parse(argv: list[str]) -> TrainConfig:
     return replace(config, out=str(folder))
 
 
+def _require_training(folder: Path) -> None:
+    program = RunDir(folder).manifest()["program"]
+    if program != "train":
+        of = PROGRAMS.get(program, f"{program!r}")
+        hint = f"train on it: python -m train --data.source {shlex.quote(str(folder))} --out DIR"
+        raise UserError(
+            f"this is a run of {of}, not of the trainer", str(folder), hint if program in PAIRS else ""
+        )
+
+
 def begin(config: TrainConfig) -> None:
-    """Starts or continues the run folder; `UserError` with the difference when another run owns it."""
+    """Starts or continues the run folder; `UserError` with the difference when another run owns it.
+
+    A folder that holds no result yet, neither checkpoint nor LoRA, takes a corrected configuration.
+    """
     run = RunDir(config.out)
-    continued = run.start("train", config, identity(config))
+    continued = run.start("train", config, identity(config), reusable=(LOCK,), stale=BEGUN)
     setup(file=Path(config.out) / "log.txt")
     if continued:
         # The free settings of the latest start are the ones that --resume should find.
@@ -66,32 +104,10 @@ def begin(config: TrainConfig) -> None:
     log.info("%s %s, stage %s", "continuing" if continued else "starting", config.out, config.stage)
 
 
-def check_config(config: TrainConfig) -> None:
-    """Raises `UserError` for settings that contradict each other, before anything is loaded."""
-    if not config.out:
-        raise UserError("no folder to write to", "--out", "python -m train ... --out DIR")
-    if not config.data.source:
-        raise UserError(
-            "no pairs to train on", "--data.source", "a run folder, a Parquet file or a Hub dataset id"
-        )
-    for name in ("max_steps", "checkpoint_every", "pairs_per_step", "keep_last"):
-        if getattr(config, name) < 1:
-            raise UserError(
-                f"{name} is {getattr(config, name)}", f"--{name.replace('_', '-')}", "use 1 or more"
-            )
-    if not 0 <= config.ema < 1:
-        raise UserError(f"ema is {config.ema}", "--ema", "a decay of 0 up to, and not including, 1")
-    if config.noise.t_max and config.noise.t_max <= config.noise.t_min:
-        raise UserError("the range of timesteps is empty", "--noise.t-max", "it must exceed noise.t_min")
-    if config.lora.rank < 1 or config.lora.alpha <= 0:
-        raise UserError("a LoRA needs a rank of at least 1 and a positive alpha", "--lora.rank")
-    watching = config.validation.max_winner_drift > 0 or config.export == "best"
-    if watching and not config.data.validation_pairs:
-        raise UserError(
-            "early stopping and export=best need held-out pairs",
-            "--data.validation-pairs",
-            "hold out 16 or more",
-        )
+def next_command(config: TrainConfig) -> str:
+    """What one would want to type after a training: a scroll with the LoRA."""
+    lora = ["--model", config.model, "--lora", config.out, "--out", "scroll.png"]
+    return shlex.join(["python", "-m", "generate", "a lighthouse at dusk", *lora])
 
 
 def _resume(argv: list[str]) -> tuple[Path | None, list[str]]:

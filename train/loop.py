@@ -1,10 +1,10 @@
 """Training from the first line to the last: pairs in, a LoRA folder out. Read `train` and `Run.step`."""
 
 import logging
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,31 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from drspo.config import to_dict
-from drspo.errors import UserError
 from drspo.log import progress
 from generate.models.family import load_family
 from train.canvas import make_canvas
+from train.checks import pairs_per_process
 from train.config import TrainConfig, identity
-from train.engine.memory import explain_out_of_memory, make_room
-from train.launch import DTYPES, make_accelerator, pairs_per_process, precision_of
+from train.launch import DTYPES, device_of, make_accelerator, precision_of
 from train.lora.adapters import add_lora, load_lora_state, lora_norm, lora_parameters, lora_state
 from train.lora.average import Average
 from train.lora.checkpoint import Checkpoints, State, refuse_foreign
 from train.lora.optimizers import build_optimizer
-from train.objective.draws import pair_index
-from train.objective.losses import check
+from train.lora.twins import trainable
+from train.memory import explain_out_of_memory, make_room
+from train.objective.draws import timestep_range
 from train.objective.noise import noise_process
 from train.objective.references import open_references
+from train.objective.trainee import Trainee
+from train.pairs.data_order import pair_index
 from train.pairs.prepare import prepare_pairs
 from train.report.finish import write_results
 from train.report.metrics import peak_memory, summarise
 from train.report.samples import Sampler
+from train.report.tally import Tally
 from train.report.tracking import Tracker
-from train.report.validation import Validator, should_stop
-from train.step import Trainee, add_share, apply_gradient, sum_over_processes
+from train.report.validation import Validator, held_out_line
+from train.step import add_share, apply_gradient, sum_over_processes
 
 log = logging.getLogger(__name__)
 
@@ -66,42 +69,60 @@ class Run:
         self.config = config
         self.out = Path(config.out)
         self.accelerator: Accelerator = make_accelerator(config)
-        self.device = self.accelerator.device
+        self.device = device_of(self.accelerator)
         self.share = pairs_per_process(config, self.accelerator.num_processes)
-        check(config.loss)
         dtype = precision_of(config, self.device)
         self.family = load_family(config.model, device=str(self.device), dtype=dtype)
         self.canvas = make_canvas(config, self.family.spec)
         self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep_last)
         self.origin = {"configuration": identity(config), "base model": self.family.fingerprint}
-        if latest := self.checkpoints.latest():  # refused before hours go into encoding
-            refuse_foreign(self.checkpoints.facts(latest).get("origin", {}), self.origin, latest)
+        trained_on = self._last_origin().get("pairs", "")
         process = noise_process(self.family.scheduler_config, config.noise.target)
-        self.pairs, held_out = prepare_pairs(
-            self.family, self.canvas, config.data, self.out, self.accelerator
-        )
-        make_room(self.family, config)
+        timestep_range(process.timesteps, config.noise)
+        # Before the pairs, because what cannot be trained is to be said before hours go into encoding.
         self._add_adapter()
-        autocast = DTYPES[dtype] if dtype != "float32" else None
-        self.trainee = Trainee(
-            self.family.unet, process, self.canvas, config, self.device, autocast,
-            open_references(config, self.family, self.device),
-        )  # fmt: skip
         self.parameters = lora_parameters(self.family.unet)
         self.optimizer = build_optimizer(self.parameters, config.optimizer)
+        prepared = prepare_pairs(
+            self.family, self.canvas, config.data, self.out, self.accelerator, trained_on
+        )
+        self.pairs = prepared.training
+        self.origin["pairs"] = prepared.digest
+        make_room(self.family, config)
+        self.trainee = Trainee(
+            unet=self.family.unet,
+            trainable=trainable(self.family.unet),
+            process=process,
+            canvas=self.canvas,
+            config=config,
+            device=self.device,
+            autocast=DTYPES[dtype] if dtype != "float32" else None,
+            references=open_references(config, self.family, self.device),
+        )
         self.average = Average(self.family.unet, config.ema)
-        self.validator = Validator(self.trainee, held_out, self.accelerator)
+        self.validator = Validator(self.trainee, prepared.held_out, self.accelerator)
         main = self.accelerator.is_main_process
         self.tracker = Tracker(self.out, config.tracking, to_dict(config), active=main)
-        self.sampler = Sampler(self.family, self.canvas, config, held_out, active=main)
+        self.sampler = Sampler(self.family, self.canvas, config, prepared.held_out, active=main)
         self.done = 0
-        self.facts: dict[str, Any] = {
-            "skipped": 0,
-            "bad_in_a_row": 0,
-            "best": None,
-            "drift_shares": [],
-            "stopped": "",
-        }
+        self.tally = Tally()
+
+    def _last_origin(self) -> dict[str, str]:
+        """What the newest whole checkpoint was trained from, empty where there is none; refused when it is
+        not ours, before hours go into encoding."""
+        if self.accelerator.is_main_process:
+            self.checkpoints.set_damaged_aside()
+        self.accelerator.wait_for_everyone()
+        latest = self.checkpoints.latest()
+        if latest is None:
+            return {}
+        found = self.checkpoints.facts(latest).get("origin", {})
+        refuse_foreign(found, self.origin, latest)
+        if "pairs" not in found:
+            log.warning(
+                "%s does not say which pairs it was trained on: an earlier version wrote it", latest.name
+            )
+        return dict(found)
 
     def _add_adapter(self) -> None:
         lora = self.config.lora
@@ -122,10 +143,10 @@ class Run:
             self.optimizer.load_state_dict(state.optimizer)
             self.average.load(state.ema)
             del state.facts["origin"]
-            self.facts, self.done = state.facts, state.step
+            self.tally, self.done = Tally(**state.facts), state.step
             log.info("continuing from %s at step %d of %d", latest.name, self.done, self.config.max_steps)
         self.tracker.resume_at(self.done if latest else -1)
-        return self.config.max_steps if self.facts["stopped"] else self.done
+        return self.config.max_steps if self.tally.stopped else self.done
 
     def step(self, step: int) -> dict[str, Any]:
         """One optimiser step: this process's share of pairs, one reduction, one update. Gives the step's
@@ -136,7 +157,7 @@ class Run:
         for position in range(first, first + self.share):
             pair = self.pairs[pair_index(self.config.seed, position, len(self.pairs))]
             with self._memory_advice():
-                result = self.trainee.gradients(pair, step)
+                result = self.trainee.gradients(pair, position)
             measured.append(result.metrics | {"finite": float(result.finite)})
             total = add_share(total, result.grads, count)
         if self.accelerator.num_processes > 1:
@@ -144,11 +165,11 @@ class Run:
         grads = sum_over_processes(self.accelerator, total or [])
         finite = all(pair["finite"] for pair in measured)
         update = apply_gradient(self.optimizer, self.parameters, grads, step, self.config) if finite else None
-        self._count_bad(update is None, step)
+        self.tally.count(update is None, step, self.config)
         self.average.update()
         self.done = step + 1
         record = {"step": self.done, **summarise(measured, self.trainee.process.timesteps), **(update or {})}
-        record["skipped_steps"] = self.facts["skipped"]
+        record["skipped_steps"] = self.tally.skipped
         self._log(record, time.perf_counter() - started)
         return record
 
@@ -159,40 +180,23 @@ class Run:
         is_due = {name: every > 0 and step % every == 0 for name, every in due.items()}
         last = step == self.config.max_steps
         better = self.measure(step) if is_due["validate"] or last else False
-        if should_stop(self.facts["drift_shares"], self.config):
-            self.facts["stopped"] = (
-                f"winner drift above {self.config.validation.max_winner_drift} at step {step}"
-            )
-            log.warning("stopping early: %s", self.facts["stopped"])
+        self.tally.consider_stopping(step, self.config)
         if is_due["draw"] or (last and self.config.samples.every):
             self.draw(step)
-        if better or last or self.facts["stopped"] or step % self.config.checkpoint_every == 0:
+        if better or last or self.tally.stopped or step % self.config.checkpoint_every == 0:
             self.save()
-        return bool(self.facts["stopped"])
+        return bool(self.tally.stopped)
 
     def measure(self, step: int) -> bool:
-        """Measures the held-out pairs; True when the model is the best so far (the untrained one never
-        is)."""
+        """Measures the held-out pairs; True when the model is the best so far."""
         with self.average.in_place(), self._memory_advice():
             record = self.validator.measure()
             norm = lora_norm(self.family.unet)
         if not record:
             return False
         self.tracker.validated({"step": step, **record, "lora_norm": norm})
-        log.info(
-            "step %d, held out: preference loss %.4f, accuracy %.3f (of pairs %.3f), margin %+.4f, "
-            "winner drift %+.2f %%",
-            step,
-            record["preference_loss"], record.get("accuracy", math.nan),
-            record.get("pair_accuracy", math.nan), record.get("margin", math.nan),
-            100 * record.get("winner_drift_share", math.nan),
-        )  # fmt: skip
-        self.facts["drift_shares"].append(record.get("winner_drift_share", 0.0))
-        best = self.facts["best"]
-        if step and (best is None or record["loss"] < best["loss"]):
-            self.facts["best"] = {"step": step, "loss": record["loss"]}
-            return True
-        return False
+        log.info("step %d, held out: %s", step, held_out_line(record))
+        return self.tally.take(step, record)
 
     def draw(self, step: int) -> None:
         """Draws the sample scrolls with the LoRA as it is now."""
@@ -204,11 +208,11 @@ class Run:
         """Writes a checkpoint; only the first process does, the others wait."""
         if self.accelerator.is_main_process:
             unet = self.family.unet
-            facts = self.facts | {"origin": self.origin}
+            facts = asdict(self.tally) | {"origin": self.origin}
             state = State(
                 self.done, lora_state(unet), self.optimizer.state_dict(), self.average.values, facts
             )
-            self.checkpoints.save(state, self.facts["best"]["step"] if self.facts["best"] else -1)
+            self.checkpoints.save(state, self.tally.best["step"] if self.tally.best else -1)
         self.accelerator.wait_for_everyone()
 
     def finish(self) -> None:
@@ -218,32 +222,17 @@ class Run:
         if self.accelerator.is_main_process:
             self._choose_weights()
             with self.average.in_place():
-                write_results(
-                    self.family, self.canvas, self.config, self.out, len(self.pairs), self.facts, self.done
-                )
+                write_results(self.family, self.canvas, self.config, len(self.pairs), self.tally, self.done)
         self.accelerator.wait_for_everyone()
         self.tracker.close()
         self.accelerator.end_training()
 
     def _choose_weights(self) -> None:
-        if self.config.export == "best" and self.facts["best"]:
-            state = self.checkpoints.load(self.checkpoints.folder / f"step-{self.facts['best']['step']:06d}")
+        if self.config.export == "best" and self.tally.best:
+            state = self.checkpoints.load(self.checkpoints.path(self.tally.best["step"]))
             load_lora_state(self.family.unet, state.lora)
             self.average.load(state.ema)
             self.done = state.step
-
-    def _count_bad(self, bad: bool, step: int) -> None:
-        self.facts["bad_in_a_row"] = self.facts["bad_in_a_row"] + 1 if bad else 0
-        if not bad:
-            return
-        self.facts["skipped"] += 1
-        log.warning("step %d skipped: its loss or gradient is not finite", step + 1)
-        if self.facts["bad_in_a_row"] >= self.config.max_bad_steps:
-            raise UserError(
-                f"{self.facts['bad_in_a_row']} steps in a row were not finite: the model has diverged",
-                str(self.out),
-                "lower --optimizer.lr, or train with --precision fp32; the checkpoints are intact",
-            )
 
     def _log(self, record: dict[str, Any], seconds: float) -> None:
         speed = {"seconds": seconds, "pairs_per_second": self.config.pairs_per_step / seconds}

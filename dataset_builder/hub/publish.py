@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dataset_builder.hub.tree import Tree, collect, secrets
+from dataset_builder.hub.tree import Tree, collect
 from drspo.errors import UserError
 from drspo.files.run import RunDir
+from drspo.leaving import without_secrets
 
 _REPO_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 _AGAIN = "The same command continues; what arrived is not sent again."
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> int:
         folder = Path(asked.dry_run)
         tree.write(folder)
         print(f"wrote the {len(tree)} files of {asked.repo_id} to {folder}; nothing was uploaded")
+        print("next      the same command without --dry-run")
         return 0
     commit, address, private = upload(tree, asked.repo_id, private=not asked.public)
     if tree.kind == "dataset":
@@ -40,6 +42,9 @@ def main(argv: list[str]) -> int:
     print(f"{len(tree)} files at {address} ({'private' if private else 'public'}), commit {commit}")
     if private == asked.public:
         print("The repository existed already; its visibility was left as it is.")
+    loader = f'datasets.load_dataset("{asked.repo_id}")'
+    download = f"hf download {asked.repo_id} --local-dir lora"
+    print(f"next      {loader if tree.kind == 'dataset' else download}")
     return 0
 
 
@@ -119,13 +124,6 @@ def _refusal(error: Any, repo_id: str) -> UserError:
     if status >= 500 or status in (408, 429):
         return UserError(f"the Hub is not ready (HTTP {status}): {said}", repo_id, _AGAIN)
     return UserError(f"the Hub refuses (HTTP {status}): {said}", repo_id)
-
-
-def without_secrets(text: str) -> str:
-    """The text with credentials of the environment, and what looks like a token of the Hub, cut out."""
-    for secret in secrets().values():
-        text = text.replace(secret, "***")
-    return re.sub(r"hf_\w{8,}", "***", text)
 
 
 def _is_network(error: BaseException) -> bool:

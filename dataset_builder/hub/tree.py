@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from dataset_builder.report.card import CONFIGS, card_files, check_licence, read_sources
+from dataset_builder.hub import lora
+from dataset_builder.report.card import card_files, read_sources
+from dataset_builder.report.head import CONFIGS
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.files.storage import Storage
+from drspo.leaving import refuse_secrets
+from drspo.licences import check_licence
 
-LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 # Everything under these names is ours: whatever a newer publication lacks is deleted there.
 OWNED = {
     "dataset": ("README.md", "config.yaml", "assets/*", *(f"{folder}/*" for folder in CONFIGS.values())),
     "model": ("README.md", "*.safetensors", "drspo.json", "*.png", "samples/*"),
 }
-_LORA_FILES = ("README.md", "*.safetensors", "drspo.json", "*.png", "samples/*.png", "samples/*.webp")
-_HEAD = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,35 @@ class Tree:
         return list(OWNED[self.kind])
 
     def write(self, folder: Path, link: bool = False) -> None:
-        """Write the tree to a folder, made equal to it under the owned names; `link` avoids local copies."""
-        for stale in self._stale(folder):
-            stale.unlink()
-        for path, data in self.small.items():
-            _place(folder / path).write_bytes(data)
-        for path, name in self.large.items():
-            self._fetch(name, _place(folder / path), link)
+        """Make the folder equal to the tree under the owned names; `link` avoids local copies.
+
+        The files are gathered beside the folder and moved in when all are there, so that a full disk
+        leaves the folder as it was. UserError when the folder and the source lie inside one another.
+        """
+        self._refuse_overlap(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
+            gathered = Path(place)
+            for path, data in self.small.items():
+                _place(gathered / path).write_bytes(data)
+            for path, name in self.large.items():
+                self._fetch(name, _place(gathered / path), link)
+            for stale in self._stale(folder):
+                stale.unlink()
+            for path in (*self.small, *self.large):
+                os.replace(gathered / path, _place(folder / path))
+
+    def _refuse_overlap(self, folder: Path) -> None:
+        source = self.storage.local_path()
+        if source is None:
+            return
+        one, other = folder.expanduser().resolve(), source.resolve()
+        if one.is_relative_to(other) or other.is_relative_to(one):
+            raise UserError(
+                f"{folder} and {self.storage.base} lie inside one another",
+                "--dry-run",
+                "Choose a folder of its own: files of the run would be replaced.",
+            )
 
     def _stale(self, folder: Path) -> Iterator[Path]:
         for file in sorted(folder.rglob("*")):
@@ -63,7 +87,6 @@ class Tree:
 
     def _fetch(self, name: str, target: Path, link: bool) -> None:
         local = self.storage.local_path(name)
-        target.unlink(missing_ok=True)
         if local is not None and link:
             os.symlink(local, target)
         elif local is not None:
@@ -76,66 +99,40 @@ class Tree:
 def collect(where: str, repo_id: str, licence: str) -> Tree:
     """The publication of a run folder or of a LoRA folder. Raises UserError for anything else."""
     storage = RunDir(where)
-    if storage.exists(LORA_WEIGHTS):
-        return _lora(storage, repo_id, licence)
+    if storage.exists(lora.WEIGHTS):
+        small, large = lora.files(storage, repo_id, licence)
+        return _checked(Tree("model", storage, small, large))
     manifest = storage.manifest()
     if manifest["program"] != "dataset_builder":
-        hint = f"A run of dataset_builder, or a folder with {LORA_WEIGHTS}, can be published."
+        hint = f"A run of dataset_builder, or a folder with {lora.WEIGHTS}, can be published."
         raise UserError(f"this is a run of {manifest['program']!r}", where, hint)
     check_licence(licence)
     shards = [name for names in read_sources(storage).shards.values() for name in names]
-    tree = Tree(
-        "dataset",
-        storage,
-        card_files(storage, repo_id, licence),
-        {n.removeprefix("export/"): n for n in shards},
-    )
-    return _checked(tree)
-
-
-def _lora(storage: Storage, repo_id: str, licence: str) -> Tree:
-    """A LoRA's weights, facts, card and pictures; never checkpoints, caches or logs."""
-    names = [name for name in storage.list() if any(_matches(name, pattern) for pattern in _LORA_FILES)]
-    if "README.md" not in names:
-        raise UserError("this LoRA has no card (README.md)", storage.base, "Training writes it when it ends.")
-    card = _lora_card(storage.read("README.md").decode(), repo_id, licence)
-    small = {name: storage.read(name) for name in names if not name.endswith(".safetensors")}
-    large = {name: name for name in names if name.endswith(".safetensors")}
-    return _checked(Tree("model", storage, {**small, "README.md": card.encode()}, large))
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatch.fnmatch(name, pattern) and name.count("/") == pattern.count("/")
-
-
-def _lora_card(text: str, repo_id: str, licence: str) -> str:
-    """The card with its licence and with the repository in place of the folder."""
-    found = _HEAD.match(text)
-    head = yaml.safe_load(found[1]) if found else {}
-    body = text[found.end() :] if found else text
-    licence = check_licence(licence or head.get("license", ""))
-    if head.get("license", licence) != licence:
-        what = f"the card says {head['license']!r}, as the base model requires, and not {licence!r}"
-        raise UserError(what, "--license", "Leave --license out to keep the card's.")
-    head["license"] = licence
-    return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n{body.replace('THIS_FOLDER', repo_id)}"
+    large = {name.removeprefix("export/"): name for name in shards}
+    return _checked(Tree("dataset", storage, card_files(storage, repo_id, licence), large))
 
 
 def _checked(tree: Tree) -> Tree:
-    """The tree, if no text in it holds a secret of this machine's environment."""
-    for name, secret in secrets().items():
-        for path, data in tree.small.items():
-            if secret.encode() in data:
-                raise UserError(
-                    f"{path} would publish the value of {name}", hint="Remove it from the run's settings."
-                )
+    """The tree, if no file of it holds a credential."""
+    for path, data in tree.small.items():
+        refuse_secrets(data, path)
+    for path, name in tree.large.items():
+        if path.endswith(".parquet"):
+            refuse_secrets(_texts(tree.storage, name), path)
     return tree
 
 
-def secrets() -> dict[str, str]:
-    """Values of the environment that look like credentials, by variable."""
-    names = [name for name in os.environ if re.search(r"(TOKEN|SECRET|PASSWORD|KEY|KEY_ID)$", name)]
-    return {name: os.environ[name] for name in names if len(os.environ[name]) >= 8}
+def _texts(storage: Storage, name: str) -> bytes:
+    """Every text of a shard and of its metadata; its pictures are what we encoded, and carry none."""
+    with storage.open(name) as stream:
+        file = pq.ParquetFile(stream)
+        schema = file.schema_arrow
+        columns = [field.name for field in schema if pa.types.is_string(field.type)]
+        found = [*(schema.metadata or {}).values()]
+        for batch in file.iter_batches(columns=columns):
+            texts = {text for column in batch.columns for text in column.unique().to_pylist() if text}
+            found += [text.encode() for text in texts]
+    return b"\n".join(found)
 
 
 def _place(path: Path) -> Path:

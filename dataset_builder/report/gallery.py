@@ -15,8 +15,11 @@ from PIL import Image
 
 from dataset_builder.config import score_columns, settings_of
 from dataset_builder.report import charts, stats
+from dataset_builder.report.card import language_hosts
 from drspo.errors import UserError
+from drspo.files.pictures import read_picture
 from drspo.files.run import RunDir
+from drspo.leaving import public, public_name, public_text
 from pipeline.candidates.plan import PLAN_NAME, read_plan
 from pipeline.ideas.prompts import reason_kind
 from pipeline.pairs.pairing import choose_pairs
@@ -76,7 +79,7 @@ def read_gallery(where: str, limit: int, height: int) -> Gallery:
 
 def render(gallery: Gallery) -> str:
     """The gallery as one HTML page that needs nothing beside it."""
-    loader = jinja2.PackageLoader("dataset_builder", "templates")
+    loader = jinja2.PackageLoader("dataset_builder.report", "templates")
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.filters["short"] = charts.short
     generators = sorted({strip.generator for group in gallery.groups for strip in group.strips})
@@ -91,7 +94,7 @@ def render(gallery: Gallery) -> str:
 
 def thumbnail(data: bytes, height: int) -> str:
     """A picture of at most this height as a data URL."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image = read_picture(data)
     if image.height > height:
         image = image.resize(
             (max(1, round(image.width * height / image.height)), height), Image.Resampling.LANCZOS
@@ -127,8 +130,10 @@ def _of_run(run: RunDir, limit: int, height: int) -> Gallery:
         for row in store.read_rows(unit)
         if row.candidates
     ]
-    gallery = Gallery(run.base.rpartition("/")[2], figures["counts"], groups, _groups_in(scan))
-    gallery.funnel, gallery.examples = figures["funnel"], _examples(prompts)
+    gallery = Gallery(public_name(run.base), figures["counts"], groups, _groups_in(scan))
+    hosts = language_hosts(config)
+    gallery.funnel = public(figures["funnel"], hosts=hosts)
+    gallery.examples = _examples(prompts, hosts)
     gallery.drawings = _drawings(figures)
     return gallery
 
@@ -167,7 +172,7 @@ def _group(row: UnitRow, roles: dict[str, dict[str, Any]], scorer: str, height: 
                 picture=thumbnail(candidate.image["bytes"], height) if candidate.image else "",
                 role=mine.get(candidate.candidate_id, ""),
                 rank=candidate.rank,
-                error=candidate.error,
+                error=public_text(candidate.error),
             )
         )
     return Group(
@@ -175,13 +180,14 @@ def _group(row: UnitRow, roles: dict[str, dict[str, Any]], scorer: str, height: 
     )
 
 
-def _examples(prompts: Any) -> dict[str, list[str]]:
+def _examples(prompts: Any, hosts: tuple[str, ...]) -> dict[str, list[str]]:
     """{kind of reason: a few rows}, as "text: reason"."""
     found: dict[str, list[str]] = defaultdict(list)
     for row in prompts.select(["text", "source_text", "status", "reason"]).to_pylist():
-        if row["status"] != OK and len(found[kind := reason_kind(row["reason"])]) < EXAMPLES:
+        kind = public_text(reason_kind(row["reason"]), hosts)
+        if row["status"] != OK and len(found[kind]) < EXAMPLES:
             text = (row["text"] or row["source_text"])[:160]
-            found[kind].append(f"{text or '(nothing)'} \u2014 {row['reason']}")
+            found[kind].append(f"{text or '(nothing)'} \u2014 {public_text(row['reason'], hosts)}")
     return dict(found)
 
 
@@ -210,7 +216,7 @@ def _of_export(where: str, limit: int, height: int) -> Gallery:
     counts = {"pairs": len(rows), **{f"pairs_{s}": sum(r["split"] == s for r in rows) for s in SPLITS}}
     figures = stats.summary(_series([row["margin"] for row in rows]))
     drawing = charts.distributions("margin of the pairs", {"pairs": figures.get("histogram", {})})
-    return Gallery(where.rstrip("/").rpartition("/")[2], counts, groups, len(rows), drawings=[drawing])
+    return Gallery(public_name(where), counts, groups, len(rows), drawings=[drawing])
 
 
 def _split(where: str, split: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from dataset_builder.report.gallery import read_gallery, render
 from drspo.errors import UserError
 from drspo.files.run import RunDir
+from drspo.files.storage import Storage
 
 PAGE = "gallery/index.html"
 
@@ -38,12 +39,12 @@ def main(argv: list[str]) -> int:
 
 def write(source: str, out: str = "", groups: int = 24, height: int = 256) -> str:
     """Write the gallery to a file, or into the run, and give its place."""
-    page = render(read_gallery(source, groups, height)).encode()
+    storage = RunDir(source)
+    with storage.understood():
+        page = render(read_gallery(source, groups, height)).encode()
     if out:
         target = Path(out)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(page)
+        Storage(target.parent).write(target.name, page)
         return str(target)
-    storage = RunDir(source)
     storage.write(PAGE, page)
     return storage.url(PAGE)

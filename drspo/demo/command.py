@@ -11,37 +11,20 @@ import logging
 import shlex
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
+from typing import Annotated, TextIO
 
 from drspo import log, registry
 from drspo.config import config_hash, load, to_dict
+from drspo.demo.config import PAGE, SCROLL, STAGES, UNTRAINED, DemoConfig
+from drspo.demo.page import write_page
 from drspo.errors import UserError
 from drspo.files.run import RunDir
+from drspo.leaving import public_name
 
-PAGE, SCROLL, UNTRAINED = "index.html", "scroll.png", "scroll-untrained.png"
-STAGES = ("blueprint", "highres")
 DESCRIPTION = """The whole story on the embedded miniature, with no download: a small data set is built, both
 stages are trained on it for a few steps, a scroll is made, and one HTML page tells it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """How much the demonstration does."""
-
-    out: str = "runs/demo"
-    """Folder for everything; the same command again continues there."""
-    prompts: int = 6
-    """Prompts, each of which gets six candidates."""
-    denoising_steps: int = 16
-    """Denoising steps of a candidate."""
-    train_steps: int = 24
-    """Optimiser steps of each stage: enough to see curves, far too few to change a taste."""
-    prompt: str = "a red torii gate in the snow at dawn, in the middle, under a clear sky"
-    """Prompt of the final scroll."""
-    seed: int = 0
-    """Seed of the final scroll."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +63,7 @@ def main(argv: list[str]) -> int:
     if todo:
         perform(run, phases, todo)
     if todo or not run.exists(PAGE):
-        from drspo.demo.page import write_page
-
-        write_page(run, config, command_lines(phases))
+        write_page(run, config, shown_commands(config))
     else:
         print(f"All is done already in {run.base} (another --out begins anew).")
     print(f"page      {run.url(PAGE)}\nscroll    {run.url(SCROLL)}")
@@ -93,10 +74,8 @@ def check(config: DemoConfig) -> None:
     """Raises UserError for what cannot work."""
     if "://" in config.out:
         raise UserError("the demonstration needs a local folder", where="--out")
-    for name, least in (("prompts", 3), ("denoising_steps", 2), ("train_steps", 1)):
-        if getattr(config, name) < least:
-            flag = "--" + name.replace("_", "-")
-            raise UserError(f"{name} is {getattr(config, name)}", where=flag, hint=f"Use {least} or more.")
+    if not config.prompt.strip():
+        raise UserError("the final scroll needs a prompt", where="--prompt")
 
 
 def plan(config: DemoConfig) -> tuple[Phase, ...]:
@@ -162,8 +141,9 @@ def _generate(config: DemoConfig, name: str, loras: dict[str, str]) -> tuple[str
     )
 
 
-def command_lines(phases: tuple[Phase, ...]) -> list[str]:
-    """Every command as a user would type it."""
+def shown_commands(config: DemoConfig) -> list[str]:
+    """Every command as a user would type it, in a folder of that name wherever it lies."""
+    phases = plan(replace(config, out=public_name(config.out)))
     packages = {
         program.target: program.target.partition(".")[0] for phase in phases for program in phase.programs
     }

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from drspo.demo import story
+from drspo.demo.config import PAGE, SCROLL, STAGES, UNTRAINED, DemoConfig
 from drspo.files.run import RunDir
 from drspo.files.storage import Storage
-
-if TYPE_CHECKING:
-    from drspo.demo.command import DemoConfig
 
 TITLES = {"blueprint": "The blueprint", "highres": "The windows"}
 WIDTH, HEIGHT = 360.0, 150.0
@@ -27,7 +25,7 @@ def write_page(run: RunDir, config: DemoConfig, commands: list[str]) -> None:
         loader=jinja2.FileSystemLoader(templates), autoescape=True, undefined=jinja2.StrictUndefined
     )
     text = environment.get_template("demo.html.jinja").render(page(run, config, commands))
-    run.write("index.html", text.encode("utf-8"))
+    run.write(PAGE, text.encode("utf-8"))
 
 
 def page(run: RunDir, config: DemoConfig, commands: list[str]) -> dict[str, Any]:
@@ -44,7 +42,7 @@ def page(run: RunDir, config: DemoConfig, commands: list[str]) -> dict[str, Any]
         "scores": score_range(groups),
         "number": f"%.{decimals(score_range(groups))}f",
         "winners": winners(groups),
-        "trainings": [_training(run, stage) for stage in ("blueprint", "highres")],
+        "trainings": [_training(run, stage) for stage in STAGES],
         "pictures": {name: story.picture_source(run.read(file)) for name, file in scroll_files(run).items()},
         "windows": [100 * 32 * index / 512 for index in range(13)],
         "commands": commands,
@@ -57,10 +55,10 @@ def page(run: RunDir, config: DemoConfig, commands: list[str]) -> dict[str, Any]
 def scroll_files(run: RunDir) -> dict[str, str]:
     """The files of the final scroll that exist, by what they show."""
     files = {
-        "scroll": "scroll.png",
+        "scroll": SCROLL,
         "blueprint": "scroll.blueprint.png",
         "lines": "scroll.lines.png",
-        "untrained": "scroll-untrained.png",
+        "untrained": UNTRAINED,
     }
     return {name: file for name, file in files.items() if run.exists(file)}
 

@@ -8,10 +8,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from drspo.files.pictures import picture_format
 from drspo.files.storage import Storage
 
 GENERATOR_TITLES = {"multidiffusion": "MultiDiffusion", "sdxl": "SDXL, whole canvas", "mad": "MAD"}
-FORMATS = {b"\x89PNG": "png", b"RIFF": "webp", b"\xff\xd8\xff\xe0": "jpeg", b"\xff\xd8\xff\xdb": "jpeg"}
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,7 @@ class Training:
 
 def picture_source(data: bytes) -> str:
     """An image's bytes as a `data:` address, so that the page needs no other file."""
-    kind = FORMATS.get(data[:4])
-    if kind is None:
-        raise ValueError(f"not a PNG, WebP or JPEG: begins with {data[:4]!r}")
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return f"data:image/{picture_format(data)};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def read_prompts(data: Storage) -> list[dict[str, str]]:

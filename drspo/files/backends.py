@@ -71,14 +71,23 @@ class LocalFolder:
         return sorted(name for name in names if name.startswith(prefix))
 
     def delete(self, name: str) -> None:
+        self._refuse_links(self.path(name))
         self.path(name).unlink(missing_ok=True)
 
     def open(self, name: str, mode: str) -> BinaryIO:
         return cast(BinaryIO, self.path(name).open(mode))
 
+    def _refuse_links(self, target: Path) -> None:
+        """UserError when a link inside the folder would carry a change out of it."""
+        root, real = os.path.realpath(self.root), os.path.realpath(target.parent)
+        if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
+            hint = "Put a folder in the link's place, or choose another output folder."
+            raise UserError(f"a link leads out of the folder, to {real}", str(target), hint)
+
     @contextlib.contextmanager
     def _written(self, target: Path, data: bytes) -> Iterator[Path]:
         """A complete temporary file beside the target, gone again when the block ends."""
+        self._refuse_links(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(temporary_name(target.name))
         try:

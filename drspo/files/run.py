@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from drspo.config import dump, to_dict
 from drspo.errors import UserError
 from drspo.files.storage import Storage
+from drspo.files.texts import parse_json
 
 MANIFEST, CONFIG = "run.json", "config.yaml"
+OWN = (MANIFEST, CONFIG, "log.txt")
 RECORDED = tuple(
     """drspo torch diffusers transformers peft accelerate open-clip-torch ray datasets pyarrow polars
     openai pillow numpy opencv-python-headless safetensors huggingface-hub""".split()
 )
 
 
+# What a value raises that is missing, of another kind, or no text; and whose tables may be damaged.
+_MISREAD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, OSError)
+_TABLES = ("pyarrow", "polars")
+
+
 class RunDir(Storage):
     """A run's folder: `run.json`, `config.yaml` and whatever the program adds."""
 
-    def start(self, program: str, config: Any, config_hash: str) -> bool:
+    def start(
+        self,
+        program: str,
+        config: Any,
+        config_hash: str,
+        *,
+        reusable: Sequence[str] = (),
+        stale: Sequence[str] = (),
+    ) -> bool:
         """Begins the run, or continues it: True when the folder already held the same run.
 
-        `config` is the resolved dataclass; `config_hash` covers what changes results. Raises
-        UserError with the difference when another program or configuration wrote the folder.
+        `config` is the resolved dataclass; `config_hash` covers what changes results. A folder of another
+        configuration that holds no result yet takes the corrected one. No results are the run's own first
+        files, those under names that begin with one of `reusable`, which stay, and with one of `stale`,
+        which are removed. Raises UserError with the difference when there is anything else, and when
+        another program wrote the folder.
         """
         asked = to_dict(config)
         manifest = {
@@ -42,8 +61,14 @@ class RunDir(Storage):
             "phases": {},
         }
         fresh = self.create(MANIFEST, _encode(manifest))
-        if not fresh:
-            self._check_same(program, asked, config_hash)
+        if not fresh and self._differs(program, asked, config_hash, (*reusable, *stale)):
+            for name in self.list():
+                if name.startswith(tuple(stale)):
+                    self.delete(name)
+            kept = {name: facts for name, facts in self.phases().items() if f"{name}.parquet" not in stale}
+            self.write(MANIFEST, _encode({**manifest, "phases": kept}))
+            self.write(CONFIG, dump(config).encode("utf-8"))
+            return bool(kept)
         if not self.exists(CONFIG):
             self.write(CONFIG, dump(config).encode("utf-8"))
         return not fresh
@@ -51,12 +76,33 @@ class RunDir(Storage):
     def manifest(self) -> dict[str, Any]:
         """What `run.json` says; UserError when the folder holds no run."""
         try:
-            found = json.loads(self.read(MANIFEST))
+            data = self.read(MANIFEST)
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"no run here: there is no {MANIFEST}", where=self.base) from None
-        except json.JSONDecodeError as error:
-            raise UserError(f"{MANIFEST} is damaged: {error}", where=self.base) from error
+        found = parse_json(data, self.url(MANIFEST))
+        parts = {"program": str, "config_hash": str, "config": dict, "phases": dict}
+        wrong = [name for name, kind in parts.items() if not isinstance(_part(found, name), kind)]
+        if wrong:
+            raise UserError(f"{MANIFEST} is damaged: it has no right {wrong[0]!r}", where=self.base)
         return dict(found)
+
+    @contextlib.contextmanager
+    def understood(self) -> Iterator[None]:
+        """Turns what damaged or foreign files of the folder make their reader raise into one UserError.
+
+        For a command that reads a whole folder of somebody else's: there are more places than checks for a
+        value that is missing or of another kind. --debug shows which.
+        """
+        try:
+            yield
+        except (UserError, MemoryError, ConnectionError):
+            raise
+        except Exception as error:
+            if not isinstance(error, _MISREAD) and type(error).__module__.partition(".")[0] not in _TABLES:
+                raise
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            hint = "It may be of another version; --debug shows the place. The run's command may mend it."
+            raise UserError(f"a file of this folder is damaged: {said}", self.base, hint) from error
 
     def phases(self) -> dict[str, dict[str, Any]]:
         """The finished phases in order, each with its time and facts."""
@@ -68,22 +114,36 @@ class RunDir(Storage):
         manifest["phases"][name] = {"finished": _now(), **facts}
         self.write(MANIFEST, _encode(manifest))
 
-    def _check_same(self, program: str, asked: dict[str, Any], config_hash: str) -> None:
+    def require(self, program: str) -> dict[str, Any]:
+        """The manifest, when `program` wrote the folder; else UserError that says whose run it is."""
         found = self.manifest()
         if found["program"] != program:
             raise UserError(
                 f"the folder holds a run of {found['program']!r}, not of {program!r}",
                 where=self.base,
-                hint="Choose another output folder.",
+                hint="Choose another folder.",
             )
+        return found
+
+    def _differs(
+        self, program: str, asked: dict[str, Any], config_hash: str, no_results: tuple[str, ...]
+    ) -> bool:
+        """Whether another configuration began the folder and left no result; UserError where it left one."""
+        found = self.require(program)
         if found["config_hash"] == config_hash:
-            return
+            return False
+        if not any(name for name in self.list() if name not in OWN and not name.startswith(no_results)):
+            return True
         lines = "\n".join(f"    {line}" for line in difference(found["config"], asked))
         raise UserError(
             f"the folder was written by another configuration:\n{lines or '    (code or data)'}",
             where=self.base,
             hint="Choose another output folder, or ask for what the folder was begun with.",
         )
+
+
+def _part(manifest: Any, name: str) -> Any:
+    return manifest.get(name) if isinstance(manifest, dict) else None
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

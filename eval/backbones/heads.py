@@ -1,31 +1,42 @@
-"""Aesthetic heads on a CLIP embedding: LAION's linear and MLP predictors, read safely and checked."""
+"""Aesthetic heads on a CLIP embedding: LAION's linear and MLP predictors, read safely and checked.
+
+A head belongs to the weights it was trained on, under whatever name they are loaded. Where both sides are
+known, a wrong pair is refused; where the weights have no known name, the tower's shape must agree, and a
+warning says that nothing more could be checked.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import open_clip
 
 from drspo.errors import UserError
-from eval.backbones.embeddings import package_path
+from eval.backbones.clip_open import OpenClip, tower_shape
+from eval.backbones.files import Found, find
 
+log = logging.getLogger(__name__)
 PLAIN_LAYERS = (0, 2, 4, 6, 7)
 """Indices of the linear layers in LAION's v2 MLP without activation (dropout stands between them)."""
 RELU_LAYERS = (0, 3, 6, 9, 11)
 """The same in the variant trained with ReLU, where activations take a place of their own."""
+BACKBONE_KEY = "backbone_sha256"
+"""In a safetensors head's metadata: the digest of the backbone's weights file."""
+
+Layers = tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadSpec:
-    """A published head: where its file lies and what it belongs to."""
+    """A published head: where its file lies and, for a file that must not change, its digest."""
 
     repo: str
     file: str
-    sha256: str
-    backbone: str
+    sha256: str = ""
 
 
 HEADS = {
@@ -33,22 +44,31 @@ HEADS = {
         repo="camenduru/improved-aesthetic-predictor",
         file="sac+logos+ava1-l14-linearMSE.pth",
         sha256="21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
-        backbone="vit_l_14",
     ),
-    "miniature": HeadSpec(
-        repo="package:miniature/weights/aesthetic", file="", sha256="", backbone="miniature"
-    ),
+    "miniature": HeadSpec(repo="package:miniature/weights/aesthetic", file="aesthetic.safetensors"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Which backbone weights a head was trained on, as far as it says; empty fields are unknown."""
+
+    architecture: str = ""
+    """open_clip's name without -quickgelu."""
+    tag: str = ""
+    sha256: str = ""
+
+    def __str__(self) -> str:
+        return self.sha256[:16] or f"{self.architecture}:{self.tag}".strip(":") or "weights it does not name"
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
     """A small network on a unit embedding: linear layers, with ReLU between them or without."""
 
-    layers: tuple[tuple[np.ndarray, np.ndarray], ...]
+    layers: Layers
     relu: bool
-    backbone: str
-    """The backbone it was trained on where that is known, else empty."""
+    trained_on: Weights
     hash: str
     source: str
 
@@ -66,113 +86,138 @@ class Head:
                 values = np.maximum(values, 0.0)
         return values[:, 0]
 
-    def affine(self) -> tuple[np.ndarray, float]:
-        """The one weight vector and bias that a head without activation collapses to."""
-        if self.relu:
-            raise ValueError("a head with ReLU is not affine")
-        weight, bias = self.layers[0]
-        for later_weight, later_bias in self.layers[1:]:
-            weight, bias = later_weight @ weight, later_weight @ bias + later_bias
-        return weight[0], float(bias[0])
-
 
 def load_head(name: str) -> Head:
-    """The head called `name`: a preset, or a .pth or .safetensors file of LAION's layout."""
+    """The head called `name`: a name of HEADS, or a .pth or .safetensors file of LAION's layout."""
     spec = HEADS.get(name)
-    path = _resolve(name, spec)
-    data = path.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    if spec and spec.sha256 and digest != spec.sha256:
+    found = _locate(name, spec)
+    if spec and spec.sha256 and found.sha256 != spec.sha256:
         raise UserError(
-            f"the file of head {name!r} is not the published one", str(path), "delete it and fetch it again"
+            f"the file of head {name!r} is not the published one",
+            str(found.path),
+            "delete it and fetch it again",
         )
-    layers, relu = parse_layers(_tensors(path), str(path))
-    backbone = spec.backbone if spec else backbone_of_file(path.name)
-    return Head(layers, relu, backbone, digest[:16], name)
+    tensors, metadata = _tensors(found.path)
+    layers, relu = parse_layers(tensors, str(found.path))
+    trained_on = Weights(sha256=metadata.get(BACKBONE_KEY, "")) if metadata else Weights()
+    if not trained_on.sha256:
+        trained_on = weights_of_file(found.path.name)
+    return Head(layers, relu, trained_on, found.sha256[:16], name)
 
 
-def backbone_of_file(name: str) -> str:
-    """The backbone that a LAION file name gives away (`sa_0_4_vit_b_16_linear.pth` -> vit_b_16), or ''.
+def weights_of_file(name: str) -> Weights:
+    """The weights that a LAION file name gives away (`sa_0_4_vit_b_16_linear.pth`: OpenAI's ViT-B-16).
 
     Dimensions alone don't tell: a B/16 head fits B/32 embeddings and scores them with nonsense.
     """
-    spelled = re.search(r"vit_([blh])_(\d\d)", name.lower())
-    if spelled:
-        return f"vit_{spelled[1]}_{spelled[2]}"
-    short = re.search(r"-([blh])(14|16|32)-", name.lower())
-    return f"vit_{short[1]}_{short[2]}" if short else ""
+    spelled = re.search(r"vit_([blh])_(\d\d)", name.lower()) or re.search(
+        r"-([blh])(14|16|32)-", name.lower()
+    )
+    return Weights(f"ViT-{spelled[1].upper()}-{spelled[2]}", "openai") if spelled else Weights()
 
 
-def check_fit(head: Head, dim: int, identity: str, backbone: str) -> None:
-    """Nothing when `head` reads this backbone's embeddings; UserError otherwise."""
-    if head.in_dim == dim and head.backbone in ("", identity):
+def check_fit(head: Head, backbone: OpenClip) -> None:
+    """Nothing when `head` reads the embeddings of these weights; UserError otherwise.
+
+    Warns where the weights' origin cannot be told from their name or digest.
+    """
+    wanted, digest = head.trained_on, backbone.weights.sha256
+    if head.in_dim != backbone.dim:
+        raise _misfit(head, backbone, f"it reads {head.in_dim} values, these give {backbone.dim}")
+    if wanted.sha256:
+        if wanted.sha256 != digest:
+            raise _misfit(head, backbone, f"these weights have the digest {digest[:16]}")
         return
-    expected = head.backbone or f"{head.in_dim}-dimensional embeddings"
-    raise UserError(
-        f"the head {head.source!r} does not fit the backbone {backbone!r}",
-        f"the head expects {expected} ({head.in_dim} values), the backbone gives {identity} ({dim} values)",
-        "choose the head that was trained on this backbone",
+    if wanted.architecture and _shape(wanted.architecture) != backbone.shape:
+        raise _misfit(head, backbone, f"this tower has (layers, width, patch) {backbone.shape}")
+    if backbone.tag and wanted.tag and backbone.tag != wanted.tag:
+        raise _misfit(head, backbone, f"these weights are {backbone.tag}'s")
+    if not (backbone.tag and wanted.tag):
+        log.warning(
+            "The head %s was trained on %s; whether %s (sha256 %s) are these cannot be told from its name.",
+            head.source, wanted, backbone.weights.path.name, digest[:16],
+        )  # fmt: skip
+
+
+def parse_layers(tensors: dict[str, np.ndarray], where: str) -> tuple[Layers, bool]:
+    """The linear layers of a head file and whether ReLU is between them; UserError on anything else.
+
+    Refused by name: other layouts, numbers that are none, layers that do not chain, more than one output.
+    """
+    tensors = {key.removeprefix("layers."): value.astype(np.float64) for key, value in tensors.items()}
+    if set(tensors) == {"weight", "bias"}:
+        layers: Layers = ((tensors["weight"], tensors["bias"]),)
+        relu = False
+    else:
+        indices = tuple(sorted({int(key.split(".")[0]) for key in tensors if key.split(".")[0].isdigit()}))
+        wanted = {f"{index}.{part}" for index in indices for part in ("weight", "bias")}
+        if indices not in (PLAIN_LAYERS, RELU_LAYERS) or set(tensors) != wanted:
+            raise UserError(
+                "this file is not an aesthetic head of a known layout",
+                where,
+                f"expected weight, bias or layers {PLAIN_LAYERS} or {RELU_LAYERS}, not {sorted(tensors)[:6]}",
+            )
+        layers = tuple((tensors[f"{index}.weight"], tensors[f"{index}.bias"]) for index in indices)
+        relu = indices == RELU_LAYERS
+    _check_layers(layers, where)
+    return layers, relu
+
+
+def _check_layers(layers: Layers, where: str) -> None:
+    width = None
+    for number, (weight, bias) in enumerate(layers):
+        if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+            raise UserError(
+                f"layer {number} of the aesthetic head is no linear layer", where,
+                f"weight {weight.shape}, bias {bias.shape}",
+            )  # fmt: skip
+        if width is not None and weight.shape[1] != width:
+            raise UserError(
+                f"the layers of the aesthetic head do not chain: layer {number} reads {weight.shape[1]} "
+                f"values, the one before gives {width}",
+                where,
+            )
+        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+            raise UserError(f"layer {number} of the aesthetic head holds NaN or infinity", where)
+        width = weight.shape[0]
+    if width != 1:
+        raise UserError(f"the aesthetic head gives {width} numbers instead of one", where)
+
+
+def _shape(architecture: str) -> tuple[object, ...] | None:
+    config = open_clip.get_model_config(architecture)
+    return tower_shape(config) if config else None
+
+
+def _misfit(head: Head, backbone: OpenClip, because: str) -> UserError:
+    return UserError(
+        f"the head {head.source!r} does not fit the backbone {backbone.name!r}",
+        f"it was trained on {head.trained_on}; {because}",
+        "choose the head that was trained on these weights",
     )
 
 
-def parse_layers(
-    tensors: dict[str, np.ndarray], where: str
-) -> tuple[tuple[tuple[np.ndarray, np.ndarray], ...], bool]:
-    """The linear layers of a head file and whether ReLU is between them; UserError on another layout."""
-    tensors = {key.removeprefix("layers."): value.astype(np.float64) for key, value in tensors.items()}
-    if set(tensors) == {"weight", "bias"}:
-        return ((tensors["weight"], tensors["bias"]),), False
-    indices = tuple(sorted({int(key.split(".")[0]) for key in tensors if key.split(".")[0].isdigit()}))
-    wanted = {f"{index}.{part}" for index in indices for part in ("weight", "bias")}
-    if indices not in (PLAIN_LAYERS, RELU_LAYERS) or set(tensors) != wanted:
+def _locate(name: str, spec: HeadSpec | None) -> Found:
+    if spec is not None:
+        return find(spec.repo, (spec.file,), "aesthetic", setting="head")
+    if not Path(name).expanduser().is_file():
         raise UserError(
-            "this file is not an aesthetic head of a known layout",
-            where,
-            f"expected weight and bias, or layers {PLAIN_LAYERS} or {RELU_LAYERS}, not {sorted(tensors)[:6]}",
+            f"no aesthetic head {name!r}", "aesthetic.head", f"a file, or one of {', '.join(HEADS)}"
         )
-    layers = tuple((tensors[f"{index}.weight"], tensors[f"{index}.bias"]) for index in indices)
-    return layers, indices == RELU_LAYERS
+    return Found(name, Path(name).expanduser())
 
 
-def _resolve(name: str, spec: HeadSpec | None) -> Path:
-    if spec is None:
-        if not Path(name).is_file():
-            raise UserError(
-                f"no aesthetic head {name!r}", "scorer head", f"a file, or one of {', '.join(HEADS)}"
-            )
-        return Path(name)
-    if spec.repo.startswith("package:"):
-        folder = package_path(spec.repo)
-        found = sorted(folder.glob("*.safetensors"))
-        if not found:
-            raise UserError(f"the head {name!r} has no weights", str(folder), "run python -m miniature.fit")
-        return found[0]
-    return _download(name, spec)
-
-
-def _download(name: str, spec: HeadSpec) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(spec.repo, spec.file))
-    except Exception as error:  # the Hub client raises many classes; each means "not to be had"
-        raise UserError(
-            f"cannot fetch the aesthetic head {name!r}",
-            f"{spec.repo}/{spec.file}: {type(error).__name__}",
-            f"download {spec.file} by hand and give its path as the head",
-        ) from error
-
-
-def _tensors(path: Path) -> dict[str, np.ndarray]:
+def _tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
         if path.suffix == ".safetensors":
-            from safetensors.numpy import load_file
+            from safetensors import safe_open
 
-            return load_file(path)
+            with safe_open(str(path), framework="numpy") as file:
+                return {key: file.get_tensor(key) for key in list(file.keys())}, file.metadata() or {}
         import torch
 
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: value.float().numpy() for key, value in state.items()}
+        return {key: value.float().numpy() for key, value in state.items()}, {}
     except Exception as error:
         raise UserError(
             "cannot read the aesthetic head", str(path), f"is it a .pth or .safetensors file? ({error})"

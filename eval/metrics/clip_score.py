@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-from PIL import Image
-
 from eval.backbones.embeddings import load_backbone
-from eval.backbones.views import RESIZE_PATH, check_view
+from eval.metrics.text_image import TwoTowers
 
 
-class ClipScore:
+class ClipScore(TwoTowers):
     """Raw cosine of image and prompt; windows are averaged (which rewards repetition: prefer whole views)."""
 
     name = "clip"
-    unit = "cosine"
-    higher_is_better = True
 
     def __init__(
         self,
         backbone: str = "openai-vit-l-14",
         view: str = "letterbox",
-        device: str = "cpu",
+        device: str = "auto",
         batch_size: int = 32,
+        cache: str = "",
     ) -> None:
-        check_view(view)
-        self.view = view
-        self.backbone = load_backbone(backbone, device, batch_size)
-        self.checkpoint = backbone
-        self.checkpoint_hash = f"{self.backbone.hash}+{RESIZE_PATH}"
-
-    def score(self, images: list[Image.Image], prompts: list[str]) -> list[float]:
-        """One cosine per image with its own prompt."""
-        texts = self.backbone.embed_texts(prompts)
-        views = self.backbone.embed_views(images, self.view)
-        return [float((vectors @ text).mean()) for vectors, text in zip(views, texts, strict=True)]
+        super().__init__(load_backbone(backbone, device, batch_size, cache), view)

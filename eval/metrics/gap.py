@@ -21,12 +21,23 @@ class Gap:
     version = "1"
     needs_prompt = True
 
-    def __init__(self, backbone: str = "openai-vit-l-14", device: str = "cpu", batch_size: int = 32) -> None:
-        self.whole = ClipScore(backbone, "letterbox", device, batch_size)
-        self.windows = ClipScore(backbone, "windows", device, batch_size)
+    def __init__(
+        self,
+        backbone: str = "openai-vit-l-14",
+        device: str = "auto",
+        batch_size: int = 32,
+        cache: str = "",
+    ) -> None:
+        self.whole = ClipScore(backbone, "letterbox", device, batch_size, cache)
+        self.windows = ClipScore(backbone, "windows", device, batch_size, cache)
         self.checkpoint, self.checkpoint_hash = self.whole.checkpoint, self.whole.checkpoint_hash
+        self.revision, self.text_limit = self.whole.revision, self.whole.text_limit
 
     def score(self, images: list[Image.Image], prompts: list[str]) -> list[float]:
         """One difference per image with its own prompt."""
         near, far = self.windows.score(images, prompts), self.whole.score(images, prompts)
         return [one - other for one, other in zip(near, far, strict=True)]
+
+    def release(self) -> None:
+        """Frees the networks."""
+        self.whole.release()

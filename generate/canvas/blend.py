@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from generate.canvas.windows import Window, crop_index, paste_index, window_shape
-
-WeightKind = Literal["uniform", "gaussian", "feathered"]
+from generate.config import WeightKind
 
 
 def window_weights(kind: WeightKind, height: int, width: int) -> Tensor:
@@ -48,19 +46,18 @@ def crop(canvas: Tensor, windows: Sequence[Window]) -> Tensor:
     return taken.reshape(batch, channels, len(windows), h, w).permute(2, 0, 1, 3, 4)
 
 
-def weight_sum(windows: Sequence[Window], weights: Tensor, height: int, width: int) -> Tensor:
-    """sum_i F_i^-1(W_i): the denominator of eq. 4, [height, width]; 0 where no window reaches."""
-    spread = weights.reshape(1, 1, 1, *weights.shape).expand(len(windows), 1, 1, *weights.shape)
-    ones = torch.ones_like(weights)
-    return _sum_pasted(spread, tuple(windows), ones, height, width, normalise=False)[0, 0]
-
-
 def blend(predictions: Tensor, windows: Sequence[Window], weights: Tensor, height: int, width: int) -> Tensor:
     """The weighted average of eq. 4: [n, B, C, h, w] -> [B, C, height, width], 0 where no window reaches.
 
     Normalised by the local sum of weights, so a perfect prediction in every window stays perfect.
     """
-    return _sum_pasted(predictions, tuple(windows), weights, height, width, normalise=True)
+    batch, channels = predictions.shape[1:3]
+    flat = predictions.permute(1, 2, 0, 3, 4).reshape(batch, channels, -1)
+    source, share = _shares(tuple(windows), weights, height, width, predictions.device)
+    total = flat.index_select(2, source[0]) * share[0]
+    for rank in range(1, source.shape[0]):
+        total = total + flat.index_select(2, source[rank]) * share[rank]
+    return total.reshape(batch, channels, height, width)
 
 
 def merge_tokens(tokens: Tensor, windows: tuple[Window, ...], height: int, width: int) -> Tensor:
@@ -83,47 +80,24 @@ def covered(windows: Sequence[Window], height: int, width: int, device: torch.de
     return torch.from_numpy(valid[0].reshape(height, width).copy()).to(device)
 
 
-def _sum_pasted(
-    predictions: Tensor,
-    windows: tuple[Window, ...],
-    weights: Tensor,
-    height: int,
-    width: int,
-    normalise: bool,
-) -> Tensor:
-    n, batch, channels = predictions.shape[:3]
-    flat = predictions.permute(1, 2, 0, 3, 4).reshape(batch, channels, -1)
-    source, share = _shares(windows, weights, height, width, predictions.device, normalise)
-    total = flat.index_select(2, source[0]) * share[0]
-    for rank in range(1, source.shape[0]):
-        total = total + flat.index_select(2, source[rank]) * share[rank]
-    return total.reshape(batch, channels, height, width)
-
-
 def _shares(
-    windows: tuple[Window, ...],
-    weights: Tensor,
-    height: int,
-    width: int,
-    device: torch.device,
-    normalise: bool,
+    windows: tuple[Window, ...], weights: Tensor, height: int, width: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """(source, share) [k, H*W]: which window element, and its normalised weight, at each canvas element."""
     values = weights.detach().cpu().float().contiguous().numpy().tobytes()
-    return _kept_shares(windows, values, height, width, device, normalise)
+    return _kept_shares(windows, values, height, width, device)
 
 
 @lru_cache(maxsize=16)
 def _kept_shares(
-    windows: tuple[Window, ...], values: bytes, height: int, width: int, device: torch.device, normalise: bool
+    windows: tuple[Window, ...], values: bytes, height: int, width: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     source, valid = paste_index(windows, height, width)
     each = np.frombuffer(values, dtype=np.float32).astype(np.float64)
     raw = np.where(valid, each[source % each.size], 0.0)
-    if normalise:
-        total = raw.sum(axis=0)
-        raw = raw / np.where(total > 0, total, 1.0)
-    return _as_tensor(source, device), torch.from_numpy(raw).float().to(device)
+    total = raw.sum(axis=0)
+    share = raw / np.where(total > 0, total, 1.0)
+    return _as_tensor(source, device), torch.from_numpy(share).float().to(device)
 
 
 @lru_cache(maxsize=32)

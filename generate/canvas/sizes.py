@@ -1,14 +1,12 @@
 """SDXL's micro-conditioning: what each window is told about sizes and offsets."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from generate.canvas.windows import Window
-
-TimeIdsMode = Literal["scroll", "window", "crop"]
+from generate.config import TimeIdsMode
 
 
 def time_ids(

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 
 from drspo.errors import UserError
-
-Edge = Literal["flush", "uncovered"]
+from generate.config import Edge
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -97,14 +95,8 @@ def _wrapped_starts(width: int, window: int, stride: int, edge: Edge) -> list[in
     return [i * stride for i in range(count)]
 
 
-def overlap_counts(windows: Sequence[Window], height: int, width: int) -> np.ndarray:
-    """How many windows cover each element of the canvas: int64 [height, width]."""
-    index = crop_index(tuple(windows), height, width)
-    return np.bincount(index.ravel(), minlength=height * width).reshape(height, width)
-
-
 def scale(window: Window, factor: int) -> Window:
-    """The same window on a canvas `factor` times finer (latents to pixels: 8)."""
+    """The same window on a canvas `factor` times finer (latents to pixels)."""
     return Window(window.y0 * factor, window.y1 * factor, window.x0 * factor, window.x1 * factor)
 
 
@@ -117,7 +109,7 @@ def shrink(window: Window, factor: int) -> Window:
     if any(side % factor for side in sides):
         raise UserError(
             f"Window {sides} does not lie on a grid {factor} times coarser.",
-            hint=f"Make canvas, window and stride multiples of {factor} latents ({8 * factor} pixels).",
+            hint=f"Make canvas, window and stride multiples of {factor} latents.",
         )
     return Window(*(side // factor for side in sides))
 

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from drspo.errors import UserError
-from generate.canvas.windows import Window, scale
+from generate.canvas.plan import Canvas
+from generate.canvas.windows import scale
 
-PIXELS_PER_LATENT = 8
+LARGEST_BLUR = 64
+"""Pixels, beyond which no outline is left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +40,8 @@ def check_lines(settings: LineArt) -> None:
         raise UserError(
             f"Canny's thresholds must satisfy 0 < low <= high, not {settings.low} and {settings.high}"
         )
-    if settings.blur < 0:
-        raise UserError(f"control.lines.blur is not negative: {settings.blur}")
+    if not 0 <= settings.blur <= LARGEST_BLUR:  # also false for NaN
+        raise UserError(f"control.lines.blur lies within 0 to {LARGEST_BLUR} pixels, not at {settings.blur}")
 
 
 def draw_lines(image: Image.Image, settings: LineArt) -> Image.Image:
@@ -66,11 +68,11 @@ def enlarge(image: Image.Image, height: int, width: int) -> Image.Image:
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def control_crops(lines: Image.Image, windows: tuple[Window, ...]) -> torch.Tensor:
-    """F_i(I_canny) for every latent window: [n, 3, 8h, 8w] float32 in 0..1. A wrapped window wraps in
-    pixels too."""
+def control_crops(lines: Image.Image, canvas: Canvas) -> torch.Tensor:
+    """F_i(I_canny) for every window, in pixels: [n, 3, H, W] float32 in 0..1. A wrapped window wraps here
+    too."""
     pixels = torch.from_numpy(np.array(lines)).permute(2, 0, 1).float() / 255
-    boxes = [scale(window, PIXELS_PER_LATENT) for window in windows]
+    boxes = [scale(window, canvas.factor) for window in canvas.windows]
     width = pixels.shape[2]
     columns = [torch.arange(box.x0, box.x1) % width for box in boxes]
     return torch.stack([pixels[:, box.y0 : box.y1][:, :, c] for box, c in zip(boxes, columns, strict=True)])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from generate.images.streaming import (
@@ -19,6 +20,8 @@ from generate.images.streaming import (
     supports_streaming,
 )
 
+WRAP_MARGIN = 8
+"""Latent columns of the other end shown to the decoder on each side of a wrapped scroll."""
 STRIP = 64
 """Latent columns of one strip on a canvas 128 latents high; lower canvases get wider strips of the same
 area."""
@@ -76,6 +79,25 @@ def decode_latents(
     return torch.cat(out)
 
 
+def decode_windows(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Images [n, 3, H, W], nominally in -1..1, of the scaled latents of windows; gradient where it is on.
+
+    In one piece and on the autoencoder's device, so for windows and not for scrolls.
+    """
+    _require_safe_dtype(vae)
+    images: torch.Tensor = vae.decode(_unscale(vae, latents.float().to(vae.device)).to(vae.dtype)).sample
+    return images.float()
+
+
+def decode_scroll(vae: Any, latents: torch.Tensor, *, wrap: bool = False) -> Image.Image:
+    """The picture of final latents [1, C, h, w]; a wrapped scroll is decoded with its other end beside it."""
+    margin = min(WRAP_MARGIN, latents.shape[-1]) if wrap else 0
+    padded = F.pad(latents, (margin, margin, 0, 0), mode="circular") if margin else latents
+    images = decode_latents(vae, padded)
+    cut = margin * scale_factor(vae)
+    return to_pil(images[..., cut : images.shape[-1] - cut])[0]
+
+
 def to_pil(images: torch.Tensor) -> list[Image.Image]:
     """RGB pictures of images [B, 3, H, W] in -1..1 (values outside are clipped), rounded to 8 bits."""
     pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
@@ -125,11 +147,25 @@ def _moments(vae: Any, image: torch.Tensor) -> torch.Tensor:
 
 
 def _scale(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    return (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
+    shift, spread = _statistics(vae, latents)
+    return (latents - shift) * vae.config.scaling_factor / spread
 
 
 def _unscale(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    return latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+    shift, spread = _statistics(vae, latents)
+    return latents * spread / vae.config.scaling_factor + shift
+
+
+def _statistics(vae: Any, latents: torch.Tensor) -> tuple[Any, Any]:
+    """What is subtracted from clean latents, and what they are divided by, beside the scaling factor.
+
+    One number for all channels (shift_factor), or one for each (latents_mean and latents_std).
+    """
+    mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
+    if mean is None or std is None:
+        return vae.config.get("shift_factor") or 0.0, 1.0
+    shaped = [torch.tensor(value, device=latents.device).view(1, -1, 1, 1) for value in (mean, std)]
+    return shaped[0], shaped[1]
 
 
 def _require_safe_dtype(vae: Any) -> None:

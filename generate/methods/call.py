@@ -22,8 +22,8 @@ class Output:
     """What a call gives, prompt by prompt, and for each prompt image by image."""
 
     images: Any
-    """list of PIL images; np: [N, H, W, 3] in 0..1; pt: [N, 3, H, W] in 0..1; latent: scaled [N, 4, H/8,
-    W/8]"""
+    """list of PIL images; np: [N, H, W, 3] in 0..1; pt: [N, 3, H, W] in 0..1; latent: scaled [N, C, h,
+    w]"""
     blueprints: list[Image.Image]
     lines: list[Image.Image] = field(default_factory=list)
     """the line art, empty where control is off"""
@@ -61,23 +61,27 @@ def call(
     negatives = _listed(negative_prompt, len(prompts), "negative_prompt")
     seeds = _seeds(seed, generator, len(prompts), num_images_per_prompt)
     spec = drspo.family.spec
+    told = [pair for pair in zip(prompts, negatives, strict=True) for _ in range(num_images_per_prompt)]
     requests = [
         Request(
-            prompt=text, negative_prompt=negative, seed=seeds[index * num_images_per_prompt + copy],
+            prompt=text,
+            negative_prompt=negative,
+            seed=one,
             height=spec.scroll[0] if height is None else height,
             width=spec.scroll[1] if width is None else width,
             steps=spec.steps if num_inference_steps is None else num_inference_steps,
             guidance_scale=spec.guidance_scale if guidance_scale is None else guidance_scale,
             guidance_rescale=guidance_rescale,
         )
-        for index, (text, negative) in enumerate(zip(prompts, negatives, strict=True))
-        for copy in range(num_images_per_prompt)
-    ]  # fmt: skip
+        for (text, negative), one in zip(told, seeds, strict=True)
+    ]
     made = drspo.generate(requests, _watch(drspo, callback_on_step_end))
     return Output(
-        _convert(made, output_type), [m.extras["blueprint"] for m in made],
-        [m.extras["lines"] for m in made if "lines" in m.extras], seeds,
-    )  # fmt: skip
+        images=_convert(made, output_type),
+        blueprints=[m.extras["blueprint"] for m in made],
+        lines=[m.extras["lines"] for m in made if "lines" in m.extras],
+        seeds=seeds,
+    )
 
 
 def _listed(value: str | Sequence[str], count: int, name: str) -> list[str]:

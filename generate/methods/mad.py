@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from diffusers.models.attention_processor import Attention
+from torch import Tensor
 
-from drspo.errors import UserError, did_you_mean
+from drspo.errors import UserError
+from generate.canvas.plan import Canvas
 from generate.methods import multidiffusion
 from generate.methods.multidiffusion import MultiDiffusion
-from generate.models.attention import require_simple, share_prompts
-from generate.models.canvas_attention import CanvasCrossAttention, CanvasSelfAttention, Clock
-from generate.models.prompts import PromptEmbeddings
-from generate.request import PIXELS_PER_LATENT, Request
-from generate.sampling.fusion import Canvas, WindowPredictor, coverage, windowed
-from generate.sampling.scroll import canvas_time_ids
-
-if TYPE_CHECKING:
-    from generate.models.family import ModelFamily, ModelSpec
+from generate.methods.one_stage import Run
+from generate.models.attention import chosen_layers
+from generate.models.canvas_attention import Merge, require_aligned
+from generate.models.specs import ModelSpec
+from generate.request import Request
+from generate.sampling.loop import Advance, Moment
+from generate.sampling.predict import Predictor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +36,13 @@ class MAD(MultiDiffusion):
     """MultiDiffusion whose attention layers see the canvas instead of their window.
 
     Below the threshold step self-attention merges queries, keys and values; cross-attention merges its
-    queries at every step. Convolutions, norms and feed-forward layers stay in their windows.
+    queries at every step. Convolutions, norms and feed-forward layers stay in their windows. All windows must
+    go through the network together; only the guidance halves can be told apart to save memory.
     """
 
     name = "mad"
     config_class = Config
+    together = True
 
     @classmethod
     def check_settings(cls, config: Any, request: Request, spec: ModelSpec | None) -> None:
@@ -65,85 +66,21 @@ class MAD(MultiDiffusion):
 
     def resolved(self, request: Request) -> Any:
         """The settings in force, with the threshold that these steps give."""
-        return replace(super().resolved(request), threshold=self._threshold_of(request))
+        return replace(super().resolved(request), threshold=self.threshold(len(self.schedule(request))))
 
     def threshold(self, steps: int) -> int:
         """tau: how many of the first steps merge self-attention; by default half (the authors' 25 of 50)."""
-        return self.config.threshold if self.config.threshold >= 0 else steps // 2
+        return int(self.config.threshold) if self.config.threshold >= 0 else steps // 2
 
-    def predictor(
-        self, canvas: Canvas, embeddings: PromptEmbeddings, request: Request
-    ) -> AbstractContextManager[WindowPredictor]:
-        """All windows together, attending on the canvas."""
-        return merged(
-            self.family, canvas, embeddings,
-            guidance_scale=request.guidance_scale, guidance_rescale=request.guidance_rescale,
-            layers=self.config.layers, threshold=self._threshold_of(request),
-            time_ids=canvas_time_ids(self.family, self.config.time_ids, canvas),
-        )  # fmt: skip
+    @contextmanager
+    def advance(self, run: Run) -> Iterator[tuple[Advance, Predictor]]:
+        """MultiDiffusion's step with layers that merge on the canvas; the others share prompts as ever."""
+        tau = self.threshold(len(run.schedule))
+        merge = Merge(self.family.unet, run.canvas, self.config.layers, tau)
+        with self.fused(run, merge) as (step, predict):
 
-    def _threshold_of(self, request: Request) -> int:
-        return self.threshold(len(self.scheduler(request).timesteps))
+            def counted(latents: Tensor, moment: Moment) -> Tensor:
+                merge.step = moment.index
+                return step(latents, moment)
 
-
-def require_aligned(canvas: Canvas, coarsest: int) -> None:
-    """Raises UserError unless canvas and windows lie on the grid of the UNet's coarsest feature map."""
-    sides = {canvas.height, canvas.width, *(s for w in canvas.windows for s in (w.y0, w.x0, *w.shape))}
-    if any(side % coarsest for side in sides):
-        unit = coarsest * PIXELS_PER_LATENT
-        raise UserError(
-            f"MAD merges feature maps down to 1/{unit} of the pixels, "
-            "and these windows do not lie on that grid.",
-            hint=f"Make height, width, window and stride multiples of {unit} pixels.",
-        )
-    if coverage(canvas, canvas.weights.device) is not None:
-        raise UserError(
-            "MAD cannot attend to parts of the canvas that no window reaches.", hint="Use edge=flush."
-        )
-
-
-@contextmanager
-def merged(
-    family: ModelFamily,
-    canvas: Canvas,
-    embeddings: PromptEmbeddings,
-    *,
-    layers: str,
-    threshold: int,
-    **options: Any,
-) -> Iterator[WindowPredictor]:
-    """A predictor whose windows attend on the canvas; `options` are those of `fusion.windowed`.
-
-    The windows must go through the UNet together; only the guidance halves can be told apart to save memory.
-    """
-    chosen = chosen_layers(family.unet, layers)
-    clock = Clock()
-
-    def choose(name: str, layer: Attention) -> Any:
-        if name not in chosen:
-            return share_prompts(name, layer)
-        require_simple(name, layer)
-        if layer.is_cross_attention:
-            return CanvasCrossAttention(layer, canvas)
-        return CanvasSelfAttention(canvas, clock, threshold)
-
-    with windowed(family, canvas, embeddings, attention=choose, together=True, **options) as predict:
-        predict.before = clock.set
-        yield predict
-
-
-def chosen_layers(unet: Any, layers: str) -> set[str]:
-    """Names of the attention layers that `layers` selects: "all", or comma-separated beginnings of names."""
-    names = [name for name, module in unet.named_modules() if isinstance(module, Attention)]
-    if layers == "all":
-        return set(names)
-    chosen: set[str] = set()
-    for start in (part.strip() for part in layers.split(",")):
-        found = {name for name in names if start and (name + ".").startswith(start + ".")}
-        if not found:
-            blocks = sorted({".".join(name.split(".")[:n]) for name in names for n in (1, 2)})
-            raise UserError(
-                f"No attention layer's name begins with {start!r}.", hint=did_you_mean(start, blocks)
-            )
-        chosen |= found
-    return chosen
+            yield counted, predict

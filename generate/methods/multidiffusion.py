@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
+from generate.canvas.plan import Canvas, check_window, in_force, plan_canvas
+from generate.config import WindowSettings
 from generate.methods.one_stage import OneStage
-from generate.models.prompts import PromptEmbeddings
-from generate.models.schedulers import check_linear
+from generate.models.schedule import Schedule
+from generate.models.schedulers import check_linear, linear_schedule
+from generate.models.specs import ModelSpec
 from generate.request import Request
-from generate.sampling.fusion import Canvas, WindowPredictor, windowed
-from generate.sampling.scroll import (
-    WindowSettings,
-    canvas_time_ids,
-    check_window,
-    in_force,
-    linear_scheduler,
-    plan_canvas,
-)
-
-if TYPE_CHECKING:
-    from generate.models.family import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +20,7 @@ class Config(WindowSettings):
 
 
 class MultiDiffusion(OneStage):
-    """Scrolls by averaging windows: DRSPO's eqs 3 and 4 with one shared prompt."""
+    """Scrolls by averaging windows: DRSPO's eqs 3 and 4 with one shared prompt. It replaces nothing."""
 
     name = "multidiffusion"
     config_class = Config
@@ -43,6 +33,21 @@ class MultiDiffusion(OneStage):
         if spec is not None:
             plan_canvas(spec, config, request.height, request.width)
 
+    @classmethod
+    def with_window_batch(cls, config: WindowSettings, count: int) -> Any:
+        """The settings with so many windows per forward."""
+        return replace(config, window_batch=count)
+
+    @property
+    def wrap(self) -> bool:
+        """Whether the two ends of the scroll join."""
+        return bool(self.config.wrap)
+
+    @property
+    def window_batch(self) -> int:
+        """Windows per forward; 0: by free memory."""
+        return int(self.config.window_batch)
+
     def resolved(self, request: Request) -> Any:
         """The settings in force: the model's own window and stride where none are set."""
         return in_force(self.config, self.family.spec)
@@ -51,17 +56,6 @@ class MultiDiffusion(OneStage):
         """The request's canvas with its windows."""
         return plan_canvas(self.family.spec, self.config, request.height, request.width)
 
-    def scheduler(self, request: Request) -> Any:
-        """The configured scheduler, which may take one step for all windows."""
-        return linear_scheduler(self.family, self.config.scheduler, request.steps)
-
-    def predictor(
-        self, canvas: Canvas, embeddings: PromptEmbeddings, request: Request
-    ) -> AbstractContextManager[WindowPredictor]:
-        """Every window by itself, in micro-batches."""
-        return windowed(
-            self.family, canvas, embeddings,
-            guidance_scale=request.guidance_scale, guidance_rescale=request.guidance_rescale,
-            time_ids=canvas_time_ids(self.family, self.config.time_ids, canvas),
-            window_batch=self.config.window_batch,
-        )  # fmt: skip
+    def schedule(self, request: Request) -> Schedule:
+        """The configured schedule, which may take one step for all windows."""
+        return linear_schedule(self.family, self.config.scheduler, request.steps)

@@ -1,105 +1,199 @@
-"""What the methods share that denoise the scroll's canvas from pure noise in one go."""
+"""What the methods share that denoise one canvas from beginning to end: the one call of the core."""
 
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from generate.models.prompts import PromptEmbeddings, check_lengths
-from generate.request import Callback, Generated, Request, check_request
-from generate.sampling.denoising import denoise
-from generate.sampling.fusion import Canvas, WindowPredictor, coverage
-from generate.sampling.scroll import Sampled, decode, encode_request, first_latents, reporter
+from generate.canvas.noise import initial_noise, step_noise
+from generate.canvas.plan import Canvas, canvas_time_ids, latent_size
+from generate.images.vae import decode_scroll
+from generate.models.attention import Choose, share_prompts
+from generate.models.prompts import PromptEmbeddings, check_lengths, encode_prompts
+from generate.models.schedule import Schedule
+from generate.models.specs import ModelSpec
+from generate.request import Callback, Generated, Generator, Request
+from generate.sampling.conditions import Conditions, Control, Rows, one_prompt
+from generate.sampling.fusion import Fusion
+from generate.sampling.loop import Advance, denoise, reporter
+from generate.sampling.predict import Predictor, predicting
+from generate.sampling.steppers import CanvasStepper, Stepper
 
-if TYPE_CHECKING:
-    from generate.models.family import ModelFamily, ModelSpec
+
+@dataclass(slots=True)
+class Sampled:
+    """Final scaled latents [1, C, H, W] float32 on the family's device, and what it took."""
+
+    latents: Tensor
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
-class OneStage:
-    """A generator of one stage; a method says which canvas, which scheduler, and how it predicts."""
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One sampling as a method sees it, where its parts are put together."""
 
-    name: ClassVar[str]
-    config_class: ClassVar[Any]
+    request: Request
+    canvas: Canvas
+    schedule: Schedule
+    conditions: Conditions
 
-    def __init__(self, family: ModelFamily, config: Any = None) -> None:
-        self.family = family
-        self.config = config if config is not None else self.config_class()
+
+class OneStage(Generator):
+    """A generator of one stage: a canvas, a schedule, and what happens in a step.
+
+    As it stands a step is MultiDiffusion's: every window by itself, averaged, one step of the scheduler. A
+    method overrides `canvas` and `schedule`, and what else it replaces: the canvas at a step (`canvas_at`),
+    what windows are told (`conditions`), how layers attend (`fused` with another attention), how a level is
+    taken (`stepper`), or the whole step (`advance`).
+    """
+
+    together = False
+    """whether all windows must go through the network at once"""
+
+    @property
+    def wrap(self) -> bool:
+        """Whether the two ends of the scroll join."""
+        return False
+
+    @property
+    def window_batch(self) -> int:
+        """Windows per forward; 0: by free memory."""
+        return 0
 
     @classmethod
     def check_settings(cls, config: Any, request: Request, spec: ModelSpec | None) -> None:
         """UserError for what is wrong whatever the weights are; without a spec the model is not known yet."""
-        raise NotImplementedError
+        if spec is not None:
+            latent_size(request.height, request.width, spec.factor)
 
-    def resolved(self, request: Request) -> Any:
-        """The settings in force for a request: numbers instead of "the model's own"."""
-        return self.config
+    def check(self, requests: list[Request]) -> None:
+        """UserError for anything wrong with the requests, before heavy work."""
+        super().check(requests)
+        for request in requests:
+            self.schedule(request)
+            check_lengths(self.family, [request.prompt, request.negative_prompt], self.config.long_prompt)
+            self.canvas(request)
+
+    def count_steps(self, request: Request) -> int:
+        """How many steps a callback sees for one request."""
+        return len(self.schedule(request))
 
     def canvas(self, request: Request) -> Canvas:
         """The request's canvas with its windows."""
         raise NotImplementedError
 
-    def scheduler(self, request: Request) -> Any:
-        """A fresh scheduler for the request."""
+    def schedule(self, request: Request) -> Schedule:
+        """A fresh schedule for the request."""
         raise NotImplementedError
 
-    def predictor(
-        self, canvas: Canvas, embeddings: PromptEmbeddings, request: Request
-    ) -> AbstractContextManager[WindowPredictor]:
-        """What predicts the canvas at every step."""
-        raise NotImplementedError
+    @contextmanager
+    def fused(self, run: Run, attention: Choose = share_prompts) -> Iterator[tuple[Advance, Predictor]]:
+        """Cut, predict, guide and step, with layers that attend in the given way; and the predictor."""
+        request = run.request
+        with predicting(
+            self.family,
+            run.conditions,
+            guidance_scale=request.guidance_scale,
+            window_batch=self.window_batch,
+            together=self.together,
+            attention=attention,
+        ) as predict:
+            fusion = Fusion(
+                canvas_at=lambda index: self.canvas_at(run, index),
+                schedule=run.schedule,
+                predict=predict,
+                stepper=self.stepper(run),
+                guidance_scale=request.guidance_scale,
+                guidance_rescale=request.guidance_rescale,
+            )
+            yield fusion, predict
+
+    def canvas_at(self, run: Run, index: int) -> Canvas:
+        """The canvas at a step, for methods whose windows move."""
+        return run.canvas
+
+    def stepper(self, run: Run) -> Stepper:
+        """How latents go one level down."""
+        return CanvasStepper(run.schedule, step_noise(run.request.seed))
+
+    def advance(self, run: Run) -> AbstractContextManager[tuple[Advance, Predictor]]:
+        """What a step does, inside a block in which the network is ours; and the predictor, for its facts."""
+        return self.fused(run)
 
     def generate(self, requests: list[Request], callback: Callback | None = None) -> list[Generated]:
         """One scroll per request, each as if it were alone."""
         self.check(requests)
         return [self._make(index, request, callback) for index, request in enumerate(requests)]
 
-    def check(self, requests: list[Request]) -> None:
-        """UserError for anything wrong with the requests, before heavy work."""
-        for request in requests:
-            check_request(request)
-            self.check_settings(self.config, request, self.family.spec)
-            self.scheduler(request)
-            check_lengths(self.family, [request.prompt, request.negative_prompt], self.config.long_prompt)
-            self.canvas(request)
-
     def sample(
         self,
         request: Request,
         *,
         embeddings: PromptEmbeddings | None = None,
+        images: Sequence[Tensor] = (),
+        control: Control | None = None,
+        schedule: Schedule | None = None,
         latents: Tensor | None = None,
         callback: Callback | None = None,
         request_index: int = 0,
+        stage: str = "",
     ) -> Sampled:
-        """Final latents of one request; embeddings and latents at the first noise level may be given."""
-        family, canvas, scheduler = self.family, self.canvas(request), self.scheduler(request)
-        start = first_latents(family, request, scheduler) if latents is None else latents
-        embeddings = embeddings or encode_request(family, self.config, request)
-        with self.predictor(canvas, embeddings, request) as predict:
-            final = denoise(
-                predict,
-                start,
-                scheduler,
-                keep=coverage(canvas, family.device),
-                generator=step_noise(request.seed),
-                on_step=reporter(callback, request_index, self.name),
-            )
+        """Final latents of one request.
+
+        Embeddings and image prompts may be given, and a schedule that was entered in the middle, with
+        latents of its first level.
+        """
+        family, canvas = self.family, self.canvas(request)
+        schedule = self.schedule(request) if schedule is None else schedule
+        if latents is None:
+            shape = (1, family.denoiser.channels, canvas.height, canvas.width)
+            latents = schedule.first(initial_noise(request.seed, shape).to(family.device))
+        embeddings = self.encode(request) if embeddings is None else embeddings
+        conditions = self.conditions(embeddings.to(family.device, family.dtype), images, control)
+        run = Run(request=request, canvas=canvas, schedule=schedule, conditions=conditions)
+        with self.advance(run) as (advance, predict):
+            report = reporter(callback, request_index, stage or self.name)
+            final = denoise(advance, latents, schedule, on_step=report)
         return Sampled(final, predict.facts())
+
+    def encode(self, request: Request) -> PromptEmbeddings:
+        """The embeddings of the request's prompt and negative prompt."""
+        return encode_prompts(
+            self.family,
+            [request.prompt],
+            [request.negative_prompt],
+            empty_negative=self.config.empty_negative,
+            long_prompt=self.config.long_prompt,
+        )
+
+    def conditions(
+        self,
+        embeddings: PromptEmbeddings,
+        images: Sequence[Tensor] = (),
+        control: Control | None = None,
+        rows: Rows | None = None,
+    ) -> Conditions:
+        """What every window is told: its sizes, and one prompt for all unless `rows` says otherwise."""
+
+        def sizes(canvas: Canvas) -> Tensor:
+            return canvas_time_ids(self.config.time_ids, canvas)
+
+        told = sizes if self.family.denoiser.tells_sizes else None
+        return Conditions(embeddings, images=images, rows=rows or one_prompt, sizes=told, control=control)
 
     def _make(self, index: int, request: Request, callback: Callback | None) -> Generated:
         started = time.perf_counter()
         sampled = self.sample(request, callback=callback, request_index=index)
-        image = decode(self.family, sampled.latents, wrap=getattr(self.config, "wrap", False))
+        image = decode_scroll(self.family.vae, sampled.latents, wrap=self.wrap)
         return Generated(
-            request=request, image=image, seconds=time.perf_counter() - started,
-            latents=sampled.latents[0].float().cpu(), facts=sampled.facts,
-        )  # fmt: skip
-
-
-def step_noise(seed: int) -> torch.Generator:
-    """The generator of schedulers that draw noise: on the CPU, and not the one of the first latents."""
-    return torch.Generator().manual_seed((seed ^ 0x5DEECE66D) % (1 << 63))
+            request=request,
+            image=image,
+            seconds=time.perf_counter() - started,
+            latents=sampled.latents[0].float().cpu(),
+            facts=sampled.facts,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,10 +17,12 @@ from diffusers.models.attention_processor import (
 )
 from torch import Tensor
 
-from drspo.errors import UserError
+from drspo.errors import UserError, did_you_mean
 
 PLAIN = (AttnProcessor, AttnProcessor2_0)
 IMAGE_PROMPT = (IPAdapterAttnProcessor, IPAdapterAttnProcessor2_0)
+KEPT = 8
+"""Prompts whose keys and values a layer keeps: one a scroll as a rule, more where prompts differ along it."""
 
 Choose = Callable[[str, Attention], Any]
 """(layer's name, layer) -> the processor to install there, or None to leave the layer alone."""
@@ -68,12 +71,13 @@ class PromptAttention:
     """Cross-attention from any number of queries to a prompt whose keys and values are kept.
 
     The cache is keyed by the identity of the prompt's tensor, which the samplers pass unchanged at every
-    step; it lives as long as the processor, that is one scroll, so LoRA weights may change in between.
+    step; it lives as long as the processor, that is one scroll, so LoRA weights may change in between. It
+    keeps the latest few, so that prompts that change with the windows do not pile up.
     """
 
     def __init__(self, layer: Attention) -> None:
         self.image = layer.processor if isinstance(layer.processor, IMAGE_PROMPT) else None
-        self._kept: dict[int, tuple[Tensor, list[tuple[Tensor, Tensor]]]] = {}
+        self._kept: OrderedDict[int, tuple[Tensor, list[tuple[Tensor, Tensor]]]] = OrderedDict()
 
     def attend(self, layer: Attention, query: Tensor, prompt: Any) -> Tensor:
         """Queries [g, L, C] over the prompt's [g, T, d] tokens, plus the image prompt's where there is one.
@@ -97,6 +101,8 @@ class PromptAttention:
             pairs = [(layer.to_k(tokens), layer.to_v(tokens))]
             kept = (text, pairs + self._image_keys_values(images))
             self._kept[id(text)] = kept
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
         return kept[1]
 
     def _image_keys_values(self, images: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -109,6 +115,11 @@ class PromptAttention:
         return list(self.image.scale) if self.image is not None and images else []
 
 
+def rows_of(prompt: Any) -> int:
+    """How many rows of text a prompt has: [g, T, d], or that with image prompts beside it."""
+    return int((prompt[0] if isinstance(prompt, tuple) else prompt).shape[0])
+
+
 class SharedCrossAttention(PromptAttention):
     """Cross-attention of many windows to few prompts: windows of one prompt are laid end to end.
 
@@ -119,9 +130,8 @@ class SharedCrossAttention(PromptAttention):
     def __call__(
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Any = None, **_: Any
     ) -> Tensor:
-        text = encoder_hidden_states[0] if isinstance(encoder_hidden_states, tuple) else encoder_hidden_states
         query = attn.to_q(hidden_states)
-        joined = query.reshape(text.shape[0], -1, query.shape[-1])
+        joined = query.reshape(rows_of(encoder_hidden_states), -1, query.shape[-1])
         out = self.attend(attn, joined, encoder_hidden_states)
         return project_out(attn, out.reshape(query.shape))
 
@@ -175,3 +185,20 @@ def _is_simple(layer: Attention) -> bool:
         and not layer.residual_connection
         and layer.rescale_output_factor == 1.0
     )
+
+
+def chosen_layers(unet: Any, layers: str) -> set[str]:
+    """Names of the attention layers that `layers` selects: "all", or comma-separated beginnings of names."""
+    names = [name for name, module in unet.named_modules() if isinstance(module, Attention)]
+    if layers == "all":
+        return set(names)
+    chosen: set[str] = set()
+    for start in (part.strip() for part in layers.split(",")):
+        found = {name for name in names if start and (name + ".").startswith(start + ".")}
+        if not found:
+            blocks = sorted({".".join(name.split(".")[:n]) for name in names for n in (1, 2)})
+            raise UserError(
+                f"No attention layer's name begins with {start!r}.", hint=did_you_mean(start, blocks)
+            )
+        chosen |= found
+    return chosen

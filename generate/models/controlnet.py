@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from drspo.errors import UserError
+from generate.models.specs import SDXL_CANNY
 from generate.models.weights import Checkpoint, locate
 
 logger = logging.getLogger(__name__)
-SDXL_CANNY = "diffusers/controlnet-canny-sdxl-1.0"
+CANNY = "canny"
 SHARED = ("block_out_channels", "cross_attention_dim", "transformer_layers_per_block", "addition_embed_type")
 """Settings in which a ControlNet and its UNet must agree."""
 
@@ -34,6 +35,23 @@ def locate_controlnet(source: str, base: Checkpoint, dtype: torch.dtype) -> Chec
     return found
 
 
+def require_canny(source: str, conditioning: str) -> None:
+    """UserError unless a ControlNet that was given takes canny's line art: by its name, or the user's word.
+
+    A network's files do not say what it was trained to be shown, and one for depth takes lines all the same.
+    """
+    if conditioning not in ("", CANNY):
+        raise UserError(
+            f"a ControlNet for {conditioning} cannot guide the windows, which are shown canny's line art",
+            hint="Give one that was trained on canny's lines.",
+        )
+    if source and not conditioning and CANNY not in source.rstrip("/").rpartition("/")[2].lower():
+        raise UserError(
+            f"{source} does not say what its ControlNet was trained to be shown",
+            hint="If it is canny's line art: --controlnet-conditioning canny.",
+        )
+
+
 def _require_same_base(control: Checkpoint, base: Checkpoint) -> None:
     from diffusers import ControlNetModel, UNet2DConditionModel
 
@@ -52,12 +70,3 @@ def _setting(network: type, config: dict[str, Any], key: str) -> Any:
     """A setting of a network's configuration file, which leaves out some that are at their default."""
     value = config.get(key, inspect.signature(network).parameters[key].default)
     return list(value) if isinstance(value, (list, tuple)) else value
-
-
-def load_controlnet(found: Checkpoint, dtype: torch.dtype) -> Any:
-    """The network, as it comes from its file."""
-    from diffusers import ControlNetModel
-
-    return ControlNetModel.from_pretrained(
-        found.folder, dtype=dtype, use_safetensors=True, variant=found.variant("")
-    )

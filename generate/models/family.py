@@ -1,58 +1,22 @@
-"""Model families: Stable Diffusion and SDXL checkpoints behind one face; the only place that loads them."""
+"""Model families: Stable Diffusion and SDXL checkpoints behind one face."""
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from drspo.errors import UserError
-from generate.models.controlnet import SDXL_CANNY, load_controlnet, locate_controlnet
+from generate.models import loras
+from generate.models.controlnet import locate_controlnet, require_canny
+from generate.models.denoisers.denoiser import Denoiser
+from generate.models.denoisers.unet import UNetDenoiser
 from generate.models.fingerprint import fingerprint
-from generate.models.weights import Checkpoint, locate
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """What a checkpoint is and the geometry it was made for; all sizes in pixels, (height, width)."""
-
-    base: str
-    """A Hub id, a folder, or `package:NAME/FOLDER` for weights that ship inside an installed package."""
-    controlnet: str = ""
-    """The canny ControlNet that belongs to the base, in the same notation; "" when there is none."""
-    window: int = 1024
-    stride: int = 256
-    scroll: tuple[int, int] = (1024, 4096)
-    blueprint: tuple[int, int] = (512, 2048)
-    steps: int = 50
-    guidance_scale: float = 5.0
-    strength: float = 0.7
-    control_scale: float = 0.5
-
-
-MODELS: dict[str, ModelSpec] = {
-    "miniature": ModelSpec(
-        base="package:miniature/weights/sdxl",
-        controlnet="package:miniature/weights/controlnet",
-        window=128,
-        stride=32,
-        scroll=(128, 512),
-        blueprint=(64, 256),
-        steps=25,
-        guidance_scale=3.0,
-        strength=0.7,
-        control_scale=1.0,
-    ),
-    "sdxl": ModelSpec(
-        base="stabilityai/stable-diffusion-xl-base-1.0",
-        controlnet=SDXL_CANNY,
-    ),
-}
+from generate.models.load import freeze, load_controlnet, load_networks
+from generate.models.specs import MODELS, ModelSpec, derived_spec
+from generate.models.weights import at_revision, locate
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -76,30 +40,28 @@ class ModelFamily:
     dtype: torch.dtype
     controlnet: Any = None
     controlnet_id: str = ""
+    commit: str = ""
+    """of the Hub's repository that the weights are from; "" for folders"""
+    controlnet_commit: str = ""
+    controlnet_fingerprint: str = ""
     zero_empty_negative: bool = False
     """What the checkpoint itself does with an empty negative prompt: zeros instead of its encoding."""
     loras: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
-    def prediction_type(self) -> str:
-        return str(self.scheduler_config.get("prediction_type", "epsilon"))
+    def denoiser(self) -> Denoiser:
+        """What evaluates the networks; the ControlNet acts where a condition has a picture for it."""
+        return UNetDenoiser(self.unet, self.controlnet)
 
     @property
-    def vae_scale_factor(self) -> int:
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+    def networks(self) -> dict[str, Any]:
+        """What is evaluated at every step, by name."""
+        return {"unet": self.unet} | ({"controlnet": self.controlnet} if self.controlnet is not None else {})
 
     @property
-    def latent_scaling(self) -> float:
-        return float(self.vae.config.scaling_factor)
-
-    @property
-    def latent_channels(self) -> int:
-        return int(self.unet.config.in_channels)
-
-    @property
-    def sample_size(self) -> int:
-        """Side of the square the UNet was trained on, in latents."""
-        return int(self.unet.config.sample_size)
+    def factor(self) -> int:
+        """Pixels per latent along each side."""
+        return self.spec.factor
 
     @property
     def coarsest(self) -> int:
@@ -111,15 +73,11 @@ class ModelFamily:
     ) -> None:
         """Adds a LoRA (a folder or a .safetensors file) as adapter `name`; see
         `generate.models.loras.load_lora`."""
-        from generate.models.loras import load_lora
-
-        load_lora(self, path, weight, name, other_base=other_base)
+        loras.load_lora(self, path, weight, name, other_base=other_base)
 
     def use_lora(self, name: str | None) -> None:
         """Makes one loaded LoRA active, with the weight it was loaded with; None switches all off."""
-        from generate.models.loras import use_lora
-
-        use_lora(self, name)
+        loras.use_lora(self, name)
 
 
 def load_family(
@@ -129,29 +87,44 @@ def load_family(
     dtype: str = "auto",
     controlnet: bool = False,
     controlnet_source: str = "",
+    conditioning: str = "",
+    revision: str = "",
 ) -> ModelFamily:
     """The networks of a named model (MODELS), a Hub id or a folder, ready to sample.
 
     device "auto" takes CUDA, then Apple's GPU, then the CPU; dtype "auto" is float16 on CUDA and float32
     elsewhere. The autoencoder is never in float16, and in bfloat16 only where its configuration allows that.
-    `controlnet` loads the model's canny ControlNet too, or the one of `controlnet_source` (Hub id or folder).
+    `controlnet` loads the model's canny ControlNet too, or the one of `controlnet_source` (Hub id or folder),
+    whose name must say canny unless `conditioning` does. `revision` is the Hub's, of a Hub id.
     Weights that are missing raise UserError, naming id, file and how to get it, before anything loads; so
     does a ControlNet of another base.
     """
-    spec = MODELS.get(model)
+    named = MODELS.get(model)
     target = choose_device(device)
     kind = choose_dtype(dtype, target)
-    found = locate(spec.base if spec else model, prefer_half=kind == torch.float16)
-    source = controlnet_source or (spec.controlnet if spec else "")
-    control = locate_controlnet(source, found, kind) if controlnet else None
-    family = _load(found, spec or ModelSpec(base=model), target, kind)
-    family.model_id = model
-    if spec is None:
-        family.spec = derived_spec(family)
+    source = at_revision(named.base if named else model, revision)
+    found = locate(source, prefer_half=kind == torch.float16, known=MODELS)
+    spec = named or derived_spec(found)
+    control = None
+    if controlnet:
+        require_canny(controlnet_source, conditioning)
+        control = locate_controlnet(controlnet_source or spec.controlnet, found, kind)
+    family = ModelFamily(
+        kind=found.kind,
+        spec=spec,
+        model_id=model if named else found.plain,
+        commit=found.commit,
+        fingerprint=fingerprint(found),
+        scheduler_config=found.scheduler_config(),
+        device=target,
+        dtype=kind,
+        zero_empty_negative=found.zero_empty_negative,
+        **load_networks(found, target, kind),
+    )
     if control is not None:
-        family.controlnet = load_controlnet(control, family.dtype)
-        freeze(family.controlnet, target)
-        family.controlnet_id = control.source
+        family.controlnet = freeze(load_controlnet(control, kind), target)
+        family.controlnet_id, family.controlnet_commit = control.source, control.commit
+        family.controlnet_fingerprint = fingerprint(control)
     return family
 
 
@@ -177,71 +150,3 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise UserError(f"Unknown dtype {name!r}.", hint=f"Use auto, {', '.join(DTYPES)}.")
     return DTYPES[name]
-
-
-def derived_spec(family: ModelFamily) -> ModelSpec:
-    """The paper's geometry at a checkpoint's own size: window the training square, stride a quarter of it."""
-    side = family.sample_size * family.vae_scale_factor
-    guidance = 7.5 if family.kind == "sd" else 5.0
-    return replace(
-        family.spec,
-        window=side,
-        stride=side // 4,
-        scroll=(side, 4 * side),
-        blueprint=(side // 2, 2 * side),
-        guidance_scale=guidance,
-    )
-
-
-def _load(found: Checkpoint, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> ModelFamily:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
-    unet = UNet2DConditionModel.from_pretrained(
-        found.folder, subfolder="unet", dtype=dtype, use_safetensors=True, variant=found.variant("unet")
-    )
-    overflows = found.config("vae").get("force_upcast", True) or dtype == torch.float16
-    vae_dtype = torch.float32 if overflows else dtype
-    vae = AutoencoderKL.from_pretrained(
-        found.folder, subfolder="vae", dtype=vae_dtype, use_safetensors=True, variant=found.variant("vae")
-    )
-    tokenizers, encoders = _load_text(found, dtype)
-    family = ModelFamily(
-        kind=found.kind,
-        spec=spec,
-        model_id=found.source,
-        fingerprint=fingerprint(found),
-        unet=unet,
-        vae=vae,
-        tokenizers=tokenizers,
-        text_encoders=encoders,
-        scheduler_config=found.scheduler_config(),
-        device=device,
-        dtype=dtype,
-        zero_empty_negative=found.zero_empty_negative,
-    )
-    for network in (unet, vae, *encoders):
-        freeze(network, device)
-    return family
-
-
-def _load_text(found: Checkpoint, dtype: torch.dtype) -> tuple[list[Any], list[Any]]:
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-    classes = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
-    tokenizers, encoders = [], []
-    for part in found.text_parts:
-        tokenizer = part.replace("text_encoder", "tokenizer")
-        tokenizers.append(CLIPTokenizer.from_pretrained(found.folder / tokenizer))
-        encoders.append(
-            classes[part].from_pretrained(
-                found.folder / part, dtype=dtype, use_safetensors=True, variant=found.variant(part)
-            )
-        )
-    return tokenizers, encoders
-
-
-def freeze(network: Any, device: torch.device) -> None:
-    """Puts a network on its device, to be evaluated and not trained."""
-    network.requires_grad_(False)
-    network.eval()
-    network.to(device)

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+from safetensors import SafetensorError, safe_open
 
 from drspo.errors import UserError, did_you_mean
-
-if TYPE_CHECKING:
-    from generate.models.family import ModelFamily
+from generate.models.specs import ModelSpec
 
 FILE = "pytorch_lora_weights.safetensors"
 FACTS = "drspo.json"
+OTHER_KINDS = {"hada_w1": "LoHa", "lokr_w1": "LoKr", "oft_blocks": "OFT", "oft_diag": "OFT"}
+"""Adapters of other arithmetic, by what only their keys have."""
+
+
+class Wearer(Protocol):
+    """A loaded model that LoRAs are put on."""
+
+    kind: str
+    spec: ModelSpec
+    model_id: str
+    fingerprint: str
+    unet: Any
+    vae: Any
+    tokenizers: list[Any]
+    text_encoders: list[Any]
+    loras: dict[str, dict[str, Any]]
 
 
 def load_lora(
-    family: ModelFamily,
+    family: Wearer,
     path: str | Path,
     weight: float = 1.0,
     name: str = "default",
@@ -25,23 +42,29 @@ def load_lora(
 ) -> None:
     """Adds the LoRA at `path` (a folder or a .safetensors file; diffusers or kohya keys) as adapter `name`.
 
-    It is active afterwards, alone. Raises UserError when the file is missing, when it does not fit the UNet,
-    or when the `drspo.json` beside it names another base (unless `other_base`).
+    It is active afterwards, alone. Raises UserError when the file is missing, damaged or of a kind that is
+    not known, when it does not fit the UNet, or when the `drspo.json` beside it names another base (unless
+    `other_base`).
     """
+    if not math.isfinite(weight):
+        raise UserError(f"a LoRA's weight is a number, not {weight}")
     file = _file(Path(path))
-    facts = _facts(file)
+    facts = read_facts(file)
     if name in family.loras:
         raise UserError(f"A LoRA named {name!r} is loaded already.")
     if not other_base:
         _check_base(family, facts, file)
     pipe = _carrier(family)
     _check_shapes(family, pipe, file)
-    pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name)
+    try:
+        pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name)
+    except (ValueError, KeyError, IndexError, RuntimeError, TypeError) as error:  # the loader's own checks
+        raise _unknown_layout(file, error) from error
     family.loras[name] = {"path": str(path), "weight": weight, **facts}
     use_lora(family, name)
 
 
-def use_lora(family: ModelFamily, name: str | None) -> None:
+def use_lora(family: Wearer, name: str | None) -> None:
     """Makes the LoRA `name` the only active one, at its weight; None switches all of them off."""
     if name is not None and name not in family.loras:
         raise UserError(f"No LoRA named {name!r} is loaded.", hint=did_you_mean(name, family.loras))
@@ -56,7 +79,7 @@ def use_lora(family: ModelFamily, name: str | None) -> None:
     _freeze(family, name)
 
 
-def _freeze(family: ModelFamily, name: str) -> None:
+def _freeze(family: Wearer, name: str) -> None:
     """Activating an adapter makes it trainable; a loaded one is not to be trained, others are left alone."""
     for network in (family.unet, *family.text_encoders):
         for key, parameter in network.named_parameters():
@@ -65,6 +88,7 @@ def _freeze(family: ModelFamily, name: str) -> None:
 
 
 def _file(path: Path) -> Path:
+    path = path.expanduser()
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
         raise UserError(
@@ -75,15 +99,51 @@ def _file(path: Path) -> Path:
     return file
 
 
-def _facts(file: Path) -> dict[str, Any]:
-    beside = file.parent / FACTS
+def read_facts(path: Path) -> dict[str, Any]:
+    """What the `drspo.json` in a LoRA's folder, or beside its file, says; nothing where there is none."""
+    beside = (path if path.is_dir() else path.parent) / FACTS
     if not beside.is_file():
         return {}
-    facts: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
+    try:
+        facts = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{beside} is not readable: {error}") from error
+    if not isinstance(facts, dict):
+        raise UserError(f"{beside} is no JSON object")
     return facts
 
 
-def _check_base(family: ModelFamily, facts: dict[str, Any], file: Path) -> None:
+def _read_state(family: Wearer, pipe: Any, file: Path) -> dict[str, Any]:
+    """The LoRA's tensors under diffusers' keys."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            keys = list(opened.keys())
+    except (SafetensorError, OSError) as error:
+        pointer = file.read_bytes()[:8] == b"version "
+        raise UserError(
+            f"{file} is a Git LFS pointer, not the weights" if pointer else f"{file} is damaged: {error}",
+            hint="Fetch the file itself: git lfs pull." if pointer else "Fetch it again.",
+        ) from error
+    other = next((kind for mark, kind in OTHER_KINDS.items() if any(mark in key for key in keys)), "")
+    if other:
+        raise UserError(f"{file} holds a {other}, which is no LoRA and cannot be worn here.")
+    try:
+        state: dict[str, Any] = pipe.lora_state_dict(
+            str(file.parent), weight_name=file.name, unet_config=family.unet.config
+        )[0]
+    except (ValueError, KeyError, IndexError, RuntimeError, TypeError, AttributeError) as error:
+        raise _unknown_layout(file, error) from error
+    return state
+
+
+def _unknown_layout(file: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{file} is laid out in a way that diffusers does not know as a LoRA: {error}",
+        hint="A LoRA of this base in diffusers' or kohya's layout works.",
+    )
+
+
+def _check_base(family: Wearer, facts: dict[str, Any], file: Path) -> None:
     base, mark = facts.get("base_model", ""), facts.get("base_fingerprint", "")
     same = {base} & {family.model_id, family.spec.base} - {""} or mark == family.fingerprint
     if (base or mark) and not same:
@@ -95,8 +155,8 @@ def _check_base(family: ModelFamily, facts: dict[str, Any], file: Path) -> None:
         )
 
 
-def _check_shapes(family: ModelFamily, pipe: Any, file: Path) -> None:
-    state = pipe.lora_state_dict(str(file.parent), weight_name=file.name, unet_config=family.unet.config)[0]
+def _check_shapes(family: Wearer, pipe: Any, file: Path) -> None:
+    state = _read_state(family, pipe, file)
     modules = dict(family.unet.named_modules())
     layers = [key for key in state if key.startswith("unet.")]
     if not layers:
@@ -136,7 +196,7 @@ def _mismatch(module: Any, side: str, tensor: Any) -> str:
     return f"has {ours} features there, the LoRA {theirs}" if ours != theirs else ""
 
 
-def _carrier(family: ModelFamily) -> Any:
+def _carrier(family: Wearer) -> Any:
     """A diffusers pipeline around the family's own networks: it knows every LoRA file format."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 

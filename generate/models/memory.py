@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from generate.models.family import ModelFamily
+from generate.models.family import ModelFamily
 
 MAPS = 40
 """Peak of one sample's activations, in multiples of the UNet's first feature map (SDXL's and SD's blocks)."""

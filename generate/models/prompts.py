@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from drspo.errors import UserError
-
-if TYPE_CHECKING:
-    from generate.models.family import ModelFamily
+from generate.config import EmptyNegative, LongPrompt
+from generate.models.family import ModelFamily
 
 logger = logging.getLogger(__name__)
 
 CONTEXT = 77
 """Tokens of CLIP's text encoders, begin and end marks included; some tokenizers do not say."""
-EmptyNegative = Literal["checkpoint", "zeros", "encoded"]
-LongPrompt = Literal["refuse", "truncate", "chunk"]
 
 
 @dataclass(slots=True)
@@ -32,12 +29,6 @@ class PromptEmbeddings:
     pooled: Tensor | None = None
     """[B, p]"""
     negative_pooled: Tensor | None = None
-
-    def select(self, index: int) -> PromptEmbeddings:
-        """The embeddings of one prompt, still with a batch axis."""
-        row = slice(index, index + 1)
-        pick = [None if t is None else t[row] for t in (self.pooled, self.negative_pooled)]
-        return PromptEmbeddings(self.prompt_embeds[row], self.negative_prompt_embeds[row], *pick)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> PromptEmbeddings:
         """The same embeddings elsewhere."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import Mapping
+from typing import Any
 
 from drspo.errors import UserError, did_you_mean
-
-if TYPE_CHECKING:
-    from generate.models.family import ModelFamily
+from generate.models.family import ModelFamily
+from generate.models.schedule import EDM, FLOW, Schedule
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -24,28 +25,87 @@ LINEAR = {
     "PNDMScheduler",
     "DPMSolverMultistepScheduler",
     "UniPCMultistepScheduler",
-}
-STOCHASTIC = {"DDPMScheduler", "EulerAncestralDiscreteScheduler"}
+    "TCDScheduler",
+} | EDM
+STOCHASTIC = {"DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler"}
+KNOWN = LINEAR | STOCHASTIC | FLOW
+"""Classes that a checkpoint may bring; others are refused by name."""
 DRAWS = "it draws noise at every step, which would be averaged away where windows overlap"
+NO_SAMPLE = {"PNDMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"} | EDM
+"""Classes that cannot take a network that predicts x0 itself."""
 
 
-def make_scheduler(family: ModelFamily, name: str, steps: int) -> Any:
-    """A fresh scheduler with its timesteps set, built from the checkpoint's own settings.
+def make_schedule(family: ModelFamily, name: str, steps: int) -> Schedule:
+    """A fresh schedule of so many steps, built from the checkpoint's own settings.
 
     "checkpoint" is the class the checkpoint was published with. Settings that the checkpoint leaves out are
     the class's defaults, except `clip_sample`: latents are not bounded by 1, so it is off unless asked for.
-    Unknown names raise UserError with the nearest one.
+    UserError for unknown names, with the nearest one, and where the checkpoint's settings contradict the
+    class: it would run, and compute something else.
     """
     import diffusers
 
     config = dict(family.scheduler_config)
+    wanted = class_name(name) or published(config)
+    _require_agreement(config, wanted, getattr(diffusers, wanted))
     config.setdefault("clip_sample", False)
-    scheduler = getattr(diffusers, class_name(name) or config["_class_name"]).from_config(config)
     try:
+        scheduler = getattr(diffusers, wanted).from_config(config)
         scheduler.set_timesteps(steps, device=family.device)
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, NotImplementedError) as error:
         raise UserError(f"The scheduler {name} cannot take {steps} steps: {error}") from error
-    return scheduler
+    return Schedule(scheduler)
+
+
+def published(config: Mapping[str, Any]) -> str:
+    """The class that a checkpoint's scheduler folder names; UserError for none and for unknown ones."""
+    name = config.get("_class_name")
+    if name not in KNOWN:
+        raise UserError(
+            f"the checkpoint's own scheduler is {name}, which is not known here"
+            if name
+            else "the checkpoint's scheduler_config.json names no scheduler (_class_name)",
+            hint=f"Choose another by name: {', '.join(SCHEDULERS)}.",
+        )
+    return str(name)
+
+
+def _require_agreement(config: Mapping[str, Any], wanted: str, cls: Any) -> None:
+    """UserError where a class would leave out what the network was trained for."""
+    own, kind = config.get("_class_name", ""), config.get("prediction_type", "epsilon")
+    reason = ""
+    if (own in EDM or "sigma_data" in config) and wanted not in EDM:
+        reason = "its network was trained for EDM's noise"
+    elif (own in FLOW or kind == "flow_prediction" or config.get("use_flow_sigmas")) and wanted not in FLOW:
+        reason = "its network was trained for flow matching"
+    elif own and own not in EDM and wanted in EDM or own and own not in FLOW and wanted in FLOW:
+        reason = f"its network was trained for {own}"
+    elif wanted not in FLOW and kind not in ("epsilon", "v_prediction", "sample"):
+        reason = f"its network predicts {kind!r}"
+    elif kind == "sample" and wanted in NO_SAMPLE:
+        reason = "its network predicts x0 itself"
+    elif config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in parameters(cls):
+        reason = "its network was trained to zero terminal SNR (rescale_betas_zero_snr)"
+    elif config.get("use_dynamic_shifting"):
+        reason = "its schedule is shifted by the size of the image (use_dynamic_shifting)"
+    if reason:
+        able = own if own in KNOWN and own != wanted else ""
+        raise UserError(
+            f"{wanted} would compute something else than this checkpoint needs: {reason}.",
+            hint=f"Choose scheduler checkpoint, which is {able} here." if able else "",
+        )
+
+
+def parameters(cls: Any) -> Mapping[str, Any]:
+    """The settings that a scheduler's class takes."""
+    return inspect.signature(cls.__init__).parameters
+
+
+def linear_schedule(family: ModelFamily, name: str, steps: int) -> Schedule:
+    """A schedule that may take one step for all windows; UserError with the reason for others."""
+    schedule = make_schedule(family, name, steps)
+    require_linear(schedule)
+    return schedule
 
 
 def class_name(name: str) -> str:
@@ -57,22 +117,23 @@ def class_name(name: str) -> str:
     return SCHEDULERS[name]
 
 
-def require_linear(scheduler: Any) -> None:
+def require_linear(schedule: Schedule) -> None:
     """Raises UserError, with the reason, unless one step on the canvas equals the average of window steps.
 
     Every window reads the same canvas x_t, and a deterministic scheduler without clipping gives x_{t-1} as a
     linear function of x_t and the history of predictions, so averaging the predictions and stepping once is
     averaging the windows' x_{t-1} (MultiDiffusion, eq. 5). Noise, clipping and thresholding break this.
     """
-    name, config = type(scheduler).__name__, scheduler.config
+    name, config = schedule.name, schedule.scheduler.config
     reason = ""
-    if name in STOCHASTIC or "sde" in str(config.get("algorithm_type", "")):
+    draws = "sde" in str(config.get("algorithm_type", "")) or config.get("stochastic_sampling", False)
+    if name in STOCHASTIC or draws:
         reason = DRAWS
     elif config.get("thresholding", False):
         reason = "its dynamic thresholding is not linear in the prediction"
     elif config.get("clip_sample", False):
         reason = "it clips the predicted latents, which is not linear in the prediction"
-    elif name not in LINEAR:
+    elif name not in LINEAR | FLOW:
         reason = "it is not known to be linear in the prediction"
     if reason:
         raise _not_linear(name, reason)

@@ -4,18 +4,39 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from drspo.errors import UserError
+from drspo.errors import UserError, did_you_mean
+from drspo.registry import package_folder
 
-KINDS = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl"}
+KINDS = {
+    "StableDiffusionPipeline": "sd",
+    "StableDiffusionImg2ImgPipeline": "sd",
+    "StableDiffusionInpaintPipeline": "sd",
+    "StableDiffusionControlNetPipeline": "sd",
+    "StableDiffusionControlNetImg2ImgPipeline": "sd",
+    "StableDiffusionPanoramaPipeline": "sd",
+    "LatentConsistencyModelPipeline": "sd",
+    "LatentConsistencyModelImg2ImgPipeline": "sd",
+    "StableDiffusionXLPipeline": "sdxl",
+    "StableDiffusionXLImg2ImgPipeline": "sdxl",
+    "StableDiffusionXLInpaintPipeline": "sdxl",
+    "StableDiffusionXLControlNetPipeline": "sdxl",
+    "StableDiffusionXLControlNetImg2ImgPipeline": "sdxl",
+}
+"""Pipelines whose folders hold these networks; what the pipeline does with them is not asked."""
 TEXT_PARTS = {"sd": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
 SETTINGS = ("*.json", "*.txt")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+CONVERT = """Make a folder of it once, where the Hub can be reached, and give that folder:
+  python -c "from diffusers import StableDiffusionXLPipeline as P; \
+    P.from_single_file('{path}').save_pretrained('FOLDER')"
+  (StableDiffusionPipeline for SD 1 and 2; without a connection, config='A FOLDER OF THE SAME KIND' too)."""
+HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+"""owner/name, or owner/name@revision: a branch, a tag or a commit."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +49,13 @@ class Checkpoint:
     """"sd", "sdxl", or "single" for one network such as a ControlNet."""
     files: dict[str, str] = field(default_factory=dict)
     """Weight file (relative) of each part; part "" is a single network's."""
+    commit: str = ""
+    """of the Hub's repository, where it comes from there"""
+
+    @property
+    def plain(self) -> str:
+        """What was asked for, without a revision."""
+        return self.source.partition("@")[0] if self.commit else self.source
 
     @cached_property
     def index(self) -> dict[str, Any]:
@@ -59,35 +87,53 @@ class Checkpoint:
         return "fp16" if ".fp16." in self.files[part] else None
 
 
-def locate(source: str, *, prefer_half: bool = False, single: str = "") -> Checkpoint:
+def locate(
+    source: str, *, prefer_half: bool = False, single: str = "", known: Iterable[str] = ()
+) -> Checkpoint:
     """The checkpoint that `source` names, fetched from the Hub when it is an id, with every file checked.
 
-    `package:NAME/FOLDER` lies inside an installed package; an existing folder is taken as it is.
+    `package:NAME/FOLDER` lies inside an installed package; an existing folder is taken as it is; a Hub id may
+    end in @revision.
     `single` is the class of a lone network (ControlNetModel) instead of a pipeline. Raises UserError that
-    names what is missing and how to get it.
+    names what is missing and how to get it; `known` are the names that a mistyped one may have meant.
     """
     if source.startswith("package:"):
-        folder = _package_folder(source)
+        folder = package_folder(source)
     elif Path(source).expanduser().is_dir():
         folder = Path(source).expanduser()
     else:
-        folder = _from_hub(source, prefer_half, single)
+        _refuse_single_file(source)
+        folder = _from_hub(source, prefer_half, single, known)
+        # The Hub's cache names its folders by the commit.
+        return replace(_checked(source, folder, prefer_half, single), commit=folder.name)
     return _checked(source, folder, prefer_half, single)
 
 
-def _package_folder(source: str) -> Path:
-    package, _, inside = source.removeprefix("package:").partition("/")
-    try:
-        folder = Path(str(resources.files(package))) / inside
-    except ModuleNotFoundError as error:
-        raise UserError(f"The package {package!r}, which holds these weights, is not installed.") from error
-    if not folder.is_dir():
-        raise UserError(
-            f"The weights {inside!r} are missing from the installed package {package!r}.",
-            where=str(folder),
-            hint=f"Reinstall the package, or make them with `python -m {package}.fit`.",
-        )
-    return folder
+def at_revision(source: str, revision: str) -> str:
+    """A Hub id with this revision, a branch, a tag or a commit, instead of its own; "" leaves it as it is.
+
+    UserError for what has no revisions: folders and packages.
+    """
+    if not revision:
+        return source
+    asked = None if Path(source).expanduser().exists() else HUB_ID.fullmatch(source)
+    if asked is None:
+        raise UserError(f"{source} has no revisions: it is no Hub id", hint="Leave out the revision.")
+    return f"{asked['id']}@{revision}"
+
+
+def _refuse_single_file(source: str) -> None:
+    path = Path(source).expanduser()
+    if path.suffix not in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
+        return
+    if not path.is_file():
+        raise UserError(f"there is no file {source}", hint="Give a folder in diffusers' layout, or a Hub id.")
+    if path.suffix != ".safetensors":
+        raise UserError(f"{source} is not a .safetensors file; others can run code when they are opened.")
+    raise UserError(
+        f"{source} holds a whole checkpoint in one file, without tokenizers and settings",
+        hint=CONVERT.format(path=source),
+    )
 
 
 def _checked(source: str, folder: Path, prefer_half: bool, single: str) -> Checkpoint:
@@ -99,6 +145,7 @@ def _checked(source: str, folder: Path, prefer_half: bool, single: str) -> Check
     index = _read_json(folder / "model_index.json")
     _require_class(source, index, set(KINDS))
     kind = KINDS[index["_class_name"]]
+    _require_plain_input(source, folder)
     files = {
         part: _weight_file(source, folder, part, prefer_half) for part in ("unet", "vae", *TEXT_PARTS[kind])
     }
@@ -137,43 +184,55 @@ def _require_class(source: str, config: dict[str, Any], allowed: set[str]) -> No
         )
 
 
+def _require_plain_input(source: str, folder: Path) -> None:
+    """UserError for networks that take more than noisy latents, such as those trained for inpainting."""
+    taken = _read_json(folder / "unet" / "config.json").get("in_channels", 4)
+    latents = _read_json(folder / "vae" / "config.json").get("latent_channels", 4)
+    if taken != latents:
+        raise UserError(
+            f"the UNet of {source} takes {taken} channels and latents have {latents}: "
+            "it was trained to be shown a picture too (inpainting, editing)",
+            hint="Choose the checkpoint that it was made from.",
+        )
+
+
 def _missing(source: str, folder: Path, name: str) -> UserError:
-    hint = f"hf download {source} {name}" if HUB_ID.fullmatch(source) else f"Put the file at {folder / name}."
+    found = HUB_ID.fullmatch(source)
+    hint = f"{_download(found)} {name}" if found else f"Put the file at {folder / name}."
     return UserError(f"The file {name} of the model {source} is missing.", where=str(folder), hint=hint)
 
 
-def _from_hub(source: str, prefer_half: bool, single: str) -> Path:
-    if not HUB_ID.fullmatch(source):
+def _from_hub(source: str, prefer_half: bool, single: str, known: Iterable[str]) -> Path:
+    asked = HUB_ID.fullmatch(source)
+    if asked is None:
         raise UserError(
             f"{source!r} is neither a model's name, nor a folder, nor a Hub id of the form owner/name.",
-            hint=_known_names(source),
+            hint=did_you_mean(source, known),
         )
     from huggingface_hub import snapshot_download
 
     patterns = _patterns(prefer_half, single)
-    cached = _cached_folder(source, prefer_half, single, patterns)
+    cached = _cached_folder(asked, prefer_half, single, patterns)
     if cached is not None:
         return cached
     try:
-        return Path(snapshot_download(source, allow_patterns=_choose_files(source, prefer_half, single)))
+        files = _choose_files(asked, prefer_half, single)
+        return Path(snapshot_download(asked["id"], revision=asked["revision"], allow_patterns=files))
     except Exception as error:  # the client's connection errors share no base class
-        raise _unreachable(source, patterns, error) from error
+        raise _unreachable(source, patterns, error, known) from error
 
 
-def _known_names(source: str) -> str:
-    from drspo.errors import did_you_mean
-    from generate.models.family import MODELS
-
-    return did_you_mean(source, MODELS)
-
-
-def _cached_folder(source: str, prefer_half: bool, single: str, patterns: list[str]) -> Path | None:
+def _cached_folder(asked: re.Match[str], prefer_half: bool, single: str, patterns: list[str]) -> Path | None:
     """The Hub cache's folder when everything is there already: no network is asked in that case."""
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(source, allow_patterns=patterns, local_files_only=True))
-        _checked(source, folder, prefer_half, single)
+        folder = Path(
+            snapshot_download(
+                asked["id"], revision=asked["revision"], allow_patterns=patterns, local_files_only=True
+            )
+        )
+        _checked(asked.string, folder, prefer_half, single)
     except (OSError, ValueError, UserError):
         return None
     return folder
@@ -191,13 +250,12 @@ def _patterns(prefer_half: bool, single: str) -> list[str]:
     return ["model_index.json", *settings, *(c for p in _parts(single) for c in _candidates(p, prefer_half))]
 
 
-def _choose_files(source: str, prefer_half: bool, single: str) -> list[str]:
+def _choose_files(asked: re.Match[str], prefer_half: bool, single: str) -> list[str]:
     """The files to fetch: all settings, and of each part's weights only the first candidate that exists."""
     from huggingface_hub import HfApi
 
-    present = {
-        file.rfilename for file in HfApi().model_info(source).siblings or []
-    }  # one request, no retries
+    info = HfApi().model_info(asked["id"], revision=asked["revision"])  # one request, no retries
+    present = {file.rfilename for file in info.siblings or []}
     chosen = [p for p in _patterns(prefer_half, single) if "safetensors" not in p]
     for part in _parts(single):
         name = next((c for c in _candidates(part, prefer_half) if c in present), "")
@@ -209,20 +267,24 @@ def _choose_files(source: str, prefer_half: bool, single: str) -> list[str]:
     return chosen
 
 
-def _unreachable(source: str, patterns: list[str], error: Exception) -> UserError:
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+def _unreachable(source: str, patterns: list[str], error: Exception, known: Iterable[str]) -> UserError:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     weight = next(p for p in patterns if p.endswith(".safetensors"))
-    fetch = f"hf download {source}"
+    asked = HUB_ID.fullmatch(source)
+    assert asked is not None
+    fetch = _download(asked)
     if isinstance(error, GatedRepoError):
         return UserError(
             f"{source} asks for its licence to be accepted first.",
-            hint=f"Accept it at https://huggingface.co/{source}, then `hf auth login`.",
+            hint=f"Accept it at https://huggingface.co/{asked['id']}, then `hf auth login`.",
         )
+    if isinstance(error, RevisionNotFoundError):
+        return UserError(f"The Hub's {asked['id']} has no revision {asked['revision']}.")
     if isinstance(error, RepositoryNotFoundError):
         return UserError(
             f"The Hub has no model {source}, or your token may not see it.",
-            hint=f"{_known_names(source)} A folder on disk works too: give its path.",
+            hint=f"{did_you_mean(source, known)} A folder on disk works too: give its path.",
         )
     return UserError(
         f"The weights of {source} (for example {weight}) are not on this machine and could not be fetched: "
@@ -231,9 +293,15 @@ def _unreachable(source: str, patterns: list[str], error: Exception) -> UserErro
     )
 
 
+def _download(asked: re.Match[str]) -> str:
+    return f"hf download {asked['id']}" + (f" --revision {asked['revision']}" if asked["revision"] else "")
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"Cannot read the model's settings: {error}", where=str(path)) from error
+    if not isinstance(content, dict):
+        raise UserError("The model's settings are no JSON object.", where=str(path))
     return content

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,16 @@ from drspo import log
 from drspo.config import load, to_dict
 from drspo.errors import UserError
 from drspo.files.storage import Storage
-from drspo.registry import lookup
 from generate import GENERATORS
 from generate.images.preview import Recorder
 from generate.methods.drspo.stages import STAGES, lora_stages
-from generate.models.family import MODELS, ModelSpec
-from generate.program.config import Config
+from generate.models.specs import MODELS, ModelSpec
+from generate.program.config import Config, plugin_settings
 from generate.program.cost import Plan, count_evaluations, peak_bytes, rehearse
 from generate.program.jobs import Job, file_name, is_done, read_prompts, require_writable, split_out
 from generate.program.metadata import encode, read
 from generate.program.session import Session, Setup, check_like, open_session, setup_like
-from generate.request import Generated, Request, Step, check_request, own
+from generate.request import Generated, Request, Step, check_request, generator_class, own, settings_of
 
 logger = logging.getLogger(__name__)
 DESCRIPTION = """Makes long scroll images from prompts.
@@ -66,15 +67,14 @@ def _make(config: Config) -> int:
     suffix = f".{config.format}" if config.format else ""
     folder, single = split_out(config.out, len(prompts) * len(seeds), suffix)
     setup = _setup(config)
-    _check_early(config)
+    _check_early(config, setup)
     store = Storage(folder)
     if not config.plan:
         require_writable(store)
     session = open_session(setup)
     requests = [_request(config, session.family.spec, prompt, seed) for prompt in prompts for seed in seeds]
     jobs = [Job(request=r, name=single or file_name(r, suffix or ".png")) for r in requests]
-    if check := getattr(session.generator, "check", None):  # a plugin need not have one
-        check(requests)
+    session.generator.check(requests)
     if config.plan:
         recorder = Recorder() if config.save_steps else None
         plan = rehearse(session.generator, session.family, requests[0], recorder)
@@ -98,7 +98,8 @@ def _again(config: Config) -> int:
     folder, name = split_out(config.out, 1, f".{config.format}" if config.format else "")
     store = Storage(folder)
     require_writable(store)
-    session = open_session(setup_like(record, _setup(config)))
+    given = replace(_setup(config), loras=_loras(config, generator_class(record.method).stages))
+    session = open_session(setup_like(record, given))
     now = session.record(record.request)
     check_like(record, now)
     job = Job(request=record.request, name=name or file_name(record.request, Path(config.like).suffix))
@@ -109,7 +110,7 @@ def _again(config: Config) -> int:
 
 
 def _setup(config: Config) -> Setup:
-    lookup(GENERATORS, config.method, "method")
+    method = generator_class(config.method)
     settings = {name: to_dict(getattr(config, name)) for name in GENERATORS}
     for name in GENERATORS:
         if name != config.method and settings[name] != to_dict(getattr(Config(), name)):
@@ -117,18 +118,33 @@ def _setup(config: Config) -> Setup:
                 f"settings of {name} were given, but the method is {config.method}",
                 hint=f"Choose --method {name}, or leave --{name}.… out.",
             )
+    if not math.isfinite(config.lora_weight):
+        raise UserError(f"a LoRA's weight is a number, not {config.lora_weight}", where="--lora-weight")
+    given = plugin_settings(config.options, config.method, method.name)
     return Setup(
-        model=config.model, method=config.method, settings=settings.get(config.method, {}),
-        loras=_loras(config), controlnet=config.controlnet, other_base=config.other_base,
-        device=config.device, dtype=config.dtype,
-    )  # fmt: skip
+        model=config.model,
+        method=config.method,
+        settings=settings.get(config.method, given),
+        loras=_loras(config, method.stages),
+        revision=config.revision,
+        controlnet=config.controlnet,
+        conditioning=config.controlnet_conditioning,
+        other_base=config.other_base,
+        device=config.device,
+        dtype=config.dtype,
+        model_given=config.model != Config.model,
+    )
 
 
-def _loras(config: Config) -> dict[str, tuple[str, float]]:
+def _loras(config: Config, stages: Sequence[str]) -> dict[str, tuple[str, float]]:
     paths = {stage: getattr(config, f"lora_{stage}") for stage in STAGES if getattr(config, f"lora_{stage}")}
-    if config.method != "drspo":
-        if paths:
-            raise UserError(f"{config.method} has one stage: give its LoRA by --lora")
+    if other := [stage for stage in paths if stage not in stages]:
+        raise UserError(
+            f"{config.method} has no stage {other[0]!r} that wears a LoRA of its own"
+            + ("" if stages else ": it has one stage"),
+            hint="Give its LoRA by --lora.",
+        )
+    if not stages:
         return {"all": (config.lora, config.lora_weight)} if config.lora else {}
     for stage in lora_stages(config.lora) if config.lora else ():
         if stage in paths:
@@ -137,31 +153,32 @@ def _loras(config: Config) -> dict[str, tuple[str, float]]:
     return {stage: (path, config.lora_weight) for stage, path in paths.items()}
 
 
-def _check_early(config: Config) -> None:
+def _check_early(config: Config, setup: Setup) -> None:
     """Everything that needs no weights; the rest is checked when they are there."""
     spec = MODELS.get(config.model)
-    check = getattr(lookup(GENERATORS, config.method, "method"), "check_settings", None)
+    method, settings = generator_class(config.method), settings_of(setup.method, setup.settings)
     for seed in config.seeds or (config.seed,):
         request = _request(config, spec or ModelSpec(base=config.model), "", seed)
         check_request(request)
-        if check is not None and config.method in GENERATORS:
-            check(getattr(config, config.method), request, spec)
+        method.check_settings(settings, request, spec)
 
 
 def _request(config: Config, spec: ModelSpec, prompt: str, seed: int) -> Request:
     return Request(
-        prompt=prompt, negative_prompt=config.negative_prompt, seed=seed,
-        height=own(config.height, spec.scroll[0]), width=own(config.width, spec.scroll[1]),
+        prompt=prompt,
+        negative_prompt=config.negative_prompt,
+        seed=seed,
+        height=own(config.height, spec.scroll[0]),
+        width=own(config.width, spec.scroll[1]),
         steps=own(config.steps, spec.steps),
         guidance_scale=own(config.guidance_scale, spec.guidance_scale),
         guidance_rescale=config.guidance_rescale,
-    )  # fmt: skip
+    )
 
 
 def _run(session: Session, jobs: Sequence[Job], store: Storage, config: Config) -> int:
     started = time.monotonic()
-    steps = getattr(session.generator, "count_steps", lambda request: request.steps)
-    total = sum(steps(job.request) for job in jobs)
+    total = sum(session.generator.count_steps(job.request) for job in jobs)
     with (
         log.progress(total, _count(jobs), "steps") as bar,
         count_evaluations(session.family) as counts,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+import yaml
 from tyro.conf import Positional
 
+from drspo.errors import UserError
+from generate import GENERATORS
 from generate.methods import mad, multidiffusion, sdxl
 from generate.methods.drspo import two_stage
 from generate.request import OWN
@@ -23,9 +26,13 @@ class Config:
     negative_prompt: str = ""
     """what the scroll should not show"""
     model: str = "miniature"
-    """miniature, sdxl, a Hub id, or a folder in diffusers' layout"""
+    """miniature, sdxl, a Hub id (owner/name or owner/name@revision), or a folder in diffusers' layout"""
+    revision: str = ""
+    """a branch, tag or commit of the model's repository on the Hub"""
     method: str = "drspo"
     """sdxl, multidiffusion, mad, drspo, or a plugin module:Class"""
+    options: tuple[str, ...] = ()
+    """settings of a plugin as name.key=value, for example my_method.strength=0.5"""
     height: int = OWN
     """of the scroll in pixels; -1: the model's own"""
     width: int = OWN
@@ -56,6 +63,8 @@ class Config:
     """also write the blueprint and the line art"""
     controlnet: str = ""
     """a Hub id or folder of a canny ControlNet, instead of the model's own"""
+    controlnet_conditioning: str = ""
+    """what that ControlNet was trained to be shown, where its name does not say so: canny"""
     lora: str = ""
     """a LoRA folder or file: its drspo.json says which stage it is for; without one, for every stage"""
     lora_blueprint: str = ""
@@ -78,3 +87,29 @@ class Config:
     """settings of the method mad"""
     drspo: two_stage.Config = field(default_factory=two_stage.Config)
     """settings of the method drspo"""
+
+
+def plugin_settings(options: tuple[str, ...], method: str, name: str) -> dict[str, Any]:
+    """The settings of a plugin from name.key=value entries, values as YAML has them; a.b.c=1 is nested.
+
+    `method` is how the plugin was asked for and `name` what it calls itself: either may stand before the key.
+    UserError for entries of something else, which would change nothing.
+    """
+    if options and method in GENERATORS:
+        raise UserError(f"{method} has flags of its own", "--options", f"Give them by --{method}.…")
+    found: dict[str, Any] = {}
+    for entry in options:
+        path, equals, value = entry.partition("=")
+        owner = next((known for known in (method, name) if path.startswith(f"{known}.")), "")
+        key = path.removeprefix(f"{owner}.")
+        if not (equals and owner and key):
+            raise UserError(f"{entry!r} is not {name}.key=value", "--options")
+        *above, last = key.split(".")
+        place = found
+        for part in above:
+            place = place.setdefault(part, {})
+        try:
+            place[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"{entry!r} has no readable value", "--options") from error
+    return found

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from generate.images.preview import Recorder
+from generate.models.family import ModelFamily
 from generate.request import Generator, Request
 
 
@@ -65,20 +66,17 @@ class Plan:
         return sum(self.evaluations.get(network, {}).values())
 
 
-def rehearse(generator: Generator, family: Any, request: Request, recorder: Recorder | None = None) -> Plan:
+def rehearse(
+    generator: Generator, family: ModelFamily, request: Request, recorder: Recorder | None = None
+) -> Plan:
     """The cost of one request, at the price of a few evaluations of each network at each shape.
 
     Seconds exclude loading the model and the first evaluation's warm-up; they include the GIF of a recorder.
     """
-    networks = {
-        name: getattr(family, name)
-        for name in ("unet", "controlnet")
-        if getattr(family, name, None) is not None
-    }
     _reset_peak(family.device)
     logs: dict[tuple[str, tuple[int, int, int]], Calls] = {}
     started = time.perf_counter()
-    with _stubbed(networks, logs, family.device):
+    with _stubbed(family.networks, logs, family.device):
         generator.generate([request], recorder)
         _synchronize(family.device)
     elapsed = time.perf_counter() - started
@@ -93,9 +91,9 @@ def rehearse(generator: Generator, family: Any, request: Request, recorder: Reco
 
 
 @contextmanager
-def count_evaluations(family: Any) -> Iterator[dict[str, int]]:
+def count_evaluations(family: ModelFamily) -> Iterator[dict[str, int]]:
     """Counts the samples that each network really evaluates inside the block."""
-    counts = {name: 0 for name in ("unet", "controlnet") if getattr(family, name, None) is not None}
+    counts = dict.fromkeys(family.networks, 0)
 
     def hook(name: str) -> Callable[..., None]:
         def add(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -103,7 +101,10 @@ def count_evaluations(family: Any) -> Iterator[dict[str, int]]:
 
         return add
 
-    handles = [getattr(family, n).register_forward_pre_hook(hook(n), with_kwargs=True) for n in counts]
+    handles = [
+        network.register_forward_pre_hook(hook(name), with_kwargs=True)
+        for name, network in family.networks.items()
+    ]
     try:
         yield counts
     finally:

@@ -12,7 +12,15 @@ from drspo.hashing import content_hash
 from generate.program.metadata import FORMATS, Record, parse
 from generate.request import Request
 
-MACHINE = ("versions.", "options.threads", "options.window_batch", "options.device")
+MACHINE = (
+    "versions.",
+    "options.threads",
+    "options.window_batch",
+    "options.device",
+    "options.guidance_halves_apart",
+    "options.memory_ran_out_at_step",
+    "options.controlnet_fingerprint: None",  # in records of before it was kept
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +84,10 @@ def is_done(folder: Storage, name: str, record: Record, overwrite: bool) -> bool
     # What merely moves the last bits is not a setting that somebody chose.
     difference = [line for line in difference if not line.startswith(MACHINE)]
     if difference:
+        advice = "Choose another --out, or give --overwrite to replace it."
         raise UserError(
-            f"{where} exists and was made with other settings", hint="\n  ".join([
-                *difference[:12], "Choose another --out, or give --overwrite to replace it."]),
-        )  # fmt: skip
+            f"{where} exists and was made with other settings", hint="\n  ".join([*difference[:12], advice])
+        )
     return True
 
 

@@ -1,6 +1,6 @@
 """What a scroll's file says about how it was made: enough to make it again, byte for byte.
 
-The record holds what decides the pixels and nothing else: no dates, no paths of outputs, no timings. It is
+The record holds what decides the pixels and nothing else: no dates, no places, no timings. It is
 JSON in a PNG text chunk named `drspo`, or in the EXIF image description of a lossless WebP.
 """
 
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict, dataclass, field
+import struct
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 from drspo.errors import UserError
+from drspo.files.pictures import opened
+from drspo.leaving import public_name
+from generate.models.family import MODELS
 from generate.request import Request
 
 KEY = "drspo"
@@ -28,11 +32,12 @@ class Record:
 
     request: Request
     model: str
+    """A name of ours, a Hub id, or a folder's bare name: never where it lies."""
     fingerprint: str
     method: str
     settings: dict[str, Any]
     loras: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By stage ("blueprint", "highres", "all"): path, weight and sha256 of the weights."""
+    """By stage ("blueprint", "highres", "all"): bare name (as "path"), weight and sha256 of the weights."""
     options: dict[str, Any] = field(default_factory=dict)
     """Device and dtype: other hardware rounds differently."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -120,17 +125,37 @@ def parse(data: bytes, where: str) -> Record:
     if kind != 1:
         raise UserError(f"the record inside {where} has format {kind}; this version reads format 1")
     try:
-        return Record.from_dict(values)
-    except ValueError as error:
+        return _named(Record.from_dict(values))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"the record inside {where} is damaged", hint=str(error)) from error
 
 
+def model_name(source: str) -> str:
+    """What a record calls a model: a name of ours, a Hub id, package:..., or a folder's bare name."""
+    name = public_name(source)
+    return f"{name} (a folder)" if name != source and name in MODELS else name
+
+
+def lora_name(path: str) -> str:
+    """What a record calls a LoRA, which always lies in a file: its bare name."""
+    return public_name(path if "://" in path or path.startswith(("/", "~")) else f"./{path}")
+
+
+def _named(record: Record) -> Record:
+    """The record with names where older ones have places, which say nothing on another machine."""
+    loras = {stage: {**facts, "path": lora_name(facts["path"])} for stage, facts in record.loras.items()}
+    options = dict(record.options)
+    if "controlnet" in options:
+        options["controlnet"] = model_name(options["controlnet"])
+    return replace(record, model=model_name(record.model), loras=loras, options=options)
+
+
 def _text(data: bytes, where: str) -> str:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
+    with opened(data, where) as image:
+        try:
             return str(image.info.get(KEY) or image.getexif().get(_EXIF_DESCRIPTION) or "")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{where} cannot be read as an image", hint=str(error)) from error
+        except (OSError, SyntaxError, ValueError, struct.error) as error:
+            raise UserError(f"{where} cannot be read as an image", hint=str(error)) from error
 
 
 def _differences(one: Any, other: Any, where: str = "") -> list[str]:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
-from drspo.config import from_dict, to_dict
+from drspo.config import to_dict
 from drspo.errors import UserError
-from drspo.registry import lookup
-from generate import GENERATORS
+from drspo.leaving import public
+from generate.models.controlnet import CANNY
 from generate.models.family import ModelFamily, load_family
 from generate.models.loras import FILE
-from generate.program.metadata import Record, versions
-from generate.request import Generator, Request, build_generator
+from generate.models.specs import MODELS
+from generate.models.weights import HUB_ID, at_revision
+from generate.program.metadata import Record, lora_name, model_name, versions
+from generate.request import Generator, Request, generator_class, needs_control, settings_of
 
 logger = logging.getLogger(__name__)
+SHORT = ("guidance_halves_apart", "memory_ran_out_at_step")
+"""Facts of a sampling that only lack of memory brings about, and that move the last bits."""
 LORA_FLAGS = {"all": "--lora", "blueprint": "--lora-blueprint", "highres": "--lora-highres"}
 
 
@@ -30,11 +34,19 @@ class Setup:
 
     model: str
     method: str
+    model_given: bool = False
+    """whether somebody chose the model, so that it stands in for what a record names"""
+    names: dict[str, str] = field(default_factory=dict)
+    """what a record calls these places, where that is not their own name"""
     settings: dict[str, Any] = field(default_factory=dict)
     loras: dict[str, tuple[str, float]] = field(default_factory=dict)
     """path and weight by stage: "blueprint", "highres", or "all" for methods of one stage"""
+    revision: str = ""
+    """of the model's repository on the Hub"""
     controlnet: str = ""
     """a Hub id or folder instead of the model's own ControlNet"""
+    conditioning: str = ""
+    """what that ControlNet is shown, where its name does not say so"""
     other_base: bool = False
     device: str = "auto"
     dtype: str = "auto"
@@ -56,32 +68,45 @@ class Session:
     def record(self, request: Request, facts: Mapping[str, Any] | None = None) -> Record:
         """How a scroll of this request is made; `facts` of the finished scroll add what was chosen freely."""
         loras = {
-            stage: {"path": path, "weight": weight, "sha256": self.hashes[stage]}
+            stage: {"path": self._name(lora_name, path), "weight": weight, "sha256": self.hashes[stage]}
             for stage, (path, weight) in self.setup.loras.items()
         }
         return Record(
             request=request,
-            model=self.setup.model,
+            model=self._name(model_name, self.setup.model),
             fingerprint=self.family.fingerprint,
             method=self.setup.method,
-            settings=to_dict(self._in_force(request)),
+            settings=public(to_dict(self._in_force(request))),
             loras=loras,
             options=self._options(facts or {}),
             versions=versions(),
         )
 
     def _in_force(self, request: Request) -> Any:
-        """The settings as numbers, so that a scroll can be made again when a model's own numbers change."""
-        asked = build_generator(self.setup.method, self.family, self.setup.settings)
-        resolved = getattr(asked, "resolved", None)  # a plugin may have nothing to resolve
-        return resolved(request) if resolved else asked.config
+        """The settings as numbers, so that a scroll can be made again when a model's own numbers change.
+
+        Those that were asked for: a batch that this machine chose is no setting.
+        """
+        asked = settings_of(self.setup.method, self.setup.settings)
+        return type(self.generator)(self.family, asked).resolved(request)
 
     def _options(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         family = self.family
         options = {"device": family.device.type, "dtype": str(family.dtype).removeprefix("torch.")}
         options |= {"threads": torch.get_num_threads()} if family.device.type == "cpu" else {}
         options |= {"window_batch": facts["window_batch"]} if "window_batch" in facts else {}
-        return options | ({"controlnet": family.controlnet_id} if family.controlnet is not None else {})
+        options |= {key: facts[key] for key in SHORT if facts.get(key)}
+        options |= {"revision": family.commit} if family.commit else {}
+        if family.controlnet is None:
+            return options
+        options |= {"controlnet": self._name(model_name, family.controlnet_id)}
+        options |= {"controlnet_fingerprint": family.controlnet_fingerprint}
+        return options | (
+            {"controlnet_revision": family.controlnet_commit} if family.controlnet_commit else {}
+        )
+
+    def _name(self, named: Callable[[str], str], place: str) -> str:
+        return self.setup.names.get(place) or named(place)
 
 
 def open_session(setup: Setup) -> Session:
@@ -98,44 +123,52 @@ def open_session(setup: Setup) -> Session:
         dtype=setup.dtype,
         controlnet=needs_control(setup.method, setup.settings),
         controlnet_source=setup.controlnet,
+        conditioning=setup.conditioning,
+        revision=setup.revision,
     )
     for stage, (path, weight) in setup.loras.items():
         family.load_lora(path, weight, stage, other_base=setup.other_base)
     family.use_lora("all" if "all" in setup.loras else None)
-    settings = with_window_batch(setup.settings, setup.window_batch)
-    return Session(setup, family, build_generator(setup.method, family, settings), hashes)
-
-
-def with_window_batch(settings: dict[str, Any], count: int) -> dict[str, Any]:
-    """The settings with so many windows per forward, where the method has windows; 0 changes nothing."""
-    if not count:
-        return settings
-    if "windows" in settings:
-        return {**settings, "windows": {**settings["windows"], "window_batch": count}}
-    return {**settings, "window_batch": count} if "window_batch" in settings else settings
-
-
-def needs_control(method: str, settings: dict[str, Any]) -> bool:
-    """Whether a method with these settings asks for a ControlNet; its class says so by `needs_control`."""
-    cls = lookup(GENERATORS, method, "method")
-    config = from_dict(cls.config_class, settings)
-    ask = getattr(cls, "needs_control", None)
-    return bool(ask(config)) if ask else False
+    cls, config = generator_class(setup.method), settings_of(setup.method, setup.settings)
+    if setup.window_batch:
+        config = cls.with_window_batch(config, setup.window_batch)
+    return Session(setup, family, cls(family, config), hashes)
 
 
 def setup_like(record: Record, setup: Setup) -> Setup:
-    """The setup that made a record; LoRA paths, ControlNet, device and dtype given now replace its own."""
-    loras = {stage: (values["path"], values["weight"]) for stage, values in record.loras.items()}
-    for stage, (path, _) in setup.loras.items():
-        if stage not in loras:
+    """The setup that made a record, on what this machine has: model, LoRAs, ControlNet, device and dtype
+    given now replace the record's.
+
+    A record names a folder's model, a LoRA or a ControlNet without saying where it lies: UserError asks for
+    the flag. `check_like` compares the fingerprints.
+    """
+    for stage in setup.loras:
+        if stage not in record.loras:
             raise UserError(f"that scroll was made without a LoRA of stage {stage!r}", where="--like")
-        loras[stage] = (path, loras[stage][1])
+    loras = {}
+    for stage, values in record.loras.items():
+        if stage not in setup.loras:
+            _ask("LoRA", values["path"], values["sha256"][:12], LORA_FLAGS.get(stage, "--lora"))
+        loras[stage] = (setup.loras[stage][0], values["weight"])
+    model, controlnet = record.model, record.options.get("controlnet", "")
+    control = setup.controlnet or at_revision(controlnet, record.options.get("controlnet_revision", ""))
+    if setup.model_given:
+        model = setup.model
+    else:
+        _require_place("model", model, record.fingerprint, "--model")
+    if controlnet and not setup.controlnet:
+        mark = record.options.get("controlnet_fingerprint", "")
+        _require_place("ControlNet", controlnet, mark, "--controlnet")
+    names = {path: record.loras[stage]["path"] for stage, (path, _) in loras.items()}
     return Setup(
-        model=record.model,
+        model=model,
         method=record.method,
         settings=record.settings,
         loras=loras,
-        controlnet=setup.controlnet or record.options.get("controlnet", ""),
+        revision=setup.revision or ("" if setup.model_given else record.options.get("revision", "")),
+        controlnet=control,
+        conditioning=setup.conditioning or CANNY,  # when the scroll was made, it was checked
+        names=names | {model: record.model, control: controlnet},
         other_base=True,  # the hashes are compared, which says more
         device=record.options["device"] if setup.device == "auto" else setup.device,
         dtype=record.options["dtype"] if setup.dtype == "auto" else setup.dtype,
@@ -144,14 +177,34 @@ def setup_like(record: Record, setup: Setup) -> Setup:
     )
 
 
+def _require_place(what: str, name: str, mark: str, flag: str) -> None:
+    """UserError that asks for a place where the record has only a name, and neither a Hub id nor ours."""
+    if not (name in MODELS or name.startswith("package:") or HUB_ID.fullmatch(name)):
+        _ask(what, name, mark, flag)
+
+
+def _ask(what: str, name: str, mark: str, flag: str) -> NoReturn:
+    weights = f" (weights {mark})" if mark else ""
+    raise UserError(
+        f"that scroll was made with a {what} called {name}{weights}, and a file never says where it lay",
+        where="--like",
+        hint=f"Say where it lies here: {flag} PATH. Its weights are compared.",
+    )
+
+
 def check_like(record: Record, now: Record) -> None:
     """UserError where the same bytes are impossible, a warning where they are not certain."""
-    if record.fingerprint != now.fingerprint:
-        raise UserError(
-            f"the weights of {record.model} here ({now.fingerprint}) are not those that made the scroll "
-            f"({record.fingerprint})",
-            where="--like",
-        )
+    marks = [("model", "--model", record.fingerprint, now.fingerprint)]
+    if here := now.options.get("controlnet_fingerprint", ""):
+        there = record.options.get("controlnet_fingerprint", here)  # which older records do not have
+        marks.append(("ControlNet", "--controlnet", there, here))
+    for what, flag, then, here in marks:
+        if then != here:
+            raise UserError(
+                f"the weights of this {what} ({here}) are not those that made the scroll ({then})",
+                where="--like",
+                hint=f"Give the right one by {flag} PATH.",
+            )
     for stage, values in record.loras.items():
         if values["sha256"] != now.loras[stage]["sha256"]:
             raise UserError(
@@ -161,6 +214,9 @@ def check_like(record: Record, now: Record) -> None:
             )
     for line in record.difference(now):
         if line.startswith("options.window_batch"):  # known only when the scroll is made
+            continue
+        if line.startswith(tuple(f"options.{key}" for key in SHORT)):
+            logger.warning("memory was short when the scroll was made (%s): bytes may differ", line)
             continue
         logger.warning("not as when the scroll was made, bytes may differ: %s", line)
 

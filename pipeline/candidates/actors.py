@@ -6,7 +6,6 @@ Parquet bytes, so that no executor has to understand nested images.
 
 from __future__ import annotations
 
-import inspect
 import io
 import json
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from drspo import consent
 from drspo.config import config_hash
 from drspo.files.storage import Storage
 from pipeline.candidates.guard import Guard, PoisonedError
@@ -38,6 +38,8 @@ class StageSpec:
     config_hash: str
     code_version: str
     session: str
+    plugins: tuple[str, ...] = ()
+    """What the driver's command line lets be imported; a worker knows of it from here alone."""
 
     @property
     def scorers(self) -> tuple[str, ...]:
@@ -62,17 +64,18 @@ class Generate:
     def __init__(self, spec: StageSpec, guard: Guard | None = None) -> None:
         from generate.request import build_generator
 
+        consent.allow(*spec.plugins)
         self.spec = spec
         self.guard = guard or Guard(Storage(spec.url), spec.guard, spec.session)
         settings = spec.candidates
-        family = _load_family(settings.model)
+        options = {name: options_of(settings.options, name) for name in settings.generators}
+        family = _load_family(settings.model, options)
         if family is not None:
             record_model(Storage(spec.url), family)
         self.device = str(getattr(family, "device", "cpu"))
         short_names(settings.generators)
         self.generators = [
-            (name, build_generator(name, family, options_of(settings.options, name)))
-            for name in settings.generators
+            (name, build_generator(name, family, options[name])) for name in settings.generators
         ]
         self.hashes = {name: generator_hash(settings, name) for name in settings.generators}
         self.encoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="encode")
@@ -162,6 +165,7 @@ class Score:
     """A unit's candidates with scores from every scorer, computed on the decoded stored bytes, and ranks."""
 
     def __init__(self, spec: StageSpec, guard: Guard | None = None) -> None:
+        consent.allow(*spec.plugins)
         self.spec = spec
         self.guard = guard or Guard(Storage(spec.url), spec.guard, spec.session)
         self.scorers = {
@@ -299,27 +303,20 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:500]}"
 
 
-def _load_family(model: str) -> Any:
+def _load_family(model: str, options: dict[str, dict[str, Any]]) -> Any:
+    """The model, with its ControlNet where one of the generators asks for it."""
     if not model:
         return None
     from generate.models.family import load_family
+    from generate.request import needs_control
 
-    return load_family(model)
+    return load_family(model, controlnet=any(needs_control(*each) for each in options.items()))
 
 
 def _load_scorer(name: str, target: str, spec: StageSpec) -> Any:
     """The scorer `target` with the settings that go with the model, then the user's own for `name`."""
-    from drspo.registry import lookup
-    from eval import MEASURES, SCORERS
-    from eval.base import build_scorer, scorer_preset
+    from eval.base import build_scorer, metric_settings
 
-    known = inspect.signature(lookup(SCORERS | MEASURES, target, "scorer")).parameters
-    preset = {**scorer_preset(spec.candidates.model), "device": _device()} if ":" not in target else {}
-    settings = {key: value for key, value in preset.items() if key in known}
-    return build_scorer(target, {**settings, **options_of(spec.scoring.options, name)})
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    model, options = spec.candidates.model, spec.scoring.options
+    settings = metric_settings(name, target, model=model, options=options, shared={"device": "auto"})
+    return build_scorer(target, settings)

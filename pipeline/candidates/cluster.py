@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
+import threading
 import time
 from dataclasses import dataclass
 
@@ -76,6 +78,16 @@ def connect(settings: ResourceSettings) -> None:
     """Join the cluster at RAY_ADDRESS, or start a Ray of our own. UserError when it cannot be reached."""
     if ray.is_initialized():
         return
+    # Ray puts its own handler in place, which ends with 15 and without a word.
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        _connect(settings)
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _connect(settings: ResourceSettings) -> None:
     address = os.environ.get("RAY_ADDRESS", "")
     quiet: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not address:

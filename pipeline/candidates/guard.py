@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import socket
-import tempfile
 import threading
 import time
 import uuid
@@ -22,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
+from drspo.files.private import open_unlinked, private_folder
 from drspo.files.storage import Storage
 from pipeline.settings import GuardSettings
 
@@ -163,7 +163,7 @@ def process_start(pid: int) -> str:
 
 def fault_file(pid: int) -> Path:
     """Where a worker's last words are written when it crashes in native code."""
-    return Path(tempfile.gettempdir()) / f"drspo-faults-{os.getuid()}" / f"{pid}.txt"
+    return private_folder("faults") / f"{pid}.txt"
 
 
 @functools.cache
@@ -172,9 +172,7 @@ def _record_faults(pid: int) -> TextIO:
 
     The cache keeps the stream open for the life of the process, and makes one per process.
     """
-    path = fault_file(pid)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    stream = path.open("w")
+    stream = open_unlinked(fault_file(pid), "w")
     faulthandler.enable(file=stream)
     return stream
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from PIL import Image
 
+from drspo.files.pictures import read_picture
+
 _EXTENSIONS = {"webp-lossless": "webp", "jpeg95-444": "jpg", "png": "png"}
 # Lossless WebP at its fastest setting: a scroll takes a tenth of PNG's time, at about PNG's size.
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -32,5 +34,4 @@ def encode(image: Image.Image, encoding: str) -> bytes:
 
 def decode(data: bytes) -> Image.Image:
     """The stored image as RGB."""
-    with Image.open(io.BytesIO(data)) as image:
-        return image.convert("RGB")
+    return read_picture(data)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from drspo.errors import UserError
 from drspo.files.storage import Storage
+from pipeline.parquet import DAMAGES, open_parquet
 from pipeline.records import OK, PLAN_SCHEMA, unit_id
 
 PLAN_NAME = "plan.parquet"
@@ -77,8 +78,8 @@ def read_plan(storage: Storage) -> pa.Table:
 def read_table(storage: Storage, name: str, schema: pa.Schema) -> pa.Table:
     """A table of the run folder, refused with its name when it is damaged or has other columns."""
     try:
-        table = pq.read_table(io.BytesIO(storage.read(name)))
-    except (pa.ArrowException, OSError) as error:
+        table = open_parquet(io.BytesIO(storage.read(name)), storage.url(name)).read()
+    except (UserError, *DAMAGES) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise UserError(

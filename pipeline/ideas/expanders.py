@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
+from drspo.ranges import Range, Seed
 from pipeline.ideas.grammar import load_words
 from pipeline.llm.ask import LLM
 from pipeline.llm.cache import Answer
@@ -22,15 +23,15 @@ class ExpandSettings:
 
     expander: str = "grammar"
     """none, grammar, llm, or module:Class"""
-    per_idea: int = 1
+    per_idea: Annotated[int, Range(1, 64)] = 1
     """prompts to write for one idea"""
     words: str = "scroll"
     """vocabulary of the grammar: scroll, miniature, or a YAML file"""
     template: str = "expand"
     """messages to the language model: expand, or a Markdown file"""
-    max_words: int = 60
+    max_words: Annotated[int, Range(1, 10_000)] = 60
     """longest prompt a language model may write; CLIP reads 77 tokens, about 60 English words"""
-    seed: int = 0
+    seed: Seed = 0
     """changes what the grammar draws"""
 
 
@@ -89,9 +90,10 @@ class LLMExpander:
 
     def __init__(self, settings: ExpandSettings, llm: Callable[[], LLM]) -> None:
         self.settings, self.llm = settings, llm
+        self.template = load_template(settings.template)
 
     async def expand(self, row: Row) -> Expanded:
-        llm, template = self.llm(), load_template(self.settings.template)
+        llm, template = self.llm(), self.template
         limits = {"count": self.settings.per_idea, "max_words": self.settings.max_words}
         answer = await llm.ask(template, Expansion, idea=row["text"], **limits)
         traced = {"model": answer.model or llm.settings.model, "request_hash": answer.request_hash}

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 import yaml
 
+from drspo.ranges import Share
 from pipeline.ideas.expanders import failed, one_line
 from pipeline.llm.ask import LLM
 from pipeline.llm.questions import OutdoorVerdict, load_template
@@ -29,7 +30,7 @@ class FilterSettings:
     """what the rules do with a text without indoor and outdoor words, such as one in another language"""
     template: str = "outdoor"
     """messages to the language model: outdoor, or a Markdown file"""
-    near_duplicates: float = 0.8
+    near_duplicates: Share = 0.8
     """drop a prompt that shares this part of its five-letter shingles with an earlier one; 0 keeps all"""
 
 
@@ -77,11 +78,10 @@ class LLMOutdoor:
     name = "llm"
 
     def __init__(self, settings: FilterSettings, llm: Callable[[], LLM]) -> None:
-        self.settings, self.llm = settings, llm
+        self.llm, self.template = llm, load_template(settings.template)
 
     async def __call__(self, row: Row) -> Objection | None:
-        template = load_template(self.settings.template)
-        answer = await self.llm().ask(template, OutdoorVerdict, prompt=row["text"])
+        answer = await self.llm().ask(self.template, OutdoorVerdict, prompt=row["text"])
         if answer.kind != "ok":
             status, reason = failed(answer)
             return Objection(reason, status)

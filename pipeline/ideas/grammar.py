@@ -14,9 +14,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from drspo.errors import UserError
+from drspo.files.texts import load_yaml, read_text
 from drspo.hashing import content_hash, seed_from
 
 FOLDER = Path(__file__).parent / "words"
@@ -111,20 +110,19 @@ def load_words(name: str) -> Vocabulary:
     """The vocabulary of this name that ships with the package, or the YAML file at this path."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
+        text = read_text(path)
+    except UserError as error:
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml") if file.stem != "outdoor"))
-        raise UserError(
-            f"cannot read the vocabulary {name!r}: {error.strerror}", str(path), f"Known: {known}."
-        ) from None
+        what = f"cannot read the vocabulary {name!r}: {error.what}"
+        raise UserError(what, str(path), f"Known: {known}.") from None
+    data = load_yaml(text, str(path))
     try:
-        return _vocabulary(path.stem, text)
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        return _vocabulary(path.stem, text, data)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"not a vocabulary: {error}", str(path)) from None
 
 
-def _vocabulary(name: str, text: str) -> Vocabulary:
-    data = yaml.safe_load(text)
+def _vocabulary(name: str, text: str, data: Any) -> Vocabulary:
     axes = {axis: tuple(_value(n, v) for n, v in values.items()) for axis, values in data["axes"].items()}
     shared = {word: tuple(phrases) for word, phrases in data.get("shared", {}).items()}
     forms = tuple(data["forms"])

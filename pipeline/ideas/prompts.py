@@ -21,7 +21,7 @@ from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import Item, PromptSettings, read_source
 from pipeline.ideas.stages import ExpandStage, FilterStage, Stage, clean
-from pipeline.llm.ask import LLMSettings
+from pipeline.llm.settings import LLMSettings
 from pipeline.records import DROPPED, OK, PROMPT_SCHEMA, Prompt, prompt_id
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 Row = dict[str, Any]
 Advance = Callable[[int], None]
 _BATCH = 4096
+_LONGEST, _KEPT = 100_000, 10_000  # characters: what is no prompt by any setting, and what is kept of it
 
 
 def ingest(settings: PromptSettings, advance: Advance = lambda count: None) -> pa.Table:
@@ -162,11 +163,13 @@ def _read(item: Item) -> tuple[str, str, str]:
     if item.value is None or item.value == "":
         return "", "", item.problem or "empty"
     if not isinstance(item.value, str):
-        return str(item.value)[:10_000], "", f"not text: {type(item.value).__name__}"
+        return str(item.value)[:_KEPT], "", f"not text: {type(item.value).__name__}"
     try:
         item.value.encode()
     except UnicodeEncodeError:
         return item.value.encode("utf-8", "backslashreplace").decode(), "", "not UTF-8"
+    if len(item.value) > _LONGEST:  # not even cleaned: a source of many such would take hours
+        return item.value[:_KEPT], item.value[:_KEPT], f"too long: {len(item.value)} characters"
     return item.value, item.value, item.problem
 
 

@@ -10,15 +10,17 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from drspo.errors import UserError, did_you_mean
+from drspo.ranges import Natural, Range
 
 CORPUS = Path(__file__).parent / "corpus"
 USUAL_COLUMNS = ("prompt", "text", "caption", "idea", "description", "sentence")
+_LONGEST_LINE = 16 << 20
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -36,9 +38,9 @@ class PromptSettings:
     """split of a Hub data set"""
     revision: str = ""
     """revision of a Hub data set"""
-    limit: int = 0
+    limit: Natural = 0
     """stop after so many accepted ideas; 0 reads all"""
-    max_characters: int = 2000
+    max_characters: Annotated[int, Range(1, 100_000)] = 2000
     """longer texts are dropped"""
 
 
@@ -51,22 +53,31 @@ class Item:
     problem: str = ""
 
 
+Reader = Callable[[str, PromptSettings], Iterator[Item]]
+
+
 def read_source(settings: PromptSettings) -> Iterator[Item]:
     """Every entry of the source, in order. Raises UserError for a source that cannot be read."""
-    source = settings.source
+    yield from source_reader(settings.source)(settings.source, settings)
+
+
+def source_reader(source: str) -> Reader:
+    """What reads the source, by its name. Raises UserError when there is no such file, or of no such kind."""
     if source == "corpus":
-        for name in ("outdoor.txt", "indoor.txt"):
-            yield from _text(CORPUS / name, f"corpus/{name}")
-        return
+        return _corpus
     reader = _READERS.get(_suffix(source))
     if "://" in source or Path(source).exists():
         if reader is None or Path(source).is_dir():
             raise UserError(f"{source!r} is no .txt, .jsonl, .csv, .tsv or .parquet file", "--prompts.source")
-        yield from reader(source, settings)
-    elif reader is None and _HUB_ID.fullmatch(source):
-        yield from _hub(settings)
-    else:
-        raise UserError(f"there is no file {source!r}", "--prompts.source", _nearby(source))
+        return reader
+    if reader is None and _HUB_ID.fullmatch(source):
+        return _hub
+    raise UserError(f"there is no file {source!r}", "--prompts.source", _nearby(source))
+
+
+def _corpus(source: str, settings: PromptSettings) -> Iterator[Item]:
+    for name in ("outdoor.txt", "indoor.txt"):
+        yield from _text(CORPUS / name, f"corpus/{name}")
 
 
 def choose_column(columns: Sequence[str], wanted: str, where: str, texts: Sequence[str] = ()) -> str:
@@ -110,7 +121,12 @@ def _open(path: str | Path) -> Any:
 
 def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
     with _open(path) as stream:
-        for number, line in enumerate(stream, 1):
+        number = 0
+        while line := stream.readline(_LONGEST_LINE):
+            number += 1
+            if len(line) == _LONGEST_LINE:  # no end in sight: the rest is not kept
+                while (rest := stream.readline(_LONGEST_LINE)) and not rest.endswith("\n"):
+                    pass
             yield number, line.rstrip("\r\n")
 
 
@@ -167,29 +183,44 @@ def _read_csv(source: str, settings: PromptSettings) -> Iterator[Item]:
 
 def _read_parquet(source: str, settings: PromptSettings) -> Iterator[Item]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from pipeline.parquet import DAMAGES, batch_rows, open_parquet
 
     label = Path(source).name
+    schema = open_parquet(_parquet_stream(source), label).schema_arrow
+    texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    column = choose_column(schema.names, settings.column, label, texts)
+    # As a dictionary, a long text that many rows repeat is in memory once.
+    shared = [column] if column in texts else None
+    file = open_parquet(_parquet_stream(source), label, read_dictionary=shared)
+    rows = 8192 if shared else batch_rows(file, 8192)
+    number = 0
     try:
-        if "://" in source:
-            import fsspec
-
-            file = pq.ParquetFile(fsspec.open(source, "rb").open())
-        else:
-            file = pq.ParquetFile(source)
-        schema = file.schema_arrow
-        texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-        column = choose_column(schema.names, settings.column, label, texts)
-        number = 0
-        for batch in file.iter_batches(batch_size=8192, columns=[column]):
-            for value in batch.column(0).to_pylist():
+        for batch in file.iter_batches(batch_size=rows, columns=[column]):
+            for value in _values(batch.column(0)):
                 yield Item(value, f"{label}#{number}")
                 number += 1
-    except (pa.ArrowException, OSError) as error:
+    except DAMAGES as error:
         raise UserError(f"not a whole Parquet file: {error}", label) from None
 
 
-def _hub(settings: PromptSettings) -> Iterator[Item]:
+def _parquet_stream(source: str) -> Any:
+    if "://" not in source:
+        return source
+    import fsspec
+
+    return fsspec.open(source, "rb").open()
+
+
+def _values(column: Any) -> Iterator[Any]:
+    if not hasattr(column, "dictionary"):
+        yield from column.to_pylist()
+        return
+    words = column.dictionary.to_pylist()
+    yield from (None if index is None else words[index] for index in column.indices.to_pylist())
+
+
+def _hub(source: str, settings: PromptSettings) -> Iterator[Item]:
     """The rows of a Hub data set, streamed, without its other columns."""
     import datasets
 

@@ -14,7 +14,8 @@ from drspo.registry import lookup
 from pipeline import EXPANDERS, FILTERS
 from pipeline.ideas.expanders import Expanded, ExpandSettings
 from pipeline.ideas.filters import FilterSettings, Objection
-from pipeline.llm.ask import LLM, LLMSettings
+from pipeline.llm.ask import LLM
+from pipeline.llm.settings import LLMSettings
 from pipeline.records import DEAD, OK, normalise_text, prompt_id
 
 Row = dict[str, Any]

@@ -3,7 +3,7 @@
 Every request ends as an `Answer` of one kind: "ok"; "invalid" (garbage, also after asking again);
 "permanent" (the server refuses this request); "transient" (still failing after all retries); "budget" (not
 sent). What concerns the whole run, such as a rejected key, is raised once as UserError; everything answered
-so far is stored. The key comes from the environment only and is cut out of every text that is kept.
+so far is stored. The key is cut out of every text that is kept.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -21,55 +21,8 @@ from drspo.hashing import content_hash, seed_from
 from pipeline.llm.cache import Answer, AnswerCache
 from pipeline.llm.pace import Pace
 from pipeline.llm.questions import Template
+from pipeline.llm.settings import LLMSettings
 from pipeline.llm.wire import Failure, Garbage, Reply, Wire
-
-
-@dataclass(frozen=True, kw_only=True)
-class LLMSettings:
-    """The language model and what it may cost."""
-
-    model: str = ""
-    """name of the model, as the server knows it; required by everything that asks a language model"""
-    base_url: str = "https://api.openai.com/v1"
-    """address of any OpenAI compatible server"""
-    key_variable: str = "OPENAI_API_KEY"
-    """environment variable that holds the key; empty for a server that needs none"""
-    temperature: float = 1.0
-    """sampling temperature; -1 leaves it to the server"""
-    max_output_tokens: int = 1000
-    """upper bound of one answer, in tokens"""
-    output_limit_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
-    """how the server calls that bound"""
-    structured: Literal["json_schema", "json_object", "prompt"] = "json_schema"
-    """how the answer's shape is asked for; "prompt" only writes it into the message"""
-    concurrency: int = 16
-    """requests under way at once"""
-    requests_per_minute: float = 0
-    """0: no limit"""
-    tokens_per_minute: float = 0
-    """0: no limit"""
-    timeout: float = 90.0
-    """seconds for one request, start to end"""
-    max_retries: int = 5
-    """further requests after an overload or a network failure"""
-    max_retry_after: float = 120.0
-    """longest wait in seconds a server may ask for; beyond it the row is left for the next run"""
-    invalid_retries: int = 1
-    """further requests after an answer that breaks the schema"""
-    give_up_after: int = 50
-    """stop the run after so many failed requests in a row, over all rows"""
-    token_budget: int = 0
-    """tokens this run may cost in all, earlier starts included; 0: no limit"""
-    price_input: float = 0.0
-    """price of a million input tokens, for the report"""
-    price_output: float = 0.0
-    """price of a million output tokens, for the report"""
-
-
-def identity(settings: LLMSettings) -> dict[str, Any]:
-    """The settings that shape answers. The rest (speed, patience, budget, prices) may change within a run."""
-    names = ("model", "temperature", "max_output_tokens", "structured")
-    return {name: getattr(settings, name) for name in names}
 
 
 @dataclass
@@ -140,49 +93,59 @@ class LLM:
         if stored is not None and stored.kind != "transient":
             self.report.from_cache += 1
             return self._count(stored)
-        answer = await self._attempts(key, body, schema)
-        if answer.kind != "budget":
-            answer = await asyncio.to_thread(self.cache.put, answer)
-        return self._count(answer)
+        return self._count(await self._attempts(key, body, schema))
+
+    async def _store(self, answer: Answer) -> Answer:
+        return await asyncio.to_thread(self.cache.put, answer)
 
     def _count(self, answer: Answer) -> Answer:
         self.report.answers[answer.kind] = self.report.answers.get(answer.kind, 0) + 1
         return answer
 
     async def _attempts(self, key: str, body: dict[str, Any], schema: type[BaseModel]) -> Answer:
-        """Ask until there is a valid answer or a reason to stop."""
+        """Ask until there is a valid answer or a reason to stop, and store it.
+
+        A place among the requests under way is kept until the answer is stored: however slow the storage, a
+        kill costs no more than `concurrency` answers that were paid for.
+        """
         spent = _Spent(key)
         failures = garbage = 0
         while True:
             estimate = _estimate(body, self.settings)
             if not self._reserve(estimate):
                 reason = f"the token budget of {self.settings.token_budget} is used up"
-                return spent.answer("budget" if spent.requests == 0 else "transient", reason)
-            try:
-                reply = await self._request(body, estimate, spent)
-                content = self._harmless(_validated(reply, schema))
-                return spent.answer("ok", content=content, model=self.wire.redact(reply.model))
-            except Garbage as error:
-                garbage += 1
-                if garbage > self.settings.invalid_retries:
-                    return spent.answer("invalid", self.wire.redact(str(error)))
-            except Failure as error:
-                failures += 1
-                last = error.kind == "permanent" or failures > self.settings.max_retries
-                if last or error.wait > self.settings.max_retry_after:
-                    return spent.answer(error.kind, self.wire.redact(str(error)))
-                await self._wait(error, key, failures)
+                if spent.requests == 0:
+                    return spent.answer("budget", reason)
+                return await self._store(spent.answer("transient", reason))
+            answer, failure = None, None
+            async with self.pace.slots:
+                try:
+                    reply = await self._request(body, estimate, spent)
+                    content = self._harmless(_validated(reply, schema))
+                    answer = spent.answer("ok", content=content, model=self.wire.redact(reply.model))
+                except Garbage as error:
+                    garbage += 1
+                    if garbage > self.settings.invalid_retries:
+                        answer = spent.answer("invalid", self.wire.redact(str(error)))
+                except Failure as error:
+                    failures, failure = failures + 1, error
+                    last = error.kind == "permanent" or failures > self.settings.max_retries
+                    if last or error.wait > self.settings.max_retry_after:
+                        answer = spent.answer(error.kind, self.wire.redact(str(error)))
+                if answer is not None:
+                    return await self._store(answer)
+            if failure is not None:
+                await self._wait(failure, key, failures)
 
     async def _request(self, body: dict[str, Any], estimate: int, spent: _Spent) -> Reply:
         """One request at its turn; counts what it cost, whatever comes of it."""
         used = 0
         try:
             await self.pace.ready(estimate)
-            async with self.pace.slots:
-                self._check_fatal()
-                self.report.requests += 1
-                spent.requests += 1
-                reply = await self.wire.send(body)
+            self._check_fatal()
+            self.report.requests += 1
+            spent.requests += 1
+            reply = await self.wire.send(body)
             used = reply.prompt_tokens + reply.completion_tokens
             self._pay(reply, spent)
             self._failures_in_a_row = 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from drspo.errors import UserError
+from drspo.files.texts import read_text
 from drspo.hashing import content_hash
 
 FOLDER = Path(__file__).parent / "templates"
@@ -40,10 +41,7 @@ class Template:
 def load_template(name: str) -> Template:
     """The template of this name that ships with the package, or the file at this path."""
     path = Path(name) if name.endswith(".md") else FOLDER / f"{name}.md"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read the template {name!r}: {error.strerror}", str(path)) from None
+    text = read_text(path)
     parts = _PART.split(text)
     if parts[1::2] != ["System", "User"]:
         raise UserError("a template has one '## System' and then one '## User' section", str(path))

@@ -6,17 +6,16 @@ import asyncio
 import email.utils
 import json
 import logging
-import os
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
 from drspo.errors import UserError
+from pipeline.llm.access import check_access, is_withheld, key_for, to_send_it
+from pipeline.llm.settings import LLMSettings
 
-if TYPE_CHECKING:
-    from pipeline.llm.ask import LLMSettings
+log = logging.getLogger(__name__)
 
 MAX_ANSWER_BYTES = 1 << 20  # a body beyond this is not an answer; it is not read any further
 _TRANSIENT = {408, 409, 425, 429}
@@ -56,8 +55,10 @@ class Wire:
 
     def __init__(self, settings: LLMSettings) -> None:
         self.settings = settings
-        self._check_address()
-        self.key = _key(settings)
+        check_access(settings)
+        self.key = key_for(settings)
+        if is_withheld(settings):
+            log.warning("%s: %s", settings.base_url, to_send_it(settings))
         self._client: Any = None
 
     async def send(self, body: dict[str, Any]) -> Reply:
@@ -97,16 +98,19 @@ class Wire:
 
     def _open(self) -> Any:
         if self._client is None:
-            from openai import AsyncOpenAI
+            from openai import AsyncOpenAI, Omit
 
             for library in ("httpx", "httpx2", "openai"):  # a line per request would bury everything else
                 logging.getLogger(library).setLevel(logging.WARNING)
             # Retries are ours: the library gives up on long waits and cannot hold back the other rows.
+            # The library sends the account's names from the environment: no stranger needs them either.
+            silent = {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
             self._client = AsyncOpenAI(
                 api_key=self.key or "none",
                 base_url=self.settings.base_url,
                 timeout=self.settings.timeout,
                 max_retries=0,
+                default_headers=silent if is_withheld(self.settings) else None,
             )
         return self._client
 
@@ -114,6 +118,11 @@ class Wire:
         status, detail = error.status_code, self.redact(_message(error))
         where = self.settings.base_url
         if status in (401, 403):
+            if is_withheld(self.settings):
+                hint = to_send_it(self.settings)
+                return UserError(
+                    f"the language model's server wants a key (HTTP {status}): {detail}", where, hint
+                )
             hint = f"Set {self.settings.key_variable or 'a key'} to a key that may use this model. {_LATER}"
             return UserError(
                 f"the language model's server rejects the key (HTTP {status}): {detail}", where, hint
@@ -128,18 +137,6 @@ class Wire:
         if status in _TRANSIENT or status >= 500:
             return Failure("transient", f"HTTP {status}", detail, retry_after(error.response.headers))
         return Failure("permanent", f"HTTP {status}", detail)
-
-    def _check_address(self) -> None:
-        parts = urlsplit(self.settings.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"{self.settings.base_url!r} is not the address of a server", "--llm.base-url")
-        if parts.username or parts.password or parts.query:
-            hint = "Put the key into an environment variable and name it with --llm.key-variable."
-            raise UserError("a server's address must not carry a key", "--llm.base-url", hint)
-        if not self.settings.model:
-            raise UserError(
-                "no language model is named", "--llm.model", "For example --llm.model gpt-5-mini."
-            )
 
 
 async def _next(chunks: AsyncIterator[bytes]) -> bytes:
@@ -163,21 +160,6 @@ def retry_after(headers: Any, now: float | None = None) -> float:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - (now or time.time()))
     except (ValueError, TypeError):
         return 0.0
-
-
-def _key(settings: LLMSettings) -> str:
-    """The key from the environment; empty when the settings say that the server needs none."""
-    if not settings.key_variable:
-        return ""
-    key = os.environ.get(settings.key_variable, "").strip()
-    if not key:
-        hint = 'Set it, or pass --llm.key-variable "" for a server that needs no key.'
-        raise UserError(
-            f"the environment variable {settings.key_variable} holds no key", "--llm.key-variable", hint
-        )
-    if not key.isascii() or not key.isprintable():
-        raise UserError(f"the key in {settings.key_variable} has characters that no key has")
-    return key
 
 
 def _message(error: Any) -> str:

@@ -13,6 +13,7 @@ import polars as pl
 
 from drspo.errors import UserError, did_you_mean
 from drspo.hashing import seed_from
+from drspo.ranges import check_ranges
 from pipeline.records import SCHEMA_VERSION, pair_id
 from pipeline.settings import PairSettings
 
@@ -28,7 +29,7 @@ def choose_pairs(candidates: pl.DataFrame, settings: PairSettings, scorers: Sequ
     seed, height, width and a struct `scores`. Ties are never paired; every pair's margin is positive and at
     least `settings.min_margin`.
     """
-    _check(settings)
+    check_ranges(settings)
     scored = candidates.with_columns(score=combined_score(candidates, settings, scorers))
     pairs = _sides(ranked(scored, settings), settings)
     pairs = pairs.filter((pl.col("margin") > 0) & (pl.col("margin") >= settings.min_margin))
@@ -66,7 +67,9 @@ def score_weights(settings: PairSettings, scorers: Sequence[str]) -> dict[str, f
         try:
             weights[name] = float(value)
         except ValueError:
-            raise UserError(f"{entry!r} is not scorer=number", "pairs.weights") from None
+            weights[name] = math.nan
+        if not math.isfinite(weights[name]):
+            raise UserError(f"{entry!r} is not scorer=number", "pairs.weights")
     return weights
 
 
@@ -141,12 +144,3 @@ def _pair_ids(pairs: pl.DataFrame) -> pl.Series:
 
 def _splits(pairs: pl.DataFrame, fraction: float) -> pl.Series:
     return pl.Series("split", [split_of(prompt, fraction) for prompt in pairs["prompt_id"]], dtype=pl.String)
-
-
-def _check(settings: PairSettings) -> None:
-    if settings.k < 1:
-        raise UserError(f"k is at least 1, not {settings.k}", "pairs.k")
-    if not 0 <= settings.validation_fraction < 1:
-        raise UserError(f"the validation share lies in [0, 1), not {settings.validation_fraction}", "pairs")
-    if settings.min_margin < 0:
-        raise UserError(f"the least margin is not negative, not {settings.min_margin}", "pairs.min_margin")

@@ -1,4 +1,4 @@
-"""A scroll's averaged prediction (eq. 4) while it grows by windows, its error, and that error's pull."""
+"""How a scroll's windows add up to its average (eq. 4), the error of that, and the error's pull."""
 
 from __future__ import annotations
 
@@ -8,52 +8,76 @@ import torch
 from torch import Tensor
 
 from generate.canvas.windows import Window
-from train.engine.order import Plan, plan_stream
-from train.engine.problem import Side
+from train.engine.problem import Problem, Side
+from train.engine.window_order import WindowOrder, window_order
 
 
 class Field:
-    """The running average over a scroll's windows: numerator, weight sum, and the pull of E on one window."""
+    """What both scrolls of a pair share, with the adapter and without: weight sums, order, importance.
 
-    def __init__(self, side: Side) -> None:
-        self.side = side
-        height, width = side.latents.shape[-2:]
-        self.plan: Plan = plan_stream(side.windows, side.micro_batch)
-        self.dtype = torch.promote_types(side.target.dtype, torch.float32)
-        self.weights = side.weights.to(side.latents.device, self.dtype)
-        self.total = torch.zeros(height, width, dtype=self.dtype, device=side.latents.device)
-        self.counts = torch.zeros_like(self.total)
-        _require_inside(side.windows, height, width)
-        for window in side.windows:
+    Built once per pair. Raises ValueError where the windows leave the latents or do not cover them.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        first = problem.sides[0]
+        height, width = first.latents.shape[-2:]
+        self.order: WindowOrder = window_order(problem.windows, problem.micro_batch)
+        self.dtype = torch.promote_types(first.target.dtype, torch.float32)
+        self.weights = problem.weights.to(first.latents.device, self.dtype)
+        self.total = torch.zeros(height, width, dtype=self.dtype, device=first.latents.device)
+        counts = torch.zeros_like(self.total)
+        _require_inside(problem.windows, height, width)
+        for window in problem.windows:
             self.total[area_of(window)].add_(self.weights)
-            self.counts[area_of(window)].add_(1)
+            counts[area_of(window)].add_(1)
         if not bool((self.total > 0).all()):
             raise ValueError(f"the windows leave part of the {height} x {width} latents uncovered")
-        self.numerator = torch.zeros_like(side.target, dtype=self.dtype)
-        self.importance = self._importance()
+        self.importance = self._importance(counts)
+        """Weights of elements in E [H, W]."""
 
-    def predictions(self, group: Sequence[int]) -> Tensor:
-        """The network's output for one micro-batch of windows [n, C, h, w]."""
-        windows = [self.side.windows[i] for i in group]
-        crops = torch.cat([self.side.latents[area_of(window)] for window in windows])
-        return self.side.predict(crops, windows)
+    def parts(self) -> list[list[Blend]]:
+        """Empty blends of all sides, in lists of those that share their calls."""
+        blends = [Blend(self, side) for side in self.problem.sides]
+        return [blends] if self.problem.together else [[blend] for blend in blends]
+
+    def predictions(self, blends: Sequence[Blend], group: Sequence[int]) -> Tensor:
+        """The network's output for one micro-batch of windows of each scroll [scrolls x n, C, h, w]."""
+        windows = [self.problem.windows[i] for i in group]
+        crops = torch.cat([blend.side.latents[area_of(window)] for blend in blends for window in windows])
+        return self.problem.predict(crops, windows * len(blends))
+
+    def areas(self, group: Sequence[int]) -> list[tuple]:
+        """Indices of a micro-batch's windows in [..., H, W]."""
+        return [area_of(self.problem.windows[index]) for index in group]
+
+    def _importance(self, counts: Tensor) -> Tensor:
+        """Constant, or proportional to the overlap count with mean one (eq. 22)."""
+        if self.problem.error_weight == "overlap":
+            return self.problem.error_scale * counts / counts.mean()
+        return torch.full_like(self.total, self.problem.error_scale)
+
+
+class Blend:
+    """One scroll's average while it grows by windows, and the pull of its error on any of them."""
+
+    def __init__(self, field: Field, side: Side) -> None:
+        self.field, self.side = field, side
+        self.numerator = torch.zeros_like(side.target, dtype=field.dtype)
 
     def paste(self, group: Sequence[int], predictions: Tensor) -> None:
         """Add W_i p_i of one micro-batch to the numerator of eq. 4, in float32 or better."""
-        for index, prediction in zip(group, predictions, strict=True):
-            self.numerator[area_of(self.side.windows[index])].add_(self.weights * prediction.to(self.dtype))
+        for area, prediction in zip(self.field.areas(group), predictions, strict=True):
+            self.numerator[area].add_(self.field.weights * prediction.to(self.field.dtype))
 
     def aggregate(self) -> Tensor:
         """A = sum_i F_i^-1(W_i p_i) / sum_i F_i^-1(W_i)."""
-        return self.numerator / self.total
+        return self.numerator / self.field.total
 
-    def error_tensor(self, aggregate: Tensor, target: Tensor) -> Tensor:
+    def error(self, aggregate: Tensor) -> Tensor:
         """Mean over elements of importance x (A - target)^2: a scalar tensor."""
-        return (self.importance * (aggregate - target.to(self.dtype)).square()).mean()
-
-    def error(self, aggregate: Tensor, target: Tensor) -> float:
-        """The same as a float."""
-        return float(self.error_tensor(aggregate, target))
+        gap = aggregate - self.side.target.to(self.field.dtype)
+        return (self.field.importance * gap.square()).mean()
 
     def pull(self, group: Sequence[int]) -> Tensor:
         """D x dE/dp_i = 2 importance (W_i / sum W) (A - target) on each window of a micro-batch [n, C, h, w].
@@ -62,26 +86,17 @@ class Field:
         engine divides at the end. Only the windows' own areas are read, so it is right as soon as those are
         complete.
         """
-        return torch.cat(
-            [self.importance[area] * self._gap(area, self.side.target) for area in self._areas(group)]
-        )
+        areas, importance = self.field.areas(group), self.field.importance
+        return torch.cat([importance[area] * self._gap(area, self.side.target) for area in areas])
 
     def anchor_pull(self, group: Sequence[int], anchor: Tensor) -> Tensor:
         """The same for mean (A - A_ref)^2, which has no weights."""
-        return torch.cat([self._gap(area, anchor) for area in self._areas(group)])
+        return torch.cat([self._gap(area, anchor) for area in self.field.areas(group)])
 
     def _gap(self, area: tuple, target: Tensor) -> Tensor:
-        gap = self.numerator[area] / self.total[area] - target[area].to(self.dtype)
-        return 2 * (self.weights / self.total[area]) * gap
-
-    def _areas(self, group: Sequence[int]) -> list[tuple]:
-        return [area_of(self.side.windows[index]) for index in group]
-
-    def _importance(self) -> Tensor:
-        """Weights of elements in E [H, W]: constant, or proportional to the overlap count with mean one."""
-        if self.side.error_weight == "overlap":
-            return self.side.error_scale * self.counts / self.counts.mean()
-        return torch.full_like(self.total, self.side.error_scale)
+        total = self.field.total[area]
+        gap = self.numerator[area] / total - target[area].to(self.field.dtype)
+        return 2 * (self.field.weights / total) * gap
 
 
 def _require_inside(windows: Sequence[Window], height: int, width: int) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from generate.canvas.sizes import window_time_ids
 from generate.canvas.windows import Window, scale
 from train.engine.problem import Predict
+from train.settings import PIXELS_PER_LATENT
 
 
 def window_predictor(
@@ -21,7 +22,6 @@ def window_predictor(
     canvas: tuple[int, int],
     *,
     time_ids: Literal["scroll", "window", "crop"] = "scroll",
-    factor: int = 8,
     autocast: torch.dtype | None = None,
 ) -> Predict:
     """predict(crops [n, C, h, w], windows in latents) -> [n, C, h, w] for one prompt at one timestep.
@@ -35,7 +35,7 @@ def window_predictor(
         count, device = len(windows), crops.device
         extra = None
         if pooled is not None:
-            ids = window_time_ids(time_ids, canvas, [scale(window, factor) for window in windows])
+            ids = window_time_ids(time_ids, canvas, [scale(window, PIXELS_PER_LATENT) for window in windows])
             extra = {"text_embeds": pooled.expand(count, -1), "time_ids": ids.to(device, prompt_embeds.dtype)}
         times = torch.full((count,), t, device=device, dtype=torch.float32 if t % 1 else torch.long)
         with torch.autocast(device.type, autocast) if autocast else nullcontext():

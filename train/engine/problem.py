@@ -1,67 +1,62 @@
-"""What the gradient engine is given, and what it gives back: a pair of noisy scrolls, one side of it, a
-result."""
+"""What the gradient engine is given, and what it gives back: noisy scrolls that one network sees, a result
+each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from generate.canvas.windows import Window
 
 Predict = Callable[[Tensor, list[Window]], Tensor]
+Schedule = Literal["stream", "two_pass", "autograd"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One scroll: what the network sees, what it should say, and how its windows are averaged."""
+    """One scroll: what the network sees, and what it should say."""
 
     latents: Tensor
     """Noisy scroll J_t [1, C, H, W]."""
     target: Tensor
-    """What a perfect A equals [1, C, H, W]."""
+    """What a perfect A equals [1, C, H, W]: the noise for an epsilon model (`train.objective.noise` for
+    others)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Scrolls at one timestep, seen by one network through the same windows: of a pair the winner, then the
+    loser."""
+
+    sides: tuple[Side, ...]
     windows: tuple[Window, ...]
     weights: Tensor
     """W_i [h, w], positive, the same for every window."""
     predict: Predict
     """(crops [n, C, h, w], their windows) -> predictions [n, C, h, w]; knows t, prompt and time ids."""
     micro_batch: int = 1
+    """Windows of one scroll per call."""
+    together: bool = False
+    """Every call holds the windows of all scrolls, the first one's first."""
     error_weight: Literal["uniform", "overlap"] = "uniform"
     error_scale: float = 1.0
     """Constant factor on E (loss_space=epsilon for other targets)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """One preference pair at one timestep: two noisy scrolls with their targets, seen by the same network."""
+@dataclass(frozen=True, slots=True)
+class Trainable:
+    """The part of the network that learns, and two ways to look through it."""
 
-    latents_w: Tensor
-    latents_l: Tensor
-    noise_w: Tensor
-    """Target of the winner: the noise itself for an epsilon model (`train.objective.noise` for others)."""
-    noise_l: Tensor
-    windows: tuple[Window, ...]
-    weights: Tensor
-    predict: Predict
-    micro_batch: int = 1
-    error_weight: Literal["uniform", "overlap"] = "uniform"
-    error_scale: float = 1.0
-
-    def side(self, which: Literal["w", "l"]) -> Side:
-        """The winner's or the loser's scroll."""
-        latents, target = (self.latents_w, self.noise_w) if which == "w" else (self.latents_l, self.noise_l)
-        return Side(
-            latents=latents,
-            target=target,
-            windows=self.windows,
-            weights=self.weights,
-            predict=self.predict,
-            micro_batch=self.micro_batch,
-            error_weight=self.error_weight,
-            error_scale=self.error_scale,
-        )
+    parameters: Sequence[Tensor]
+    off: Callable[[], AbstractContextManager[Any]]
+    """Inside, the network is the frozen base: `lambda: reference(unet)`."""
+    twins: Callable[[], AbstractContextManager[list[Tensor]]] | None = None
+    """Inside, each scroll of a call has parameters of its own, given as leaves [scrolls, ...]; None where the
+    network cannot. `lambda: twins(unet)`."""
 
 
 @dataclass(slots=True)
@@ -78,4 +73,4 @@ class SideResult:
     anchor_grads: list[Tensor] | None = None
     """d drift / dtheta."""
     alive_peak: int = 0
-    """Most windows whose graphs were alive at once."""
+    """Most windows of this scroll whose graphs were alive at once."""

@@ -1,4 +1,5 @@
-"""Three orders of work for the same gradient: stream, two_pass, autograd; and the buffers they fill."""
+"""Three orders of work for the same gradient: stream, two_pass, autograd. Each takes the scrolls of one part,
+which share their calls."""
 
 from __future__ import annotations
 
@@ -8,109 +9,70 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from train.engine.field import Field
-from train.engine.problem import Side, SideResult
-from train.lora.adapters import forbid_reference
+from train.engine.buffers import Buffers
+from train.engine.field import Blend
+from train.engine.problem import SideResult
 
 
-def stream(side: Side, parameters: list[Tensor], anchor: Tensor | None) -> SideResult:
+def stream(part: Sequence[Blend], buffers: Buffers) -> list[SideResult]:
     """Run windows in order; back-propagate and free each one when the last window overlapping it has run."""
-    field, buffers = Field(side), Buffers(parameters, anchor)
+    field = part[0].field
     alive: dict[int, Tensor] = {}
     peak = 0
-    for step, group in enumerate(field.plan.groups):
+    for step, group in enumerate(field.order.groups):
         with torch.enable_grad():
-            alive[step] = field.predictions(group)
-        field.paste(group, alive[step].detach())
-        peak = max(peak, sum(len(field.plan.groups[k]) for k in alive))
-        for ready in field.plan.release[step]:
-            buffers.backward(alive.pop(ready), field, field.plan.groups[ready])
-    return buffers.result(field, peak)
+            alive[step] = field.predictions(part, group)
+        _paste(part, group, alive[step].detach())
+        peak = max(peak, sum(len(field.order.groups[k]) for k in alive))
+        for ready in field.order.release[step]:
+            buffers.backward(alive.pop(ready), part, field.order.groups[ready])
+    return buffers.results(part, peak)
 
 
-def two_pass(side: Side, parameters: list[Tensor], anchor: Tensor | None) -> SideResult:
+def two_pass(part: Sequence[Blend], buffers: Buffers) -> list[SideResult]:
     """First without gradient to complete A, then once more with gradient, a micro-batch at a time.
 
     The second pass replays the random state of the first, so dropout drops the same elements; afterwards the
     generators stand where one pass would have left them.
     """
-    field, buffers = Field(side), Buffers(parameters, anchor)
+    field = part[0].field
+    device = part[0].side.latents.device
     states = []
     with torch.no_grad():
-        for group in field.plan.groups:
-            states.append(RandomState.now(side.latents.device))
-            field.paste(group, field.predictions(group))
-    after = RandomState.now(side.latents.device)
-    for group, state in zip(field.plan.groups, states, strict=True):
+        for group in field.order.groups:
+            states.append(RandomState.now(device))
+            _paste(part, group, field.predictions(part, group))
+    after = RandomState.now(device)
+    for group, state in zip(field.order.groups, states, strict=True):
         state.restore()
         with torch.enable_grad():
-            predictions = field.predictions(group)
-        buffers.backward(predictions, field, group)
+            predictions = field.predictions(part, group)
+        buffers.backward(predictions, part, group)
         del predictions
     after.restore()
-    return buffers.result(field, max(len(group) for group in field.plan.groups))
+    return buffers.results(part, max(len(group) for group in field.order.groups))
 
 
-def autograd(side: Side, parameters: list[Tensor], anchor: Tensor | None) -> SideResult:
+def autograd(part: Sequence[Blend], buffers: Buffers) -> list[SideResult]:
     """Keep every graph and differentiate E itself: the definition the other schedules are tested against."""
-    field, buffers = Field(side), Buffers(parameters, anchor)
+    field = part[0].field
     with torch.enable_grad():
-        for group in field.plan.groups:
-            field.paste(group, field.predictions(group))
-        aggregate = field.aggregate()
-        scaled = field.error_tensor(aggregate, side.target) * aggregate.numel()
-        buffers.backward_scalar(scaled, keep=anchor is not None)
-        if anchor is not None:
-            drift = (aggregate - anchor.to(field.dtype)).square().sum()
+        for group in field.order.groups:
+            _paste(part, group, field.predictions(part, group))
+        aggregates = [blend.aggregate() for blend in part]
+        scaled = [blend.error(a) * a.numel() for blend, a in zip(part, aggregates, strict=True)]
+        buffers.backward_scalar(sum(scaled[1:], scaled[0]), keep=buffers.anchor is not None)
+        if buffers.anchor is not None:
+            drift = (aggregates[0] - buffers.anchor.to(field.dtype)).square().sum()
             buffers.backward_scalar(drift, anchor=True)
-    field.numerator = field.numerator.detach()
-    return buffers.result(field, len(side.windows))
+    for blend in part:
+        blend.numerator = blend.numerator.detach()
+    return buffers.results(part, len(field.problem.windows))
 
 
-class Buffers:
-    """Where the gradients of E, and of the anchor if there is one, add up, through the parameters' .grad."""
-
-    def __init__(self, parameters: list[Tensor], anchor: Tensor | None) -> None:
-        self.parameters = parameters
-        self.anchor = anchor
-        self.grads: list[Tensor | None] = [None] * len(parameters)
-        self.anchor_grads: list[Tensor | None] = [None] * len(parameters)
-
-    def backward(self, predictions: Tensor, field: Field, group: Sequence[int]) -> None:
-        """Push a micro-batch's share of D x dE/dA, and of the anchor, into the buffers and free its graph."""
-        forbid_reference()
-        self._into(predictions, field.pull(group).to(predictions.dtype), keep=self.anchor is not None)
-        if self.anchor is not None:
-            pull = field.anchor_pull(group, self.anchor).to(predictions.dtype)
-            self._into(predictions, pull, anchor=True)
-
-    def backward_scalar(self, scaled: Tensor, *, keep: bool = False, anchor: bool = False) -> None:
-        """The same for a scalar that already carries the factor D."""
-        forbid_reference()
-        self._into(scaled, torch.ones_like(scaled), keep=keep, anchor=anchor)
-
-    def _into(self, output: Tensor, pull: Tensor, *, keep: bool = False, anchor: bool = False) -> None:
-        buffer = self.anchor_grads if anchor else self.grads
-        for p, grad in zip(self.parameters, buffer, strict=True):
-            p.grad = grad
-        torch.autograd.backward(output, pull, retain_graph=keep, inputs=self.parameters)
-        for index, p in enumerate(self.parameters):
-            buffer[index], p.grad = p.grad, None
-
-    def result(self, field: Field, peak: int) -> SideResult:
-        """Divide by D, and report the errors of the finished average."""
-        aggregate = field.aggregate()
-        grads = self._finished(self.grads, aggregate.numel())
-        result = SideResult(field.error(aggregate, field.side.target), aggregate, grads, alive_peak=peak)
-        if self.anchor is not None:
-            result.drift = float((aggregate - self.anchor.to(field.dtype)).square().mean())
-            result.anchor_grads = self._finished(self.anchor_grads, aggregate.numel())
-        return result
-
-    def _finished(self, buffer: list[Tensor | None], numel: int) -> list[Tensor]:
-        done = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, buffer, strict=True)]
-        torch._foreach_div_(done, numel)
-        return done
+def _paste(part: Sequence[Blend], group: Sequence[int], predictions: Tensor) -> None:
+    for blend, own in zip(part, predictions.chunk(len(part)), strict=True):
+        blend.paste(group, own)
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,14 +211,13 @@ def lora_layers(unet: Any) -> list[LoraLayer]:
     """The layers that carry the training LoRA."""
     if unet in _known:
         return _known[unet][1]
-    return [
-        LoraLayer(
-            module, module.get_base_layer(), module.lora_dropout[ADAPTER],
-            module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight,
-        )
-        for module in unet.modules()
-        if isinstance(module, PeftLayer) and ADAPTER in module.lora_A
-    ]  # fmt: skip
+    carrying = [m for m in unet.modules() if isinstance(m, PeftLayer) and ADAPTER in m.lora_A]
+    return [_layer(module) for module in carrying]
+
+
+def _layer(module: Any) -> LoraLayer:
+    a, b = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
+    return LoraLayer(module, module.get_base_layer(), module.lora_dropout[ADAPTER], a, b)
 
 
 def _refuse(_: Any) -> Any:

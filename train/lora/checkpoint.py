@@ -45,7 +45,7 @@ class Checkpoints:
 
         Raises `UserError` on a full or read-only disk; what was there before stays.
         """
-        final = self.folder / f"step-{state.step:06d}"
+        final = self.path(state.step)
         if not final.exists():
             temporary = self.folder / f".writing-{final.name}"
             try:
@@ -66,6 +66,10 @@ class Checkpoints:
             f"cannot save a checkpoint: {reason}", str(self.folder), f"free some space there{intact}"
         )
 
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of that step lies."""
+        return self.folder / f"step-{step:06d}"
+
     def latest(self) -> Path | None:
         """The newest checkpoint, or None."""
         found = self.all()
@@ -74,6 +78,37 @@ class Checkpoints:
     def all(self) -> list[Path]:
         """Every checkpoint, oldest first."""
         return sorted(self.folder.glob("step-*"))
+
+    def set_damaged_aside(self) -> None:
+        """Renames the newest checkpoints until one is whole, which the log says; `UserError`, and nothing is
+        renamed, when there are some and none is whole."""
+        damaged = []
+        for path in reversed(self.all()):
+            try:
+                self.verify(path)
+                break
+            except UserError as error:
+                damaged.append((path, error))
+        else:
+            if damaged:
+                hint = "remove that folder to begin again"
+                raise UserError("none of the run's checkpoints is whole", str(self.folder), hint)
+        for path, why in damaged:
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(path, aside)
+            log.warning("%s (%s): set aside as %s, going on before it", why.what, path.name, aside.name)
+
+    def verify(self, path: Path) -> dict[str, Any]:
+        """The facts of `path`; `UserError` when a file is missing or does not have the recorded hash."""
+        facts = self.facts(path)
+        try:
+            for name, digest in facts["files"].items():
+                if _sha256(path / name) != digest:
+                    raise UserError("a checkpoint's file is damaged", str(path / name), _OTHER)
+        except (OSError, KeyError) as error:
+            raise UserError(f"not a whole checkpoint: {error}", str(path), _OTHER) from error
+        return facts
 
     def facts(self, path: Path) -> dict[str, Any]:
         """What `path` says about itself, without its tensors; `UserError` when it does not say it."""
@@ -84,19 +119,14 @@ class Checkpoints:
 
     def load(self, path: Path) -> State:
         """The state in `path`; `UserError` when a file is missing or does not have the recorded hash."""
-        facts = self.facts(path)
-        try:
-            for name, digest in facts.pop("files").items():
-                if _sha256(path / name) != digest:
-                    raise UserError("a checkpoint's file is damaged", str(path / name), _OTHER)
-        except (OSError, KeyError) as error:
-            raise UserError(f"not a whole checkpoint: {error}", str(path), _OTHER) from error
+        facts = self.verify(path)
+        del facts["files"]
         ema = load_file(path / "ema.safetensors") if (path / "ema.safetensors").exists() else {}
         optimizer = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
         return State(facts.pop("step"), load_file(path / "lora.safetensors"), optimizer, ema, facts)
 
     def _prune(self, best_step: int) -> None:
-        keep = {path.name for path in self.all()[-self.keep_last :]} | {f"step-{best_step:06d}"}
+        keep = {path.name for path in self.all()[-self.keep_last :]} | {self.path(best_step).name}
         for path in self.all():
             if path.name not in keep:
                 # Renamed first, so that a kill in the middle of removing leaves no half of a checkpoint.

@@ -13,10 +13,8 @@ from torch import Tensor
 
 from drspo.errors import UserError
 from drspo.files.storage import Storage
+from generate.models.loras import FACTS, FILE
 from train.lora.adapters import lora_settings, lora_state, named_lora_parameters
-
-WEIGHTS = "pytorch_lora_weights.safetensors"
-FACTS = "drspo.json"
 
 
 def lora_metadata(
@@ -51,9 +49,9 @@ def save_lora(
     config = {f"unet.{key}": value for key, value in _adapter_config(unet, tensors).items()}
     header = {"format": "pt", "lora_adapter_metadata": _json(config), "drspo": _json(metadata)}
     folder = Storage(str(directory))
-    folder.write(WEIGHTS, _encode(tensors, header))
+    folder.write(FILE, _encode(tensors, header))
     folder.write(FACTS, (json.dumps(dict(metadata), indent=2, sort_keys=True) + "\n").encode())
-    return Path(directory) / WEIGHTS
+    return Path(directory) / FILE
 
 
 def save_kohya(

@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from drspo.errors import UserError
+from train.settings import OptimizerSettings
 
 if TYPE_CHECKING:  # the settings are read by `--help`, which must not wait for torch
     import torch
     from torch import Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerSettings:
-    """Which optimiser, at what rate."""
-
-    name: Literal["adafactor", "adamw", "adamw8bit"] = "adafactor"
-    """adafactor (the paper), adamw, or adamw8bit (needs bitsandbytes and a GPU)."""
-    lr: float = 1e-6
-    """Learning rate after warm-up; the paper's is 1e-6."""
-    warmup_steps: int = 1000
-    """Steps over which the rate rises linearly from lr/warmup_steps; then it stays."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay per step, times lr."""
-    beta1: float = 0.9
-    """AdamW's first decay."""
-    beta2: float = 0.999
-    """AdamW's second decay."""
-    max_grad_norm: float = 1.0
-    """Clip the combined gradient to this norm; 0 for no clipping."""
 
 
 def build_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:

@@ -15,7 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.lora.adapters import LoraLayer, lora_layers, lora_parameters, replaced_forwards
+from train.engine.problem import Trainable
+from train.lora.adapters import LoraLayer, lora_layers, lora_parameters, reference, replaced_forwards
+
+
+def trainable(unet: Any) -> Trainable:
+    """The LoRA of this UNet as the gradient engine sees it."""
+    both = (lambda: twins(unet)) if can_twin(unet) else None
+    return Trainable(lora_parameters(unet), lambda: reference(unet), both)
 
 
 @contextmanager

@@ -1,16 +1,17 @@
-"""Every random choice of training as a pure function of (seed, step, pair): no generator is carried along.
+"""Every random choice of training as a pure function of (seed, position, pair): no generator is carried
+along.
 
 So a resumed run needs no random state, and it does not matter which process works on which pair.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 
+from drspo.errors import UserError
 from drspo.hashing import seed_from
-from train.config import NoiseConfig
 from train.objective.noise import draw_noise, draw_timestep
+from train.settings import NoiseConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +26,13 @@ class Draw:
 
 
 def step_draw(
-    seed: int, step: int, pair_id: str, shape: tuple[int, ...], timesteps: int, noise: NoiseConfig
+    seed: int, position: int, pair_id: str, shape: tuple[int, ...], timesteps: int, noise: NoiseConfig
 ) -> Draw:
-    """The draw of a pair at a training step; t is uniform over the configured range."""
-    own = seed_from("step", seed, step, pair_id)
+    """The draw of the pair at `position`, counted over the whole run; t is uniform over the configured range.
+
+    The position and not the step, because a step may hold the same pair twice.
+    """
+    own = seed_from("step", seed, position, pair_id)
     low, high = timestep_range(timesteps, noise)
     return Draw(draw_timestep(own, low, high), *draw_noise(own, shape, independent=noise.independent), own)
 
@@ -46,18 +50,11 @@ def grid_timesteps(timesteps: int, noise: NoiseConfig, count: int) -> list[int]:
 
 
 def timestep_range(timesteps: int, noise: NoiseConfig) -> tuple[int, int]:
-    """[low, high) of the timesteps drawn, within a schedule of `timesteps`."""
-    return noise.t_min, noise.t_max or timesteps
-
-
-def pair_index(seed: int, position: int, count: int) -> int:
-    """Which of `count` pairs is trained on at `position`, counted over the whole run: a new shuffle every
-    epoch."""
-    epoch, offset = divmod(position, count)
-    return _shuffle(seed, epoch, count)[offset]
-
-
-@lru_cache(maxsize=2)
-def _shuffle(seed: int, epoch: int, count: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed_from("order", seed, epoch))
-    return torch.randperm(count, generator=generator).tolist()
+    """[low, high) of the timesteps drawn; `UserError` where it leaves a schedule of `timesteps`."""
+    low, high = noise.t_min, noise.t_max or timesteps
+    if not low < high <= timesteps:
+        flag = "--noise.t-max" if high > timesteps else "--noise.t-min"
+        raise UserError(
+            f"timesteps {low} to {high - 1} are not in this checkpoint's schedule of {timesteps}", flag
+        )
+    return low, high

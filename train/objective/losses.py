@@ -11,47 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from drspo.errors import UserError
+from drspo.ranges import check_ranges
 from drspo.registry import lookup
 from train import LOSSES
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossSettings:
-    """Which preference loss, how sharp, and what holds the model in place."""
-
-    name: str = "dpo"
-    """A name in train.LOSSES (dpo, ipo, hinge, sdpo, mapo, kto) or "module:function"."""
-    beta: float = 5000.0
-    """Strength of the implied KL; z = -(beta/2) x (difference of mean squared errors)."""
-    beta_reference_numel: int = 0
-    """If set, beta is multiplied by D / this number, D = latent elements; 65536 gives a scroll the KL of
-    1024x1024."""
-    label_smoothing: float = 0.0
-    """Probability that the label of a pair is wrong, in [0, 0.5)."""
-    smoothing: Literal["conservative", "robust"] = "conservative"
-    """Conservative DPO mixes both labels; robust DPO is its unbiased form."""
-    winner_anchor: float = 0.0
-    """Adds this x (beta/2) x E_w: supervised training on the winner."""
-    reference_anchor: float = 0.0
-    """Adds this x (beta/2) x mean (A - A_ref)^2 on the winner; a second backward pass over the winner's
-    windows."""
-    safeguard: Literal["none", "sdpo"] = "none"
-    """sdpo scales the loser's gradient so that, to first order, the winner's error cannot rise (implied by
-    name=sdpo)."""
-    safeguard_margin: float = 0.0
-    """Share of the winner's own descent that the safeguard keeps, in [0, 1)."""
-    mapo_beta: float = 0.1
-    """MaPO's weight of the odds term; MaPO ignores beta."""
-    region_weight: float = 0.0
-    """lambda of eq. 23: weight of the single-window (region-level) loss."""
-    region_windows: Literal["one", "all"] = "one"
-    """Windows in the region-level loss: one at random per step (unbiased), or all of them."""
-    error_weight: Literal["uniform", "overlap"] = "uniform"
-    """Weights of latent elements in E: all equal (eq. 19), or by how many windows cover them (eq. 22's
-    variance)."""
+from train.settings import LossSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +153,27 @@ def _odds(x: float) -> tuple[float, float]:
     return x / growth, (growth - x * (growth + 1)) / growth**2
 
 
+def _by_margin(settings: LossSettings, numel: int) -> float:
+    return effective_beta(settings, numel) / 2
+
+
+# What an error weighs against the loss's own value, so that the anchors mean the same beside each of them:
+# dpo, hinge and kto are functions of (beta/2) E; ipo is (z - 1/2)^2 / beta^2, such a function divided by
+# beta^2; mapo counts E_w itself.
+dpo.unit = hinge.unit = kto.unit = _by_margin  # type: ignore[attr-defined]
+ipo.unit = lambda settings, numel: 1 / (2 * effective_beta(settings, numel))  # type: ignore[attr-defined]
+mapo.unit = lambda settings, numel: 1.0  # type: ignore[attr-defined]
+
+
+def error_unit(settings: LossSettings, numel: int) -> float:
+    """What the anchors multiply an error with, to stand in the loss's own unit; beta/2 for dpo.
+
+    A plugin says it as its attribute `unit(settings, numel)`; without one it takes no anchor (see `check`).
+    """
+    function = lookup(LOSSES, settings.name, "loss")
+    return float(function.unit(settings, numel))
+
+
 def needs_reference(settings: LossSettings) -> bool:
     """Whether the loss or its anchor looks at the reference model at all (MaPO does not)."""
     function = lookup(LOSSES, settings.name, "loss")
@@ -194,20 +181,14 @@ def needs_reference(settings: LossSettings) -> bool:
 
 
 def check(settings: LossSettings) -> LossSettings:
-    """The settings, or UserError where they contradict each other."""
-    lookup(LOSSES, settings.name, "loss")
-    if not 0 <= settings.label_smoothing < 0.5:
+    """The settings, or UserError where one is out of range or they contradict each other."""
+    function = lookup(LOSSES, settings.name, "loss")
+    check_ranges(settings)
+    anchored = settings.winner_anchor > 0 or settings.reference_anchor > 0
+    if anchored and not hasattr(function, "unit"):
         raise UserError(
-            f"label_smoothing is {settings.label_smoothing}",
-            "loss.label_smoothing",
-            "it is the probability of a wrong label: 0 up to, and not including, 0.5",
+            f"the loss {settings.name!r} does not say what an error weighs in it, so it takes no anchor",
+            "--loss.name",
+            "give the function an attribute unit(settings, numel), or leave the anchors at 0",
         )
-    if settings.beta <= 0:
-        raise UserError(f"beta is {settings.beta}", "loss.beta", "it must be positive; the paper uses 5000")
-    if not 0 <= settings.safeguard_margin < 1:
-        raise UserError(
-            f"safeguard_margin is {settings.safeguard_margin}", "loss.safeguard_margin", "use 0 up to 1"
-        )
-    if min(settings.winner_anchor, settings.reference_anchor, settings.region_weight) < 0:
-        raise UserError("an anchor or region weight is negative", "loss", "use 0 to switch it off")
     return settings

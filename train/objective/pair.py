@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from train.engine.together import Twins, errors_together, fits_together, gradients_together
-from train.engine.windowed import Problem, Schedule, SideResult, errors, gradients
-from train.objective.losses import NOTHING, Context, LossSettings, needs_reference
+from train.engine.field import Field
+from train.engine.gradient import errors, gradients
+from train.engine.problem import Problem, Schedule, SideResult, Trainable
+from train.objective.losses import NOTHING, Context, needs_reference
 from train.objective.preference import Geometry, LossResult, pair_loss
 from train.objective.region import choose_windows, region_problem
-
-Off = Callable[[], AbstractContextManager[Any]]
+from train.settings import LossSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +30,14 @@ class Reference:
 
 
 NO_REFERENCE = Reference(math.nan, math.nan)
+
+Recall = Callable[[Callable[[], Reference]], Reference]
+"""Gives the frozen model's answer: a kept one, or else what the function that it is handed finds out."""
+
+
+def ask_anew(ask: Callable[[], Reference]) -> Reference:
+    """The recall of those who keep nothing."""
+    return ask()
 
 
 @dataclass(slots=True)
@@ -50,56 +56,42 @@ class PairResult:
         return all(math.isfinite(value) for value in seen)
 
 
-def reference_pass(problem: Problem, off: Off, *, together: bool = False) -> Reference:
-    """Errors and averages of the model with its adapters off; `off` is `lambda: reference(unet)`.
-
-    together: both scrolls in one call, as the policy's pass has them, or z would not start at exactly 0.
-    """
-    with off():
-        if together:
-            (error_w, aggregate_w), (error_l, aggregate_l) = errors_together(problem)
-        else:
-            error_w, aggregate_w = errors(problem.side("w"))
-            error_l, aggregate_l = errors(problem.side("l"))
+def reference_pass(field: Field, trainable: Trainable) -> Reference:
+    """Errors and averages of the frozen model. Its calls are those of the policy's pass, or z would not start
+    at exactly 0."""
+    with trainable.off():
+        (error_w, aggregate_w), (error_l, aggregate_l) = errors(field)
     return Reference(error_w, error_l, aggregate_w, aggregate_l)
 
 
-def in_one_call(problem: Problem, settings: LossSettings, twins: Twins | None) -> bool:
-    """True where `pair_gradients` gives winner and loser to the network together."""
-    return twins is not None and fits_together(problem) and settings.reference_anchor == 0
+def in_one_call(windows: int, micro_batch: int, settings: LossSettings, trainable: Trainable) -> bool:
+    """True where winner and loser should share a call: they are one window each, two windows per call are
+    allowed, and nothing needs the winner's graph alone."""
+    alone = settings.reference_anchor > 0 or trainable.twins is None
+    return windows == 1 and micro_batch > 1 and not alone
 
 
 def pair_gradients(
     problem: Problem,
-    parameters: Sequence[Tensor],
+    trainable: Trainable,
     settings: LossSettings,
     *,
-    off: Off,
     schedule: Schedule = "stream",
     context: Context = NOTHING,
-    known: Reference | None = None,
+    recall: Recall = ask_anew,
     region_seed: int = 0,
-    twins: Twins | None = None,
 ) -> PairResult:
-    """Loss, exact gradient dL/dtheta and metrics of one pair (eqs 19 and 23).
+    """Loss, exact gradient dL/dtheta and metrics of one pair (eqs 19 and 23); problem.sides: winner, loser.
 
-    off: context manager that switches the adapters off; twins: `lambda: twins(unet)`, lets winner and loser
-    run in one call where a scroll is one window and two per call are allowed; known: the reference's errors
-    when they were cached; region_seed: makes the draw of the region term's window a function of the step. At
-    most three LoRA-sized buffers live at once (two, plus one with the region term or the anchor). The
-    parameters' .grad is not touched.
+    recall: where the reference's answer may be known already; region_seed: makes the draw of the region
+    term's window a function of the step. At most three LoRA-sized buffers live at once (two, plus one with
+    the region term or the anchor). The parameters' .grad is not touched.
     """
-    together = in_one_call(problem, settings, twins)
-    seen = known or (
-        reference_pass(problem, off, together=together) if needs_reference(settings) else NO_REFERENCE
-    )
-    if twins is not None and together:
-        winner, loser = gradients_together(problem, twins)
-    else:
-        winner = gradients(problem.side("w"), parameters, schedule, _anchor(seen, settings))
-        loser = gradients(problem.side("l"), parameters, schedule)
+    field = Field(problem)
+    seen = _reference(field, trainable, settings, recall)
+    winner, loser = gradients(field, trainable, schedule, _anchor(seen, settings))
     geometry = _geometry(winner, loser)
-    context = replace(context, numel=problem.latents_w.numel(), drift=winner.drift)
+    context = replace(context, numel=winner.aggregate.numel(), drift=winner.drift)
     result = pair_loss(winner.error, loser.error, seen.error_w, seen.error_l, settings, context, geometry)
     grads = combine(winner, loser, result)
     metrics = dict(result.metrics) | _proxies(winner.aggregate, loser.aggregate, seen)
@@ -107,26 +99,32 @@ def pair_gradients(
     total = PairResult(result.loss, grads, metrics, seen)
     if settings.region_weight > 0:
         del winner, loser
-        _add_regions(total, problem, parameters, settings, off, schedule, context, region_seed)
+        _add_regions(total, problem, trainable, settings, schedule, context, region_seed)
     return total
 
 
 def pair_errors(
     problem: Problem,
+    trainable: Trainable,
     settings: LossSettings,
     *,
-    off: Off,
     context: Context = NOTHING,
-    known: Reference | None = None,
+    recall: Recall = ask_anew,
 ) -> PairResult:
     """Loss and metrics without gradient, for held-out pairs; grads is empty."""
-    seen = known or (reference_pass(problem, off) if needs_reference(settings) else NO_REFERENCE)
-    error_w, aggregate_w = errors(problem.side("w"))
-    error_l, aggregate_l = errors(problem.side("l"))
+    field = Field(problem)
+    seen = _reference(field, trainable, settings, recall)
+    (error_w, aggregate_w), (error_l, aggregate_l) = errors(field)
     proxies = _proxies(aggregate_w, aggregate_l, seen)
-    context = replace(context, numel=problem.latents_w.numel(), drift=proxies.get("kl_proxy_w", 0.0))
+    context = replace(context, numel=aggregate_w.numel(), drift=proxies.get("kl_proxy_w", 0.0))
     result = pair_loss(error_w, error_l, seen.error_w, seen.error_l, settings, context)
     return PairResult(result.loss, [], dict(result.metrics) | proxies, seen)
+
+
+def _reference(field: Field, trainable: Trainable, settings: LossSettings, recall: Recall) -> Reference:
+    if not needs_reference(settings):
+        return NO_REFERENCE
+    return recall(lambda: reference_pass(field, trainable))
 
 
 def combine(winner: SideResult, loser: SideResult, result: LossResult) -> list[Tensor]:
@@ -176,9 +174,8 @@ def _proxies(aggregate_w: Tensor, aggregate_l: Tensor, seen: Reference) -> dict[
 def _add_regions(
     total: PairResult,
     problem: Problem,
-    parameters: Sequence[Tensor],
+    trainable: Trainable,
     settings: LossSettings,
-    off: Off,
     schedule: Schedule,
     context: Context,
     seed: int,
@@ -188,9 +185,8 @@ def _add_regions(
     inside = replace(settings, region_weight=0.0)
     weight, values = settings.region_weight / len(chosen), []
     for index in chosen:
-        region = pair_gradients(
-            region_problem(problem, index), parameters, inside, off=off, schedule=schedule, context=context
-        )
+        one = region_problem(problem, index)
+        region = pair_gradients(one, trainable, inside, schedule=schedule, context=context)
         values.append(region.loss)
         torch._foreach_add_(total.grads, region.grads, alpha=weight)
     total.metrics["region_loss"] = sum(values) / len(values)

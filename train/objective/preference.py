@@ -15,6 +15,7 @@ from train.objective.losses import (
     LossSettings,
     Terms,
     effective_beta,
+    error_unit,
     margin,
     sigmoid,
 )
@@ -58,13 +59,20 @@ def pair_loss(
     """
     terms = _smoothed(lookup(LOSSES, settings.name, "loss"), e_w, e_l, r_w, r_l, settings, context)
     slope = effective_beta(settings, context.numel) / 2
-    coef_w = terms.d_w + settings.winner_anchor * slope
-    coef_anchor = settings.reference_anchor * slope
-    loss = terms.value + settings.winner_anchor * slope * e_w + coef_anchor * context.drift
+    unit = _anchor_unit(settings, context.numel)
+    coef_w = terms.d_w + settings.winner_anchor * unit
+    coef_anchor = settings.reference_anchor * unit
+    loss = terms.value + settings.winner_anchor * unit * e_w + coef_anchor * context.drift
     scale = safeguard_scale(coef_w, terms.d_l, geometry, settings)
     metrics = _metrics(e_w, e_l, r_w, r_l, 2 * slope) | _geometry_metrics(geometry, scale)
     values = {"loss": loss, "preference_loss": terms.value}
     return LossResult(loss, coef_w, scale * terms.d_l, coef_anchor, values | metrics)
+
+
+def _anchor_unit(settings: LossSettings, numel: int) -> float:
+    """What an anchored error weighs; nothing, for a loss that need not know it, where there is no anchor."""
+    anchored = settings.winner_anchor > 0 or settings.reference_anchor > 0
+    return error_unit(settings, numel) if anchored else 0.0
 
 
 def _smoothed(

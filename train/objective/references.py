@@ -72,16 +72,15 @@ def open_references(config: TrainConfig, family: Any, device: torch.device) -> R
     return References(TensorCache(cache_folder(config.data.cache), "references", mark), device)
 
 
-def reference_key(
-    problem: Problem, conditioning: Mapping[str, Tensor], time: float, *, together: bool, place: object
-) -> str:
+def reference_key(problem: Problem, conditioning: Mapping[str, Tensor], time: float, *, place: object) -> str:
     """A name for everything the frozen model is shown, by content.
 
-    conditioning: the prompt's embeddings; time: the timestep as the network hears it; together: whether both
-    scrolls go in one call, which changes the last bits; place: the canvas, and how windows hear of it.
+    conditioning: the prompt's embeddings; time: the timestep as the network hears it; place: the canvas, and
+    how windows hear of it. Whether scrolls share a call is in it because that changes the last bits.
     """
-    scrolls = ("latents_w", "latents_l", "noise_w", "noise_l", "weights")
-    tensors = {name: getattr(problem, name) for name in scrolls} | dict(conditioning)
+    tensors = {"weights": problem.weights} | dict(conditioning)
+    for number, side in enumerate(problem.sides):
+        tensors |= {f"latents {number}": side.latents, f"target {number}": side.target}
     windows = [astuple(window) for window in problem.windows]
-    rest = [windows, problem.micro_batch, problem.error_weight, problem.error_scale, time, together, place]
-    return content_hash("reference-v1", digest(tensors.items()), json.dumps(rest))
+    how = [problem.micro_batch, problem.together, problem.error_weight, problem.error_scale]
+    return content_hash("reference-v2", digest(tensors.items()), json.dumps([windows, how, time, place]))

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from drspo.hashing import seed_from
 from generate.canvas.windows import Window
-from train.engine.problem import Problem
+from train.engine.field import area_of
+from train.engine.problem import Problem, Side
 
 
 def choose_windows(count: int, which: Literal["one", "all"], seed: int) -> list[int]:
@@ -30,19 +31,17 @@ def region_problem(problem: Problem, index: int) -> Problem:
     """The pair's problem restricted to one window: same noise, same t, and the network still knows where it
     looks."""
     window = problem.windows[index]
-    area = (..., slice(window.y0, window.y1), slice(window.x0, window.x1))
+    area = area_of(window)
 
     def predict(crops: Tensor, _: list[Window]) -> Tensor:
         return problem.predict(crops, [window])
 
     return replace(
         problem,
-        latents_w=problem.latents_w[area],
-        latents_l=problem.latents_l[area],
-        noise_w=problem.noise_w[area],
-        noise_l=problem.noise_l[area],
+        sides=tuple(Side(latents=side.latents[area], target=side.target[area]) for side in problem.sides),
         windows=(Window(0, window.y1 - window.y0, 0, window.x1 - window.x0),),
         weights=torch.ones_like(problem.weights),
         predict=predict,
+        together=False,
         error_weight="uniform",
     )

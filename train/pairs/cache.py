@@ -1,7 +1,6 @@
 """Tensors on disk by content, computed once and shared by runs: VAE latents, text embeddings, references."""
 
 import os
-import secrets
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from drspo.errors import UserError
+from drspo.files.storage import Storage
 from drspo.hashing import content_hash
 
 Encoded = dict[str, torch.Tensor]
@@ -53,7 +53,8 @@ class TensorCache:
     def put(self, key: str, tensors: Encoded) -> Encoded:
         """Writes an entry, in place of a damaged one too; gives its tensors as `find` will."""
         value = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_atomically(self.path(key), save(value))
+        path = self.path(key)
+        Storage(path.parent).write(path.name, save(value))
         return value
 
     def read(self, key: str) -> Encoded:
@@ -67,26 +68,9 @@ class TensorCache:
             ) from error
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Puts `data` at `path` in one step; a full disk or a kill leaves the old file, or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot write: {error.strerror or error}", str(path), "free some space there"
-        ) from error
-
-
 def image_key(data: bytes, height: int, width: int, resize: str) -> str:
     """The name of a picture's latents: its encoded bytes and the preprocessing, nothing else."""
-    return content_hash("image-v1", data, height, width, resize)
+    return content_hash("image-v2", data, height, width, resize)
 
 
 def text_key(prompt: str) -> str:

@@ -4,13 +4,14 @@ said."""
 import json
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from drspo.errors import UserError
+from drspo.files.storage import Storage
 from drspo.hashing import content_hash
-from train.config import DataConfig
-from train.pairs.cache import write_atomically
+from train.settings import DataConfig
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ HELD_OUT_SHARE = 0.2
 
 
 def merge_parts(out: Path, world: int, config: DataConfig) -> dict[str, Any]:
-    """All processes' parts as one listing in row order; says what was found, and writes dropped.jsonl."""
+    """All processes' parts as one listing in row order, held-out prompts chosen; says what was found."""
     parts = [json.loads((out / f".part-{rank}.json").read_text()) for rank in range(world)]
     merged = {
         name: sorted((item for part in parts for item in part[name]), key=lambda item: item["row"])
@@ -27,15 +28,46 @@ def merge_parts(out: Path, world: int, config: DataConfig) -> dict[str, Any]:
     }
     for rank in range(world):
         (out / f".part-{rank}.json").unlink()
-    lines = "".join(json.dumps(item) + "\n" for item in merged["dropped"])
-    write_atomically(out / "dropped.jsonl", lines.encode())
     _say(merged, parts, config, out)
     if not merged["train"]:
+        write_dropped(merged["dropped"], out)
         raise _nothing_left(merged["dropped"], config.source)
     if config.validation_pairs and not merged["held_out"]:
         merged["train"], merged["held_out"] = hold_out(merged["train"], config.validation_pairs)
         log.info("held out %d pairs of the training split, by prompt", len(merged["held_out"]))
     return merged
+
+
+def write_dropped(dropped: list[dict[str, Any]], out: Path) -> None:
+    """Writes OUT/dropped.jsonl."""
+    Storage(out).write("dropped.jsonl", "".join(json.dumps(item) + "\n" for item in dropped).encode())
+
+
+def listing_digest(listing: Mapping[str, Any]) -> str:
+    """A hash over what a list says: which pairs, in which order, of which content, and which are held out."""
+    return content_hash("pairs-v1", json.dumps([_contents(listing["train"]), _contents(listing["held_out"])]))
+
+
+def refuse_changed(
+    listing: Mapping[str, Any], trained_on: str, before: Mapping[str, Any] | None, where: str
+) -> None:
+    """Raises `UserError` when a checkpoint was trained on another list than this one; `before`: the old list,
+    to say what differs."""
+    if not trained_on or listing_digest(listing) == trained_on:
+        return
+    change = ""
+    if before is not None:
+        old, new = ({tuple(c) for c in _contents(x["train"] + x["held_out"])} for x in (before, listing))
+        change = f": {len(new - old)} pairs are new or altered, {len(old - new)} are gone or altered"
+    raise UserError(
+        f"the pairs are not those that this run was begun with{change}",
+        where,
+        "give the source its former content, or train on the new one in another --out",
+    )
+
+
+def _contents(pairs: list[dict[str, Any]]) -> list[list[str]]:
+    return [[pair[name] for name in ("pair_id", "prompt", "chosen", "rejected")] for pair in pairs]
 
 
 def hold_out(pairs: list[dict[str, Any]], wanted: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -55,11 +87,9 @@ def _say(merged: dict[str, Any], parts: list[dict[str, Any]], config: DataConfig
     counts: Counter[str] = Counter()
     for part in parts:
         counts.update(part["counts"])
-    log.info(
-        "%d training pairs, %d held out; latents: %d from the cache, %d encoded; %.1f s",
-        len(merged["train"]), len(merged["held_out"]), counts["hits"], counts["misses"],
-        max(part["seconds"] for part in parts),
-    )  # fmt: skip
+    pairs = f"{len(merged['train'])} training pairs, {len(merged['held_out'])} held out"
+    latents = f"latents: {counts['hits']} from the cache, {counts['misses']} encoded"
+    log.info("%s; %s; %.1f s", pairs, latents, max(part["seconds"] for part in parts))
     if counts["damaged"]:
         log.warning("%d damaged cache entries were encoded anew", counts["damaged"])
     truncated = sum(part["truncated"] for part in parts)
@@ -75,7 +105,8 @@ def _say(merged: dict[str, Any], parts: list[dict[str, Any]], config: DataConfig
 
 def _reasons(merged: dict[str, Any]) -> str:
     found = Counter(item["reason"].partition(":")[0] for item in merged["dropped"])
-    return ", ".join(f"{count} x {reason}" for reason, count in found.most_common(5))
+    first = {item["reason"].partition(":")[0]: item["pair_id"] for item in reversed(merged["dropped"])}
+    return ", ".join(f"{count} x {why} (first: {first[why]})" for why, count in found.most_common(5))
 
 
 def _nothing_left(dropped: list[dict[str, Any]], source: str) -> UserError:

@@ -4,31 +4,35 @@ reason."""
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 
+from drspo.files.storage import Storage
 from generate.images.vae import encode_images, from_pil
 from generate.models.prompts import check_prompt, encode_text
-from train.canvas import Canvas
-from train.config import DataConfig
-from train.engine.memory import explain_encoding_out_of_memory
-from train.pairs.cache import TensorCache, cache_folder, image_key, text_key, write_atomically
+from train.canvas import TrainingCanvas
+from train.memory import explain_encoding_out_of_memory
+from train.pairs.cache import Encoded, TensorCache, cache_folder, image_key, text_key
 from train.pairs.encoders import image_encoder_mark, text_encoder_mark
-from train.pairs.listing import merge_parts
-from train.pairs.rows import Dropped, PairRow, canvas_picture, check_pair, has_split, read_rows
+from train.pairs.listing import listing_digest, merge_parts, refuse_changed, write_dropped
+from train.pairs.rows import SAME, Dropped, PairRow, canvas_picture, check_pair, has_split, read_rows
+from train.pairs.sources import source_stamp
+from train.settings import DataConfig
 
 log = logging.getLogger(__name__)
 
+LISTING = "pairs.json"
 SAY_EVERY = 30.0
 """Seconds between lines in the log; the number of rows is not known beforehand for every source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedPair:
+class ListedPair:
     """One pair as names of cache entries."""
 
     row: int
@@ -40,7 +44,7 @@ class PreparedPair:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class EncodedPair:
     """One pair as tensors on the CPU, float32."""
 
     pair_id: str
@@ -53,31 +57,31 @@ class Pair:
 class PairSet:
     """Prepared pairs that load one at a time from the cache."""
 
-    def __init__(self, pairs: list[PreparedPair], latents: TensorCache, texts: TensorCache) -> None:
+    def __init__(self, pairs: list[ListedPair], latents: TensorCache, texts: TensorCache) -> None:
         self.pairs, self.latents, self.texts = pairs, latents, texts
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> Pair:
+    def __getitem__(self, index: int) -> EncodedPair:
         pair = self.pairs[index]
         text = self.texts.read(pair.text)
         latents_w = self.latents.read(pair.chosen)["latents"][None].float()
         latents_l = self.latents.read(pair.rejected)["latents"][None].float()
-        return Pair(pair.pair_id, latents_w, latents_l, text["embeds"].float(), text.get("pooled"))
+        return EncodedPair(pair.pair_id, latents_w, latents_l, text["embeds"].float(), text.get("pooled"))
 
 
 class Preparer:
     """Encodes what the cache lacks, with one family's encoders, for one canvas."""
 
-    def __init__(self, family: Any, canvas: Canvas, config: DataConfig) -> None:
+    def __init__(self, family: Any, canvas: TrainingCanvas, config: DataConfig) -> None:
         self.family, self.canvas, self.config = family, canvas, config
         folder = cache_folder(config.cache)
         self.latents = TensorCache(folder, "latents", image_encoder_mark(family))
         self.texts = TensorCache(folder, "texts", text_encoder_mark(family))
-        self.resized = self.truncated = 0
+        self.truncated = 0
 
-    def prepare(self, row: PairRow, number: int) -> PreparedPair:
+    def prepare(self, row: PairRow, number: int) -> ListedPair:
         """The names of the row's cache entries, which exist afterwards; `Dropped` when it cannot be used."""
         size = self.canvas.height, self.canvas.width
         check_pair(row, *size, self.config.resize)
@@ -86,58 +90,102 @@ class Preparer:
                 raise Dropped("prompt longer than the tokenizer's window")
             self.truncated += 1
         keys = [image_key(data, *size, self.config.resize) for data in (row.chosen, row.rejected)]
-        for key, data in zip(keys, (row.chosen, row.rejected), strict=True):
-            self.latents.get(key, lambda data=data: {"latents": self._latents(data)})  # type: ignore[misc]
+        chosen = _finite(self.latents, keys[0], lambda: self._latents(row.chosen), "latents of chosen")
+        rejected = _finite(self.latents, keys[1], lambda: self._latents(row.rejected), "latents of rejected")
+        if torch.equal(chosen["latents"], rejected["latents"]):
+            raise Dropped(SAME)
         text = text_key(row.prompt)
-        self.texts.get(text, lambda: self._embeddings(row.prompt))
-        return PreparedPair(
+        _finite(self.texts, text, lambda: self._embeddings(row.prompt), "embeddings of the prompt")
+        return ListedPair(
             row=number, pair_id=row.pair_id, prompt=row.prompt, chosen=keys[0], rejected=keys[1], text=text
         )
 
-    def _latents(self, data: bytes) -> torch.Tensor:
+    def _latents(self, data: bytes) -> Encoded:
         picture = canvas_picture(data, self.canvas.height, self.canvas.width)
         try:
-            return encode_images(self.family.vae, from_pil([picture]))[0].float()
+            return {"latents": encode_images(self.family.vae, from_pil([picture]))[0].float()}
         except torch.OutOfMemoryError as error:
             raise explain_encoding_out_of_memory(self.canvas, error) from error
 
-    def _embeddings(self, prompt: str) -> dict[str, torch.Tensor]:
+    def _embeddings(self, prompt: str) -> Encoded:
         embeds, pooled = encode_text(self.family, [prompt], long_prompt="truncate")
         return {"embeds": embeds.float()} | ({} if pooled is None else {"pooled": pooled.float()})
 
 
-def prepare_pairs(
-    family: Any, canvas: Canvas, config: DataConfig, out: Path, accelerator: Any
-) -> tuple[PairSet, PairSet]:
-    """(training pairs, held-out pairs), both fully cached; the rows left out are in OUT/dropped.jsonl.
+def _finite(cache: TensorCache, key: str, compute: Callable[[], Encoded], what: str) -> Encoded:
+    """An entry of the cache whose numbers are all finite; `Dropped` for one that cannot be made so, which is
+    then not kept. One that lies there from before is made again."""
 
-    Each of n processes encodes every n-th row. A run that is resumed finds
-    its list of pairs in OUT/pairs.json and reads no picture again. Raises `UserError` when nothing is left
-    to train on.
+    def checked() -> Encoded:
+        made = compute()
+        if not _is_finite(made):
+            raise Dropped(f"the {what} are not finite")
+        return made
+
+    found = cache.get(key, checked)
+    return found if _is_finite(found) else cache.put(key, checked())
+
+
+def _is_finite(tensors: Encoded) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+
+
+@dataclass(frozen=True)
+class PreparedPairs:
+    """A run's pairs, fully cached, and what their list says, as a hash."""
+
+    training: PairSet
+    held_out: PairSet
+    digest: str
+
+
+def prepare_pairs(
+    family: Any, canvas: TrainingCanvas, config: DataConfig, out: Path, accelerator: Any, trained_on: str = ""
+) -> PreparedPairs:
+    """All usable pairs, cached; the rows left out are in OUT/dropped.jsonl.
+
+    Each of n processes encodes every n-th row. A run that is resumed finds its list of pairs in
+    OUT/pairs.json and reads no picture again, unless files of the source have changed. trained_on: the digest
+    of the list that a checkpoint was trained on. Raises `UserError` when nothing is left to train on, or when
+    the list is no longer that one; OUT is then as it was.
     """
     preparer = Preparer(family, canvas, config)
-    listing = out / "pairs.json"
+    listing, stamp = out / LISTING, source_stamp(config.source)
     rank, world = accelerator.process_index, accelerator.num_processes
-    known = _complete(listing, preparer)
-    accelerator.wait_for_everyone()  # nobody writes the listing before everybody has looked
+    # The first process's files count: copies on other machines have other times. And nobody writes the
+    # listing before everybody has looked, nor goes on alone.
+    known = _complete(listing, preparer, stamp if rank == 0 else "")
+    known = all(gather_object([known])) if world > 1 else known
     if not known:
         _prepare_share(preparer, config, out, rank, world)
         accelerator.wait_for_everyone()
         if rank == 0:
-            write_atomically(listing, json.dumps(merge_parts(out, world, config)).encode())
+            merged = merge_parts(out, world, config)
+            before = json.loads(listing.read_text()) if listing.exists() else None
+            refuse_changed(merged, trained_on, before, config.source)
+            write_dropped(merged["dropped"], out)
+            Storage(out).write(LISTING, json.dumps({**merged, "source": stamp}).encode())
         accelerator.wait_for_everyone()
     found = json.loads(listing.read_text())
-    sets = [[PreparedPair(**pair) for pair in found[name]] for name in ("train", "held_out")]
-    return PairSet(sets[0], preparer.latents, preparer.texts), PairSet(
-        sets[1], preparer.latents, preparer.texts
+    refuse_changed(found, trained_on, None, str(listing))
+    training, held_out = (
+        PairSet([ListedPair(**pair) for pair in found[name]], preparer.latents, preparer.texts)
+        for name in ("train", "held_out")
     )
+    return PreparedPairs(training, held_out, listing_digest(found))
 
 
-def _complete(listing: Path, preparer: Preparer) -> bool:
-    """True when an earlier start listed the pairs and the cache still has all of them."""
+def _complete(listing: Path, preparer: Preparer, stamp: str) -> bool:
+    """True when an earlier start listed the pairs, of files that are still the same, and the cache has all of
+    them. A source that is gone, or whose files nobody can look at, is not asked for."""
     if not listing.exists():
         return False
     found = json.loads(listing.read_text())
+    if stamp and found.get("source", stamp) != stamp:
+        log.info(
+            "files of %s have changed since the pairs were listed: listing them anew", preparer.config.source
+        )
+        return False
     pairs = found["train"] + found["held_out"]
     names = {preparer.latents.path(p[side]) for p in pairs for side in ("chosen", "rejected")}
     return all(path.exists() for path in names | {preparer.texts.path(p["text"]) for p in pairs})
@@ -169,7 +217,7 @@ def _prepare_share(preparer: Preparer, config: DataConfig, out: Path, rank: int,
     part["counts"] = dict(preparer.latents.counts)
     part["truncated"] = preparer.truncated
     part["seconds"] = time.perf_counter() - started
-    write_atomically(out / f".part-{rank}.json", json.dumps(part).encode())
+    Storage(out).write(f".part-{rank}.json", json.dumps(part).encode())
 
 
 def _prepare_row(preparer: Preparer, group: str, row: Any, number: int, part: dict[str, Any]) -> None:

@@ -1,22 +1,21 @@
 """Preference pairs from our shards, our Hub dataset, or any pick-a-pic-shaped dataset, as one kind of row."""
 
-import glob
-import io
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from drspo.errors import UserError
+from drspo.files.pictures import picture_size, read_picture
 from drspo.hashing import content_hash
+from train.pairs.sources import has_split, open_source
 
-log = logging.getLogger(__name__)
+__all__ = ["Dropped", "PairRow", "canvas_picture", "check_pair", "has_split", "read_rows"]
 
 PAIR_COLUMNS = ("prompt", "chosen", "rejected")
 PICKAPIC_COLUMNS = ("caption", "jpg_0", "jpg_1", "label_0")
+SAME = "chosen and rejected are the same picture"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +44,7 @@ def read_rows(source: str, split: str, subset: str = "") -> Iterator[PairRow | t
         raise UserError(
             "no pairs to train on", "--data.source", "a run folder, a Parquet file or a Hub dataset id"
         )
-    rows = _open(source, split, subset)
+    rows = open_source(source, split, subset)
     for index, row in enumerate(rows):
         if index == 0:
             as_pair = _reader_of(row, source)
@@ -53,17 +52,6 @@ def read_rows(source: str, split: str, subset: str = "") -> Iterator[PairRow | t
             yield as_pair(row, index)
         except Dropped as reason:
             yield str(row.get("pair_id") or row.get("ranking_id") or f"{split}-{index}"), reason
-
-
-def has_split(source: str, split: str, subset: str = "") -> bool:
-    """True when `source` names its splits and has at least one row in `split`; a plain file has only one
-    part."""
-    if _is_pattern(source):
-        return False
-    try:
-        return next(iter(_open(source, split, subset)), None) is not None
-    except (UserError, ValueError, FileNotFoundError):
-        return False
 
 
 def check_pair(row: PairRow, height: int, width: int, resize: str) -> None:
@@ -74,7 +62,9 @@ def check_pair(row: PairRow, height: int, width: int, resize: str) -> None:
     """
     if not row.prompt.strip():
         raise Dropped("empty prompt")
-    sizes = [_header(data, name).size for data, name in ((row.chosen, "chosen"), (row.rejected, "rejected"))]
+    if row.chosen == row.rejected:
+        raise Dropped(SAME)
+    sizes = [_size(data, name) for data, name in ((row.chosen, "chosen"), (row.rejected, "rejected"))]
     if sizes[0] != sizes[1]:
         raise Dropped(f"unequal sizes: chosen {_text(sizes[0])}, rejected {_text(sizes[1])}")
     if sizes[0] == (width, height):
@@ -92,23 +82,19 @@ def canvas_picture(data: bytes, height: int, width: int) -> Image.Image:
     """The RGB picture in `data`, reduced with Lanczos to the canvas when it is larger; `Dropped` when it is
     broken."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            picture = image.convert("RGB")
-    except _BROKEN as error:
-        raise Dropped(f"broken image: {error}") from error
+        picture = read_picture(data)
+    except UserError as error:
+        raise Dropped(f"broken image: {error.what}") from error
     if picture.size == (width, height):
         return picture
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
-_BROKEN = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-
-
-def _header(data: bytes, name: str) -> Image.Image:
+def _size(data: bytes, name: str) -> tuple[int, int]:
     try:
-        return Image.open(io.BytesIO(data))
-    except _BROKEN as error:
-        raise Dropped(f"{name}: broken image ({error})") from error
+        return picture_size(data)
+    except UserError as error:
+        raise Dropped(f"{name}: broken image ({error.what})") from error
 
 
 def _text(size: tuple[int, int]) -> str:
@@ -149,83 +135,12 @@ def _from_pickapic(row: Mapping[str, Any], index: int) -> PairRow:
 
 
 def _bytes(value: Any, name: str) -> bytes:
-    """The encoded image in a cell: raw bytes, or datasets' struct of bytes and path."""
+    """The encoded image in a cell: raw bytes, or those in datasets' struct of bytes and path."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     if isinstance(value, Mapping):
         if value.get("bytes"):
             return bytes(value["bytes"])
-        path = Path(value.get("path") or "")
-        if path.is_file():
-            return path.read_bytes()
+        if value.get("path"):  # of a stranger's data, it could be any file of this machine
+            raise Dropped(f"{name}: a path instead of a picture, which is not followed")
     raise Dropped(f"{name}: no image bytes")
-
-
-def _open(source: str, split: str, subset: str) -> Iterator[dict[str, Any]]:
-    """Raw rows of one split, whatever the source is."""
-    local = Path(source)
-    if not (_is_pattern(source) or local.exists() or "://" in source):
-        return _hub(source, split, subset)
-    if subset:
-        hint = "give the files or the folder of that configuration instead, and leave --data.subset out"
-        raise UserError("only a Hub dataset has configurations to choose from", "--data.subset", hint)
-    if _is_pattern(source):
-        return _parquet(source)
-    if loose := _loose_files(local, split):
-        return _parquet(loose)
-    from pipeline.shards import read_pairs
-
-    return iter(read_pairs(source, split=split))
-
-
-def _is_pattern(source: str) -> bool:
-    return source.endswith(".parquet") or glob.has_magic(source)
-
-
-def _loose_files(folder: Path, split: str) -> str:
-    """A glob over a plain folder of Parquet files; "" for anything else, our runs and exports included."""
-    if not folder.is_dir() or any(
-        (folder / name).exists() for name in ("run.json", "export", "data", "units")
-    ):
-        return ""
-    if any(folder.glob(f"{split}*.parquet")):
-        return str(folder / f"{split}*.parquet")
-    return str(folder / "*.parquet") if split == "train" and any(folder.glob("*.parquet")) else ""
-
-
-def _parquet(pattern: str) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as parquet
-
-    files = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
-    if not files or not Path(files[0]).exists():
-        raise UserError("no Parquet file found", pattern)
-    for name in files:
-        try:
-            with parquet.ParquetFile(name) as table:
-                for batch in table.iter_batches(batch_size=16):
-                    yield from batch.to_pylist()
-        except OSError as error:
-            raise UserError(f"not a readable Parquet file: {error}", name) from error
-        except Exception as error:
-            if type(error).__module__.startswith("pyarrow"):
-                raise UserError(f"not a readable Parquet file: {error}", name) from error
-            raise
-
-
-def _hub(source: str, split: str, subset: str) -> Iterator[dict[str, Any]]:
-    import datasets
-
-    try:
-        table = datasets.load_dataset(source, subset or None, split=split)
-    except (
-        ConnectionError,
-        FileNotFoundError,
-        ValueError,
-        datasets.exceptions.DatasetNotFoundError,
-    ) as error:
-        hint = "a run folder, a Parquet file or a Hub dataset id; private ones need HF_TOKEN"
-        raise UserError(f"cannot open the dataset: {error}", source, hint) from error
-    for name, feature in table.features.items():
-        if isinstance(feature, datasets.Image):
-            table = table.cast_column(name, datasets.Image(decode=False))
-    return iter(table)

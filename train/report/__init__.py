@@ -1,1 +1,4 @@
-"""What a run tells: metrics, held-out pairs, samples, tracking, curves, card."""
+"""What a run tells: metrics, held-out pairs, samples, tracking, curves, the card, and what it remembers.
+
+From outside: what `train.loop` calls; nothing here changes what is learnt.
+"""

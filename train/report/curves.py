@@ -7,6 +7,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from train.report.pictures import save_picture
+
 PANEL = (360, 220)
 MARGIN = (58, 26, 12, 24)  # left, top, right, bottom
 INK, GRID, LINE = (40, 40, 40), (215, 215, 215), (31, 90, 160)
@@ -30,7 +32,7 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> bool:
     for index, (title, points) in enumerate(panels):
         corner = (index % columns * PANEL[0], index // columns * PANEL[1])
         sheet.paste(_panel(title, points), corner)
-    sheet.save(path)
+    save_picture(sheet, path)
     return True
 
 

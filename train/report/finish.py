@@ -6,11 +6,14 @@ from typing import Any
 
 from drspo.config import to_dict
 from drspo.files.run import RunDir, revision, versions
+from drspo.leaving import public, public_name
 from generate.request import own
-from train.canvas import PIXELS_PER_LATENT, Canvas
+from train.canvas import TrainingCanvas
 from train.config import TrainConfig
 from train.lora.exports import lora_metadata, save_kohya, save_lora
 from train.report.card import write_card
+from train.report.tally import Tally
+from train.settings import PIXELS_PER_LATENT
 
 log = logging.getLogger(__name__)
 
@@ -18,49 +21,49 @@ KOHYA = "kohya.safetensors"
 
 
 def write_results(
-    family: Any, canvas: Canvas, config: TrainConfig, out: Path, pairs: int, facts: dict[str, Any], step: int
+    family: Any, canvas: TrainingCanvas, config: TrainConfig, pairs: int, tally: Tally, step: int
 ) -> None:
     """Writes OUT/pytorch_lora_weights.safetensors, drspo.json, README.md and, where asked,
     kohya.safetensors."""
-    metadata = lora_facts(family, canvas, config, pairs, facts, step)
+    out = Path(config.out)
+    metadata = lora_facts(family, canvas, config, pairs, tally, step)
     save_lora(out, family.unet, metadata)
     if config.kohya:
         save_kohya(out / KOHYA, family.unet, metadata)
     write_card(out, metadata, config, family.spec.base)
     RunDir(str(out)).phase_done(
-        "trained", step=step, pairs=pairs, skipped=facts["skipped"], stopped=facts["stopped"]
+        "trained", step=step, pairs=pairs, skipped=tally.skipped, stopped=tally.stopped
     )
     log.info("wrote the LoRA of step %d to %s", step, out)
 
 
 def lora_facts(
-    family: Any, canvas: Canvas, config: TrainConfig, pairs: int, facts: dict[str, Any], step: int
+    family: Any, canvas: TrainingCanvas, config: TrainConfig, pairs: int, tally: Tally, step: int
 ) -> dict[str, Any]:
     """What drspo.json says: what the LoRA is for, what it was trained on and how."""
     window = canvas.windows[0]
+    base = public_name(family.model_id)
     return lora_metadata(
         family.unet,
         stage=config.stage,
-        base_model=family.model_id,
+        base_model=base,
         base_fingerprint=family.fingerprint,
-        base=family.model_id,
-        fingerprint=family.fingerprint,
         canvas=[canvas.height, canvas.width],
         window=[window.height * PIXELS_PER_LATENT, window.width * PIXELS_PER_LATENT],
         stride=own(config.canvas.stride, family.spec.stride) if config.stage == "highres" else 0,
         weights=config.canvas.weights,
         time_ids=config.canvas.time_ids,
-        dataset=config.data.source,
+        dataset=public_name(config.data.source),
         pairs=pairs,
         pairs_per_step=config.pairs_per_step,
         step=step,
-        loss=to_dict(config.loss),
-        optimizer=to_dict(config.optimizer),
+        loss=public(to_dict(config.loss)),
+        optimizer=public(to_dict(config.optimizer)),
         ema=config.ema,
         seed=config.seed,
-        best=facts["best"],
-        skipped_steps=facts["skipped"],
-        stopped=facts["stopped"],
+        best=tally.best,
+        skipped_steps=tally.skipped,
+        stopped=public(tally.stopped),
         versions=versions(),
         revision=revision(),
     )

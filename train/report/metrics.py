@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from train.pairs.cache import write_atomically
+from drspo.files.storage import Storage
 
 BINS = 5
 """Timestep bins of equal width over the schedule."""
@@ -142,4 +142,4 @@ class JsonLines:
         """Removes the records after `step`."""
         if self.path.exists():
             kept = [json.dumps(record) + "\n" for record in self.records() if record["step"] <= step]
-            write_atomically(self.path, "".join(kept).encode())
+            Storage(self.path.parent).write(self.path.name, "".join(kept).encode())

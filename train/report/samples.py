@@ -2,17 +2,19 @@
 side."""
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
 
+from drspo.files.pictures import read_picture
 from generate.request import Request, build_generator, own
-from train.canvas import PIXELS_PER_LATENT, Canvas
+from train.canvas import TrainingCanvas
 from train.config import TrainConfig
 from train.pairs.prepare import PairSet
+from train.report.pictures import save_picture
+from train.settings import PIXELS_PER_LATENT
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +27,7 @@ class Sampler:
     windows."""
 
     def __init__(
-        self, family: Any, canvas: Canvas, config: TrainConfig, held_out: PairSet, active: bool
+        self, family: Any, canvas: TrainingCanvas, config: TrainConfig, held_out: PairSet, active: bool
     ) -> None:
         self.active = active and config.samples.every > 0
         self.config = config.samples
@@ -65,7 +67,7 @@ class Sampler:
         )
 
 
-def _method(config: TrainConfig, canvas: Canvas, spec: Any) -> tuple[str, dict[str, Any]]:
+def _method(config: TrainConfig, canvas: TrainingCanvas, spec: Any) -> tuple[str, dict[str, Any]]:
     """The sampler that shows the stage alone, with the windows and micro-conditioning of the training."""
     if config.stage == "blueprint":
         return "sdxl", {"long_prompt": "truncate"}
@@ -99,14 +101,7 @@ def write_timeline(folder: Path, columns: int) -> Path | None:
     return path
 
 
-def save_picture(image: Image.Image, path: Path) -> None:
-    """Writes a PNG in one step."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    image.save(temporary, format="PNG")
-    os.replace(temporary, path)
-
-
 def _cell(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        height = max(1, round(image.height * CELL_WIDTH / image.width))
-        return image.convert("RGB").resize((CELL_WIDTH, height), Image.Resampling.LANCZOS)
+    image = read_picture(path)
+    height = max(1, round(image.height * CELL_WIDTH / image.width))
+    return image.resize((CELL_WIDTH, height), Image.Resampling.LANCZOS)

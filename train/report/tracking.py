@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from drspo.errors import UserError
-from train.config import TrackingConfig
-from train.pairs.cache import write_atomically
+from drspo.files.storage import Storage
+from drspo.leaving import public, public_name
 from train.report.metrics import JsonLines
+from train.settings import TrackingConfig
 
 
 class Tracker:
@@ -78,9 +79,23 @@ def _wandb(out: Path, project: str, config: Mapping[str, Any]) -> Any:
     except ImportError as error:
         raise UserError("wandb is not installed", "--tracking.wandb-project", "pip install wandb") from error
     # A folder's name is no id: two projects' folders are both called "blueprint".
-    mark = out / "wandb-id"
-    if not mark.exists():
-        write_atomically(mark, secrets.token_hex(8).encode())
+    Storage(out).create("wandb-id", secrets.token_hex(8).encode())
+    # The service also asks the machine for its host, account, command line, paths and printed lines.
+    quiet = wandb.Settings(
+        host="",
+        username="",
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        disable_git=True,
+        save_code=False,
+        console="off",
+    )
     return wandb.init(
-        project=project, dir=str(out), config=dict(config), name=out.name, id=mark.read_text(), resume="allow"
+        project=project,
+        dir=str(out),
+        config=public(dict(config)),
+        name=public_name(str(out)),
+        id=(out / "wandb-id").read_text(),
+        resume="allow",
+        settings=quiet,
     )

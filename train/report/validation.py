@@ -5,7 +5,7 @@ above all the winner's drift do.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ from accelerate.utils import gather_object
 from train.config import TrainConfig
 from train.objective.draws import grid_draw, grid_timesteps
 from train.objective.pair import Reference
+from train.objective.trainee import Trainee
 from train.pairs.prepare import PairSet
 from train.report.metrics import summarise
-from train.step import Trainee
 
 
 class Validator:
@@ -52,7 +52,8 @@ class Validator:
         pair = self.pairs[index]
         config = self.trainee.config
         drawn = grid_draw(config.seed, pair.pair_id, t, tuple(pair.latents_w.shape), config.noise)
-        result = self.trainee.errors(pair, drawn, self.references.get((index, t)))
+        kept = self.references.get((index, t))
+        result = self.trainee.errors(pair, drawn, lambda ask: kept or ask())
         if config.loss.reference_anchor == 0:
             # Two floats per point are kept, not the reference's scrolls: so there is no KL proxy here, not
             # even the first time, and a resumed run writes the same records as an unbroken one.
@@ -68,7 +69,7 @@ def pair_accuracy(measured: Sequence[tuple[int, dict[str, float]]]) -> dict[str,
     """
     margins: dict[int, list[float]] = {}
     for index, metrics in measured:
-        if "margin" in metrics:
+        if math.isfinite(metrics.get("margin", math.nan)):
             margins.setdefault(index, []).append(metrics["margin"])
     if not margins:
         return {}
@@ -83,6 +84,20 @@ def relative_drift(record: dict[str, Any]) -> dict[str, Any]:
         reference = record["error_w"] - record["winner_drift"]
         record["winner_drift_share"] = record["winner_drift"] / reference if reference > 0 else 0.0
     return record
+
+
+def held_out_line(record: Mapping[str, Any]) -> str:
+    """The figures of a measurement in words. What no pair could be measured on is left out: a loss without
+    reference has no margin, and nothing is left where no pair gave a finite number."""
+    shown = {
+        "preference loss": ("preference_loss", "{:.4f}"),
+        "accuracy": ("accuracy", "{:.3f}"),
+        "of pairs": ("pair_accuracy", "{:.3f}"),
+        "margin": ("margin", "{:+.4f}"),
+        "winner drift": ("winner_drift_share", "{:+.2%}"),
+    }
+    found = [f"{word} {form.format(record[key])}" for word, (key, form) in shown.items() if key in record]
+    return ", ".join(found) or "no finite figure"
 
 
 def should_stop(shares: Sequence[float], config: TrainConfig) -> bool:

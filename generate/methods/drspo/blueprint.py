@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from drspo.errors import UserError
 from generate.methods import sdxl
-from generate.models.family import ModelFamily, ModelSpec
+from generate.models.family import ModelFamily
+from generate.models.specs import ModelSpec
 from generate.request import OWN, Callback, Generated, Request, Step, own
 
 
@@ -29,25 +30,29 @@ class Blueprint:
 def blueprint_request(request: Request, settings: Blueprint, spec: ModelSpec) -> Request:
     """The request for a scroll's blueprint: same prompt and seed, other size.
 
-    UserError where the size is no multiple of 8 or has another aspect ratio than the scroll: the paper keeps
-    one ratio k for both resolutions (section 3.1.2).
+    UserError where the size is no whole number of latents or has another aspect ratio than the scroll: the
+    paper keeps one ratio k for both resolutions (section 3.1.2).
     """
     height = own(settings.height, request.height * spec.blueprint[0] // spec.scroll[0])
     width = own(settings.width, request.width * spec.blueprint[1] // spec.scroll[1])
-    if min(height, width) < 8 or height % 8 or width % 8 or height * request.width != width * request.height:
+    whole = all(side >= spec.factor and side % spec.factor == 0 for side in (height, width))
+    if not whole or height * request.width != width * request.height:
         raise UserError(
             f"a scroll of {request.height}x{request.width} cannot have a blueprint of {height}x{width}: both "
-            "sides must be positive multiples of 8, and the aspect ratio must be the scroll's",
+            f"sides must be positive multiples of {spec.factor}, and the aspect ratio must be the scroll's",
             hint=_nearest(request, spec),
         )
     return replace(
-        request, height=height, width=width, steps=own(settings.steps, request.steps),
+        request,
+        height=height,
+        width=width,
+        steps=own(settings.steps, request.steps),
         guidance_scale=own(settings.guidance_scale, request.guidance_scale),
-    )  # fmt: skip
+    )
 
 
 def _nearest(request: Request, spec: ModelSpec) -> str:
-    unit = [8 * s // b for s, b in zip(spec.scroll, spec.blueprint, strict=True)]
+    unit = [spec.factor * s // b for s, b in zip(spec.scroll, spec.blueprint, strict=True)]
     height, width = (
         max(u, round(v / u) * u) for v, u in zip((request.height, request.width), unit, strict=True)
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
+from PIL import Image
 
 from drspo.errors import UserError
-from generate.images.lineart import LineArt
+from generate.canvas.plan import Canvas
+from generate.images.lineart import LineArt, control_crops
+from generate.models.denoisers.denoiser import Picture
 from generate.request import OWN
-from generate.sampling.fusion import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,35 +32,29 @@ class Control:
 
 
 class LineControl:
-    """Residuals of the ControlNet for the windows at hand, each with its own crop of the line art."""
+    """What the ControlNet is shown of every window at active steps: its own crop of the line art."""
 
-    def __init__(self, network: Any, crops: Tensor, settings: Control, scale: float, steps: int) -> None:
-        self.network = network
-        self.crops = crops.to(network.device, network.dtype)
-        self.scale = scale
+    def __init__(self, network: Any, lines: Image.Image, settings: Control, scale: float, steps: int) -> None:
+        self.lines, self.scale = lines, scale
+        self.device, self.dtype = network.device, network.dtype
         self.active = active_steps(settings, steps)
-        self.evaluations = 0
+        self._shown: tuple[Canvas | None, Picture | None] = (None, None)
 
-    def __call__(self, evaluation: Evaluation) -> dict[str, Any]:
-        """Arguments of the UNet's forward for one evaluation; none where control rests."""
-        if evaluation.index not in self.active:
-            return {}
-        groups = evaluation.samples.shape[0] // len(evaluation.windows)
-        chosen = torch.as_tensor(list(evaluation.windows), device=self.crops.device)
-        down, middle = self.network(
-            evaluation.samples, evaluation.timestep, encoder_hidden_states=evaluation.prompt,
-            controlnet_cond=self.crops[chosen].repeat(groups, 1, 1, 1), conditioning_scale=self.scale,
-            added_cond_kwargs=evaluation.added, return_dict=False,
-        )  # fmt: skip
-        self.evaluations += evaluation.samples.shape[0]
-        return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+    def __call__(self, canvas: Canvas, index: int) -> Picture | None:
+        """The windows' crops at one step; None where control rests."""
+        if index not in self.active:
+            return None
+        if self._shown[0] is not canvas:  # cropped again only where windows move
+            crops = control_crops(self.lines, canvas).to(self.device, self.dtype)
+            self._shown = canvas, Picture(crops, self.scale)
+        return self._shown[1]
 
 
 def active_steps(settings: Control, steps: int) -> range:
     """The high-resolution steps at which control acts: step i lies in (i/n, (i+1)/n), as diffusers counts
     them."""
-    if settings.scale < 0 and settings.scale != OWN:
-        raise UserError(f"control.scale is not negative: {settings.scale}")
+    if not 0 <= settings.scale < math.inf and settings.scale != OWN:  # the first also refuses NaN
+        raise UserError(f"control.scale is a number from 0 on, not {settings.scale}")
     if not 0 <= settings.start < settings.end <= 1:
         raise UserError(
             f"control must satisfy 0 <= start < end <= 1, not {settings.start} and {settings.end}"

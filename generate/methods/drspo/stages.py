@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from drspo.errors import UserError
 from generate.models.family import ModelFamily
-from generate.models.loras import FACTS
+from generate.models.loras import read_facts
 
 STAGES = ("blueprint", "highres")
 
 
 def lora_stages(path: str) -> tuple[str, ...]:
     """The stages that a LoRA is for, by the `drspo.json` beside it; both when there is none."""
-    folder = Path(path).expanduser()
-    facts = (folder if folder.is_dir() else folder.parent) / FACTS
-    if not facts.is_file():
-        return STAGES
-    try:
-        stage = str(json.loads(facts.read_text(encoding="utf-8")).get("stage", ""))
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{facts} is not readable: {error}") from error
+    stage = str(read_facts(Path(path).expanduser()).get("stage", ""))
     return (stage,) if stage in STAGES else STAGES
 
 

@@ -10,17 +10,21 @@ from typing import Any
 from PIL import Image
 
 from drspo.errors import UserError
+from generate.canvas.plan import in_force
+from generate.config import WindowSettings
 from generate.images.lineart import check_lines, draw_lines, enlarge
+from generate.images.vae import decode_scroll
 from generate.methods.call import Output, call
 from generate.methods.drspo.blueprint import Blueprint, blueprint_request, draw_blueprint
 from generate.methods.drspo.control import Control, active_steps
-from generate.methods.drspo.highres import HighRes, paint_windows, remaining_steps
+from generate.methods.drspo.highres import HighRes, paint_windows
 from generate.methods.drspo.stages import STAGES, check_conditioning
 from generate.methods.multidiffusion import MultiDiffusion
 from generate.methods.sdxl import SDXL
-from generate.models.family import ModelFamily, ModelSpec, load_family
-from generate.request import OWN, Callback, Generated, Request, own
-from generate.sampling.scroll import WindowSettings, decode, in_force, linear_scheduler
+from generate.models.family import ModelFamily, load_family
+from generate.models.schedule import check_strength
+from generate.models.specs import ModelSpec
+from generate.request import OWN, Callback, Generated, Generator, Request, check_request, own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,25 +44,30 @@ class Config:
     """off: the base model in both stages even where LoRAs are loaded (the paper's "w/o DPO")"""
 
 
-class DRSPO:
+class DRSPO(Generator):
     """Blueprint, line art, windows; LoRAs loaded as "blueprint" and "highres" act in their stage."""
 
     name = "drspo"
     config_class = Config
+    stages = STAGES
 
     def __init__(self, family: ModelFamily, config: Config | None = None) -> None:
-        self.family = family
-        self.config = config or Config()
+        super().__init__(family, config)
         if self.config.control.enabled and family.controlnet is None:
             raise UserError(
                 "the model was loaded without a ControlNet, which guides the windows",
                 hint="Load it with controlnet=True, or switch control off (control.enabled).",
             )
 
-    @staticmethod
-    def needs_control(config: Config) -> bool:
+    @classmethod
+    def needs_control(cls, config: Config) -> bool:
         """Whether the family must be loaded with its ControlNet."""
         return config.control.enabled
+
+    @classmethod
+    def with_window_batch(cls, config: Config, count: int) -> Config:
+        """The settings with so many windows per forward."""
+        return replace(config, windows=replace(config.windows, window_batch=count))
 
     @classmethod
     def from_pretrained(
@@ -68,6 +77,8 @@ class DRSPO:
         device: str = "auto",
         dtype: str = "auto",
         controlnet: str = "",
+        conditioning: str = "",
+        revision: str = "",
         lora_blueprint: str = "",
         lora_highres: str = "",
         lora_weight: float = 1.0,
@@ -76,9 +87,14 @@ class DRSPO:
         """A generator on a named model, a Hub id or a folder, with the LoRAs of both stages where given."""
         config = config or Config()
         family = load_family(
-            model, device=device, dtype=dtype,
-            controlnet=cls.needs_control(config), controlnet_source=controlnet,
-        )  # fmt: skip
+            model,
+            device=device,
+            dtype=dtype,
+            controlnet=cls.needs_control(config),
+            controlnet_source=controlnet,
+            conditioning=conditioning,
+            revision=revision,
+        )
         for stage, path in zip(STAGES, (lora_blueprint, lora_highres), strict=True):
             if path:
                 family.load_lora(path, lora_weight, stage)
@@ -100,9 +116,8 @@ class DRSPO:
         made = self.paint(request, blueprint.image, callback, index)
         made.seconds = time.perf_counter() - started
         first = blueprint.facts["unet_evaluations"]
-        made.facts |= {
-            "unet_evaluations": first + made.facts["unet_evaluations"], "blueprint_evaluations": first,
-        }  # fmt: skip
+        made.facts["unet_evaluations"] += first
+        made.facts["blueprint_evaluations"] = first
         return made
 
     def draw(self, request: Request, callback: Callback | None = None, request_index: int = 0) -> Generated:
@@ -126,23 +141,25 @@ class DRSPO:
         self._wear("highres")
         settings = self._highres()
         sampled = paint_windows(self.family, settings, request, large, lines, callback, request_index)
-        image = decode(self.family, sampled.latents, wrap=self.config.windows.wrap)
         return Generated(
-            request=request, image=image, seconds=time.perf_counter() - started,
-            latents=sampled.latents[0].float().cpu(), facts=sampled.facts,
+            request=request,
+            image=decode_scroll(self.family.vae, sampled.latents, wrap=self.config.windows.wrap),
+            seconds=time.perf_counter() - started,
+            latents=sampled.latents[0].float().cpu(),
+            facts=sampled.facts,
             extras={"blueprint": blueprint} | ({"lines": lines} if lines is not None else {}),
-        )  # fmt: skip
+        )
 
     @classmethod
     def check_settings(cls, config: Config, request: Request, spec: ModelSpec | None) -> None:
         """UserError for what is wrong whatever the weights are; without a spec the model is not known yet."""
         MultiDiffusion.check_settings(config.windows, request, spec)
         SDXL.check_settings(config.blueprint.sdxl, request, spec)
-        remaining_steps(request.steps, own(config.strength, 1.0))
+        check_strength(own(config.strength, 1.0))
         active_steps(config.control, request.steps)
         check_lines(config.control.lines)
         if spec is not None:
-            blueprint_request(request, config.blueprint, spec)
+            check_request(blueprint_request(request, config.blueprint, spec))
 
     def check(self, requests: list[Request]) -> None:
         """UserError for anything wrong with the requests or the settings, before heavy work."""
@@ -161,17 +178,22 @@ class DRSPO:
         config, spec = self.config, self.family.spec
         first = blueprint_request(request, config.blueprint, spec)
         blueprint = replace(
-            config.blueprint, height=first.height, width=first.width, steps=first.steps,
+            config.blueprint,
+            height=first.height,
+            width=first.width,
+            steps=first.steps,
             guidance_scale=first.guidance_scale,
-        )  # fmt: skip
+        )
         windows = in_force(config.windows, spec)
         control = replace(config.control, scale=self.control_scale)
         return replace(config, strength=self.strength, blueprint=blueprint, control=control, windows=windows)
 
     def count_steps(self, request: Request) -> int:
         """How many steps a callback sees for one request."""
-        first = blueprint_request(request, self.config.blueprint, self.family.spec).steps
-        return first + remaining_steps(self._schedule(request), self.strength)
+        first = blueprint_request(request, self.config.blueprint, self.family.spec)
+        windows = MultiDiffusion(self.family, self.config.windows).schedule(request)
+        windows.enter(self.strength)
+        return SDXL(self.family, self.config.blueprint.sdxl).count_steps(first) + len(windows)
 
     @property
     def strength(self) -> float:
@@ -183,14 +205,13 @@ class DRSPO:
         """The ControlNet's scale in force."""
         return own(self.config.control.scale, self.family.spec.control_scale)
 
-    def _schedule(self, request: Request) -> int:
-        return len(linear_scheduler(self.family, self.config.windows.scheduler, request.steps).timesteps)
-
     def _highres(self) -> HighRes:
         return HighRes(
-            strength=self.strength, windows=self.config.windows, control=self.config.control,
+            strength=self.strength,
+            windows=self.config.windows,
+            control=self.config.control,
             control_scale=self.control_scale,
-        )  # fmt: skip
+        )
 
     def _wear(self, stage: str) -> None:
         wanted = self.config.use_loras and stage in self.family.loras

@@ -1,0 +1,49 @@
+"""What would only fail hours later, found before the first byte is written."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from dataset_builder.config import BuildConfig, run_hash, uses_llm
+from dataset_builder.ideas import IDEAS_NAME, PROMPTS_NAME
+from drspo.errors import UserError
+from drspo.files.run import MANIFEST, RunDir
+from drspo.ranges import check_ranges
+from pipeline.checks import check_generators, check_scorers, check_texts
+from pipeline.ideas.sources import source_reader
+from pipeline.llm.access import check_access
+from pipeline.pairs.pairing import choose_pairs, score_weights
+from pipeline.settings import check_options, short_names
+
+
+def check(config: BuildConfig) -> None:
+    """Raise UserError for what would only fail hours later."""
+    if not config.out:
+        raise UserError("which folder is the run's?", "--out", "For example --out runs/scrolls-001.")
+    if not config.scoring.scorers or not config.candidates.generators:
+        raise UserError("at least one generator and one scorer are needed")
+    check_ranges(config)
+    scorers = config.scoring.columns
+    short_names(config.candidates.generators)
+    score_weights(config.pairs, scorers)
+    choose_pairs(_no_candidates(scorers), config.pairs, scorers)
+    check_options(config.candidates.options, config.candidates.generators, "candidates.options")
+    check_options(config.scoring.options, tuple(config.scoring.named), "scoring.options")
+    run = RunDir(config.out)
+    if not (run.exists(MANIFEST) and run.manifest()["config_hash"] == run_hash(config)):
+        check_generators(config.candidates)
+        check_scorers(config.scoring)
+    if run.exists(PROMPTS_NAME):
+        return
+    check_texts(config.expand, config.filter)
+    if not run.exists(IDEAS_NAME):
+        source_reader(config.prompts.source)
+    if uses_llm(config):
+        check_access(config.llm)
+
+
+def _no_candidates(scorers: tuple[str, ...]) -> pl.DataFrame:
+    text = ("unit_id", "prompt_id", "prompt", "candidate_id", "generator")
+    whole = ("seed", "height", "width")
+    scores = {"scores": pl.Struct(dict.fromkeys(scorers, pl.Float64))}
+    return pl.DataFrame(schema={**dict.fromkeys(text, pl.String), **dict.fromkeys(whole, pl.Int64), **scores})

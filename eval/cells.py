@@ -1,0 +1,21 @@
+"""The pictures of a benchmark, one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drspo.hashing import content_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One picture of the benchmark: a method at a prompt and a seed."""
+
+    method: str
+    prompt: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The picture's file name in the run folder."""
+        return f"images/{self.method}/{content_hash(self.prompt, length=12)}-{self.seed}.png"

@@ -1,0 +1,147 @@
+"""Numbers of pictures, taken once: each batch is a Parquet file of its own in the run folder."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from drspo.errors import UserError
+from drspo.files.pictures import read_picture
+from drspo.files.storage import Storage
+from drspo.hashing import content_hash
+from drspo.log import progress
+from eval.base import about, is_number, release
+from eval.cells import Cell
+from eval.tables import Record
+
+_TEXTS = (
+    "method", "prompt", "scorer", "unit", "view", "checkpoint", "checkpoint_hash", "version", "revision",
+    "aggregate", "error",
+)  # fmt: skip
+FIELDS = pa.schema(
+    [
+        *((name, pa.string()) for name in _TEXTS),
+        ("seed", pa.int64()),
+        ("text_limit", pa.int64()),
+        ("higher_is_better", pa.bool_()),
+        ("value", pa.float64()),
+        ("picture", pa.string()),
+    ]
+)
+"""A record's columns (`eval.tables.Record`) and the picture's digest, empty for pictures that never
+change."""
+
+Number = tuple[float, str]
+"""A number and, where it is NaN, the reason."""
+
+
+class ScoreStore:
+    """The numbers of one metric under `scores/<column>/<identity>/` of a run folder.
+
+    The identity covers everything that changes a number (recipe, weights, view), so a change of weights takes
+    new numbers and leaves the old ones where they are. A file is named by the pictures it covers.
+    """
+
+    def __init__(self, storage: Storage, column: str, metric: Any) -> None:
+        self.storage = storage
+        self.declared: dict[str, Any] = {
+            "scorer": column,
+            "unit": str(metric.unit),
+            "view": str(metric.view),
+            "checkpoint": str(metric.checkpoint),
+            "checkpoint_hash": str(metric.checkpoint_hash),
+            "higher_is_better": bool(metric.higher_is_better),
+            "version": str(about(metric, "version")),
+            "revision": str(about(metric, "revision")),
+            "text_limit": int(about(metric, "text_limit")),
+            "aggregate": str(about(metric, "aggregate")),
+        }
+        parts = (column, metric.name, self.declared["version"], metric.view, metric.checkpoint_hash)
+        self.folder = f"scores/{column}/{content_hash(*map(str, parts), length=16)}"
+
+    def load(self, digests: Mapping[Cell, str]) -> dict[Cell, Number]:
+        """{cell: number} of what was measured so far; damaged files and other pictures count as absent."""
+        found: dict[Cell, Number] = {}
+        for name in self.storage.list(self.folder + "/"):
+            try:
+                rows = pq.read_table(io.BytesIO(self.storage.read(name)), schema=FIELDS).to_pylist()
+            except (pa.ArrowInvalid, OSError):
+                continue
+            for row in rows:
+                cell = Cell(row["method"], row["prompt"], row["seed"])
+                if row["picture"] == digests.get(cell, ""):
+                    found[cell] = (row["value"], row["error"])
+        return found
+
+    def save(self, measured: Mapping[Cell, Number], digests: Mapping[Cell, str]) -> None:
+        """Writes one batch. What failed is not written: the next run tries it again."""
+        rows = [
+            {**asdict(self.record(cell, *number)), "picture": digests.get(cell, "")}
+            for cell, number in measured.items()
+            if not number[1]
+        ]
+        if rows:
+            names = [
+                part for row in rows for part in (row["method"], row["prompt"], row["seed"], row["picture"])
+            ]
+            data = io.BytesIO()
+            pq.write_table(pa.Table.from_pylist(rows, schema=FIELDS), data)
+            self.storage.write(f"{self.folder}/{content_hash(*names, length=16)}.parquet", data.getvalue())
+
+    def record(self, cell: Cell, value: float, error: str) -> Record:
+        """The record of one number."""
+        return Record(
+            method=cell.method, prompt=cell.prompt, seed=cell.seed, value=value, error=error, **self.declared
+        )
+
+
+def measure(
+    judges: Mapping[str, Any],
+    cells: Sequence[Cell],
+    read: Callable[[Cell], bytes],
+    storage: Storage,
+    *,
+    batch: int = 16,
+    digests: Mapping[Cell, str] | None = None,
+) -> list[Record]:
+    """Every metric's number of every picture, one metric in memory at a time; earlier numbers are kept.
+
+    `read` gives a picture's file; `digests` its content's, where it may have changed since the last run.
+    """
+    records, marks = list[Record](), digests or {}
+    with progress(len(judges) * len(cells), "numbers", "images") as bar:
+        for column, metric in judges.items():
+            store = ScoreStore(storage, column, metric)
+            known = store.load(marks)
+            todo = [cell for cell in cells if cell not in known]
+            bar.advance(len(cells) - len(todo), scorer=column)
+            for start in range(0, len(todo), batch):
+                fresh = _measured(metric, read, todo[start : start + batch])
+                store.save(fresh, marks)
+                known |= fresh
+                bar.advance(len(fresh), scorer=column)
+            release(metric)
+            records += [store.record(cell, *known[cell]) for cell in cells]
+    return records
+
+
+def _measured(metric: Any, read: Callable[[Cell], bytes], some: Sequence[Cell]) -> dict[Cell, Number]:
+    """The numbers of one batch; a picture that cannot be read fails alone."""
+    images: dict[Cell, Image.Image] = {}
+    found: dict[Cell, Number] = {}
+    for cell in some:
+        try:
+            images[cell] = read_picture(read(cell), "the file")
+        except (UserError, FileNotFoundError) as error:
+            found[cell] = (float("nan"), f"no picture: {str(error).splitlines()[0]}")
+    values = metric.score(list(images.values()), [cell.prompt for cell in images]) if images else []
+    for cell, value in zip(images, values, strict=True):
+        number = float(value)
+        found[cell] = (number, "") if is_number(number) else (float("nan"), f"the scorer gave {number}")
+    return found

@@ -1,0 +1,1 @@
+"""One file per architecture: scaled latents, time and condition to a prediction."""

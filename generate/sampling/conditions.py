@@ -1,0 +1,105 @@
+"""What every window of a canvas is told: which prompt, which image prompt, which sizes, which line art."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from generate.canvas.plan import Canvas
+from generate.models.denoisers.denoiser import Condition, Picture
+from generate.models.prompts import PromptEmbeddings
+
+Half = Literal["unconditional", "conditional"]
+Rows = Callable[[Canvas], Sequence[int]]
+"""Which row of the embeddings each window of a canvas takes."""
+Sizes = Callable[[Canvas], Tensor]
+"""What each window is told about sizes, [n, 6]."""
+Control = Callable[[Canvas, int], Picture | None]
+"""What the ControlNet is shown of each window at a step: pixels [n, 3, H, W]; None where it rests."""
+KEPT = 16
+
+
+def one_prompt(canvas: Canvas) -> Sequence[int]:
+    """The same row of the embeddings for every window."""
+    return (0,) * len(canvas.windows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Half:
+    text: Tensor
+    pooled: Tensor | None
+    images: tuple[Tensor, ...]
+
+    def rows(self, chosen: Sequence[int]) -> tuple[Tensor | None, ...]:
+        index = torch.as_tensor(chosen, device=self.text.device)
+        return tuple(
+            None if t is None else t.index_select(0, index) for t in (self.text, self.pooled, *self.images)
+        )
+
+
+class Conditions:
+    """A map from the windows of any canvas to what the network is told about them.
+
+    `embeddings` hold R prompts with their negatives, `images` an IP-Adapter's embeddings of R image prompts,
+    each [2R, images, d], the unconditional ones first. `rows` says which of the R each window takes, so that
+    a prompt can change along the scroll; what it says may depend on where the canvas's windows lie.
+    """
+
+    def __init__(
+        self,
+        embeddings: PromptEmbeddings,
+        *,
+        images: Sequence[Tensor] = (),
+        rows: Rows = one_prompt,
+        sizes: Sizes | None = None,
+        control: Control | None = None,
+    ) -> None:
+        apart = [image.chunk(2) for image in images]
+        self._halves = {
+            "unconditional": _Half(
+                embeddings.negative_prompt_embeds, embeddings.negative_pooled, tuple(a[0] for a in apart)
+            ),
+            "conditional": _Half(embeddings.prompt_embeds, embeddings.pooled, tuple(a[1] for a in apart)),
+        }
+        self.control, self._rows, self._sizes = control, rows, sizes
+        # Kept, because attention recognises a prompt it has seen by the tensor's identity.
+        self._told = lru_cache(maxsize=KEPT)(self._tell)
+        self._placed = lru_cache(maxsize=KEPT)(self._place)
+
+    def of(self, canvas: Canvas, chosen: range, halves: Sequence[Half], picture: Picture | None) -> Condition:
+        """What the network is told about some windows, for each half in turn: S = halves x windows samples.
+
+        `picture` is the control's for all windows of the canvas.
+        """
+        rows, sizes = self._placed(canvas)
+        mine = rows[chosen.start : chosen.stop]
+        told: Condition = self._told(mine[:1] if len(set(mine)) == 1 else mine, tuple(halves))
+        return replace(
+            told,
+            sizes=None if sizes is None else _repeated(sizes, chosen, len(halves)),
+            picture=picture and replace(picture, pixels=_repeated(picture.pixels, chosen, len(halves))),
+        )
+
+    def _place(self, canvas: Canvas) -> tuple[tuple[int, ...], Tensor | None]:
+        device = self._halves["conditional"].text.device
+        sizes = None if self._sizes is None else self._sizes(canvas).to(device)
+        return tuple(self._rows(canvas)), sizes
+
+    def _tell(self, rows: tuple[int, ...], halves: tuple[Half, ...]) -> Condition:
+        apart = [self._halves[half].rows(rows) for half in halves]
+        text, pooled, *images = (
+            None if parts[0] is None else torch.cat([part for part in parts if part is not None])
+            for parts in zip(*apart, strict=True)
+        )
+        assert text is not None
+        return Condition(text, pooled, tuple(image for image in images if image is not None))
+
+
+def _repeated(all_windows: Tensor, chosen: range, times: int) -> Tensor:
+    some = all_windows[chosen.start : chosen.stop]
+    return some.repeat(times, *[1] * (some.dim() - 1))

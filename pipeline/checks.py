@@ -1,0 +1,74 @@
+"""What shows to be wrong with a run's settings without any weights, before the first byte is written."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from drspo.config import from_dict
+from drspo.errors import UserError, did_you_mean
+from drspo.registry import lookup
+from pipeline import EXPANDERS, FILTERS
+from pipeline.ideas.expanders import ExpandSettings
+from pipeline.ideas.filters import FilterSettings
+from pipeline.settings import CandidateSettings, ScoringSettings, options_of
+
+
+def check_generators(settings: CandidateSettings) -> None:
+    """UserError for a generator that there is not, its options, and a canvas that it cannot paint."""
+    from generate import GENERATORS
+    from generate.models.family import MODELS
+    from generate.request import Request, check_request
+
+    request = Request(
+        prompt="",
+        height=settings.height,
+        width=settings.width,
+        steps=settings.steps,
+        guidance_scale=settings.guidance_scale,
+    )
+    check_request(request)
+    images = settings.seeds * len(settings.generators)
+    if settings.min_candidates > images:
+        hint = f"Each has {images}: seeds x generators."
+        where = "candidates.min_candidates"
+        raise UserError(f"no prompt can have {settings.min_candidates} good images", where, hint)
+    _check_model(settings.model, MODELS)
+    for name in settings.generators:
+        cls = lookup(GENERATORS, name, "generator")
+        asked = from_dict(cls.config_class, options_of(settings.options, name))
+        if check := getattr(cls, "check_settings", None):  # a plugin need not have one
+            check(asked, request, MODELS.get(settings.model))
+
+
+def check_scorers(settings: ScoringSettings) -> None:
+    """UserError for a scorer or measure that there is not, and for an option that it does not take."""
+    from eval import MEASURES, SCORERS
+
+    for name, target in settings.named.items():
+        known = inspect.signature(lookup(SCORERS | MEASURES, target, "scorer")).parameters
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            continue
+        for key in options_of(settings.options, name):
+            if key not in known:
+                raise UserError(f"{name} has no option {key!r}", "scoring.options", did_you_mean(key, known))
+
+
+def check_texts(expand: ExpandSettings, filters: FilterSettings) -> None:
+    """UserError for an expander or filter that there is not, and for a vocabulary or template of theirs."""
+    lookup(EXPANDERS, expand.expander, "expander")(expand, _nobody)
+    for name in filters.filters:
+        found = lookup(FILTERS, name, "filter")
+        if isinstance(found, type):
+            found(filters, _nobody)
+
+
+def _nobody() -> Any:
+    raise UserError("a language model is not asked before the run has begun")
+
+
+def _check_model(model: str, known: dict[str, Any]) -> None:
+    hub = model.count("/") == 1
+    if model and model not in known and not hub and not Path(model).expanduser().exists():
+        raise UserError(f"there is no model {model!r}", "candidates.model", did_you_mean(model, known))

@@ -1,0 +1,95 @@
+"""What is refused before the first byte is written: settings out of range, or that contradict each other."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+from drspo.errors import UserError
+from drspo.ranges import check_ranges
+from train.config import TrainConfig
+from train.objective import losses
+
+
+def check_config(config: TrainConfig) -> None:
+    """Raises `UserError` for settings out of their range, or that contradict each other."""
+    if not config.out:
+        raise UserError("no folder to write to", "--out", "python -m train ... --out DIR")
+    if "://" in config.out:
+        raise UserError("training writes to a local folder", "--out", "copy the folder when it is done")
+    if not config.data.source:
+        raise UserError(
+            "no pairs to train on", "--data.source", "a run folder, a Parquet file or a Hub dataset id"
+        )
+    check_ranges(config)
+    if config.device not in ("auto", "cpu", "cuda"):
+        raise UserError(
+            f"unknown device {config.device!r}", "--device", "auto, cpu or cuda; launch chooses the card"
+        )
+    if config.noise.t_max and config.noise.t_max <= config.noise.t_min:
+        raise UserError("the range of timesteps is empty", "--noise.t-max", "it must exceed noise.t_min")
+    if not config.lora.targets or not all(config.lora.targets):
+        raise UserError("a LoRA needs layers to sit on", "--lora.targets", "such as to_q to_k to_v to_out.0")
+    _check_held_out(config)
+    losses.check(config.loss)
+    _check_packages(config)
+
+
+def _check_held_out(config: TrainConfig) -> None:
+    watching = config.validation.max_winner_drift > 0 or config.export == "best"
+    if watching and not config.data.validation_pairs:
+        raise UserError(
+            "early stopping and export=best need held-out pairs",
+            "--data.validation-pairs",
+            "hold out 16 or more",
+        )
+
+
+def _check_packages(config: TrainConfig) -> None:
+    """The optional packages are asked for here, not when hours of encoding are over."""
+    wanted = {
+        "bitsandbytes": (config.optimizer.name == "adamw8bit", "--optimizer.name"),
+        "tensorboard": (config.tracking.tensorboard, "--tracking.tensorboard"),
+        "wandb": (bool(config.tracking.wandb_project), "--tracking.wandb-project"),
+    }
+    for package, (asked, flag) in wanted.items():
+        if asked and find_spec(package) is None:
+            raise UserError(f"{package} is not installed", flag, f"pip install {package}")
+
+
+OTHER_ENGINES = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+}
+"""What `accelerate launch` sets for engines that split or wrap the network."""
+
+MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+def check_launch(config: TrainConfig, environment: Mapping[str, str]) -> None:
+    """Raises `UserError` for a way of starting several processes that would not do what it says.
+
+    The gradient passes the plain network, window by window (docs/mathematics.md, section 4), which an engine
+    that shards it does not allow. And `accelerate launch --cpu --num_processes 2` starts one process: it
+    leaves the number to MPI, and sets the address of a main process all the same.
+    """
+    for name, engine in OTHER_ENGINES.items():
+        if environment.get(name, "false").lower() in ("true", "1", "yes"):
+            hint = "launch with --multi_gpu, or by torchrun: each process holds the whole frozen network"
+            raise UserError(f"training does not run under {engine}", f"{name} of accelerate's launch", hint)
+    world = environment.get("WORLD_SIZE") or next((environment[n] for n in MPI if n in environment), "")
+    if not world and "ACCELERATE_USE_CPU" in environment and "MASTER_ADDR" in environment:
+        hint = "torchrun --nproc_per_node 2 -m train ... starts two on this machine"
+        raise UserError("accelerate launch starts one process here, whatever number was asked", "--cpu", hint)
+    pairs_per_process(config, int(world or 1))
+
+
+def pairs_per_process(config: TrainConfig, processes: int) -> int:
+    """Pairs that each process works on per optimiser step; `UserError` when they cannot be shared evenly."""
+    if config.pairs_per_step % processes:
+        raise UserError(
+            f"{config.pairs_per_step} pairs per step cannot be shared by {processes} processes",
+            "--pairs-per-step",
+            f"use a multiple of {processes}; it counts the pairs of one optimiser step over all processes",
+        )
+    return config.pairs_per_step // processes

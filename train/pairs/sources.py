@@ -1,0 +1,105 @@
+"""Where pairs lie: runs and exports of the dataset builder, Parquet files, datasets on the Hub."""
+
+import glob
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from drspo.errors import UserError
+from drspo.hashing import content_hash
+
+
+def open_source(source: str, split: str, subset: str = "") -> Iterator[dict[str, Any]]:
+    """Raw rows of one split, whatever the source is: a run or export folder of the dataset builder, a Parquet
+    file or glob, or a Hub dataset id, of which `subset` names the configuration.
+
+    Raises `UserError` where it cannot be read."""
+    local = Path(source)
+    if not (_is_pattern(source) or local.exists() or "://" in source):
+        return _hub(source, split, subset)
+    if subset:
+        hint = "give the files or the folder of that configuration instead, and leave --data.subset out"
+        raise UserError("only a Hub dataset has configurations to choose from", "--data.subset", hint)
+    if _is_pattern(source):
+        return _parquet(source)
+    if loose := _loose_files(local, split):
+        return _parquet(loose)
+    from pipeline.shards import read_pairs
+
+    return iter(read_pairs(source, split=split))
+
+
+def _is_pattern(source: str) -> bool:
+    return source.endswith(".parquet") or glob.has_magic(source)
+
+
+def _loose_files(folder: Path, split: str) -> str:
+    """A glob over a plain folder of Parquet files; "" for anything else, our runs and exports included."""
+    if not folder.is_dir() or any(
+        (folder / name).exists() for name in ("run.json", "export", "data", "units")
+    ):
+        return ""
+    if any(folder.glob(f"{split}*.parquet")):
+        return str(folder / f"{split}*.parquet")
+    return str(folder / "*.parquet") if split == "train" and any(folder.glob("*.parquet")) else ""
+
+
+def _parquet(pattern: str) -> Iterator[dict[str, Any]]:
+    from pipeline.parquet import batch_rows, open_parquet
+
+    files = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+    if not files or not Path(files[0]).exists():
+        raise UserError("no Parquet file found", pattern)
+    for name in files:
+        try:
+            with open_parquet(name, name) as table:
+                for batch in table.iter_batches(batch_size=batch_rows(table, 16)):
+                    yield from batch.to_pylist()
+        except OSError as error:
+            raise UserError(f"not a readable Parquet file: {error}", name) from error
+        except Exception as error:
+            if type(error).__module__.startswith("pyarrow"):
+                raise UserError(f"not a readable Parquet file: {error}", name) from error
+            raise
+
+
+def _hub(source: str, split: str, subset: str) -> Iterator[dict[str, Any]]:
+    import datasets
+
+    try:
+        table = datasets.load_dataset(source, subset or None, split=split)
+    except (
+        ConnectionError,
+        FileNotFoundError,
+        ValueError,
+        datasets.exceptions.DatasetNotFoundError,
+    ) as error:
+        hint = "a run folder, a Parquet file or a Hub dataset id; private ones need HF_TOKEN"
+        raise UserError(f"cannot open the dataset: {error}", source, hint) from error
+    for name, feature in table.features.items():
+        if isinstance(feature, datasets.Image):
+            table = table.cast_column(name, datasets.Image(decode=False))
+    return iter(table)
+
+
+def has_split(source: str, split: str, subset: str = "") -> bool:
+    """True when `source` names its splits and has at least one row in `split`; a plain file has only one
+    part."""
+    if _is_pattern(source):
+        return False
+    try:
+        return next(iter(open_source(source, split, subset)), None) is not None
+    except (UserError, ValueError, FileNotFoundError):
+        return False
+
+
+def source_stamp(source: str) -> str:
+    """A hash over names, sizes and times of a local source's Parquet files: another one says that something
+    may have changed. Empty for the Hub, for an address, and where nothing is left to look at."""
+    place = Path(source)
+    files = [Path(name) for name in glob.glob(source)] if glob.has_magic(source) else [place]
+    if place.is_dir():
+        files = list(place.rglob("*.parquet"))
+    facts = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files) if f.is_file()]
+    return content_hash(json.dumps(facts)) if facts else ""
