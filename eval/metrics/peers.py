@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from drspo.errors import UserError
+from eval.backbones.embeddings import choose_device
 from eval.backbones.views import squash, window_boxes
 
 SIDE = 512
@@ -38,9 +39,10 @@ class _Peer:
     view = "squares side by side"
     version = "1"
 
-    def __init__(self, device: str = "cpu", side: int = SIDE, network: Any = None) -> None:
-        self.device = torch.device("cpu" if device == "auto" else device)
-        self.side, self._network = side, network
+    def __init__(self, device: str = "auto", side: int = SIDE) -> None:
+        self.device = choose_device(device)
+        self.side = side
+        self._network: Any = None
 
     def release(self) -> None:
         """Forgets the network."""
