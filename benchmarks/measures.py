@@ -3,7 +3,7 @@
     python -m benchmarks.measures --out runs/measures [--prompts 24] [--first 62000000]
                                   [--methods multidiffusion mad drspo drspo-without-control] [--seeds 1]
 
-Makes the scrolls that the folder lacks (a few seconds each on an idle core; the same command again continues),
+Makes the scrolls that the folder lacks (seconds each on an idle core; the same command again continues),
 of prompts that no threshold was chosen on, and prints for each measure against the miniature detector's
 surplus:
 
