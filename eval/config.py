@@ -38,7 +38,7 @@ scroll."""
 class Judges:
     """Which numbers are taken of them."""
 
-    scorers: tuple[str, ...] = ("aesthetic", "clip", "repetition", "seam")
+    scorers: tuple[str, ...] = ("aesthetic", "clip", "seam")
     """Names of eval.METRICS, or module:Class. One may stand here twice under a name of its own:
     clip near=clip."""
     options: tuple[str, ...] = ()
