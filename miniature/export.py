@@ -69,14 +69,19 @@ def write_pipeline(
     for name in ("tokenizer", "tokenizer_2"):
         write_tokenizer(text.tokenizer, folder / name)
     for config in folder.glob("*/config.json"):
-        forget_origin(config)
+        make_portable(config)
     for model in models:
         model.float()
 
 
-def forget_origin(config: Path) -> None:
-    """Takes out of a `config.json` the folder that the model was loaded from, a path of its maker."""
+def make_portable(config: Path) -> None:
+    """Makes a `config.json` fit for other machines.
+
+    Out goes the folder that the model was loaded from, a path of its maker. The precision becomes single:
+    transformers obeys it where diffusers does not, and a pipeline opened with no argument would mix the two.
+    """
     kept = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+    kept |= {key: "float32" for key in ("dtype", "torch_dtype") if key in kept}
     config.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
@@ -92,7 +97,7 @@ def write_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
 def write_model(model: ControlNetModel, folder: Path) -> None:
     """One diffusers model in its folder."""
     model.half().save_pretrained(folder, safe_serialization=True)
-    forget_origin(folder / "config.json")
+    make_portable(folder / "config.json")
     model.float()
 
 
