@@ -20,16 +20,18 @@ from miniature.fit_clip import STEPS as CLIP_STEPS
 from miniature.fit_clip import fit_clip
 from miniature.fit_controlnet import STEPS as CONTROLNET_STEPS
 from miniature.fit_controlnet import fit_controlnet
+from miniature.fit_crisp import STEPS as CRISP_STEPS
+from miniature.fit_crisp import fit_crisp
+from miniature.fit_detector import RUIN_STEPS, fit_detector, fit_ruin
 from miniature.fit_detector import STEPS as DETECTOR_STEPS
-from miniature.fit_detector import fit_detector
 from miniature.fit_heads import STEPS as HEAD_STEPS
 from miniature.fit_heads import fit_heads
 from miniature.fit_text import STEPS as TEXT_STEPS
 from miniature.fit_text import TextPair, fit_text
 from miniature.fit_tokenizer import fit_tokenizer
 from miniature.fit_unet import STEPS as UNET_STEPS
-from miniature.fit_unet import build_scheduler, fit_unet
-from miniature.latents import TextStack, encoded
+from miniature.fit_unet import WIDE_STEPS, build_scheduler, fit_unet, fit_wide_unet
+from miniature.latents import Encoded, TextStack, encoded
 from miniature.pictures import BUCKETS
 from miniature.samples import UnetSampler
 
@@ -57,8 +59,9 @@ class Zoo:
 
     @cached_property
     def decoder(self):
-        """The autoencoder with its decoder polished."""
-        return fit_decoder(self.autoencoder, self.work, self._steps(DECODER_STEPS))
+        """The autoencoder with its decoder polished and made crisp."""
+        polished = fit_decoder(self.autoencoder, self.work, self._steps(DECODER_STEPS))
+        return fit_crisp(polished, self.work, self._steps(CRISP_STEPS))
 
     @cached_property
     def text(self) -> TextPair:
@@ -78,13 +81,22 @@ class Zoo:
 
     @cached_property
     def detector(self):
-        return fit_detector(self.decoder, self.work, self._steps(DETECTOR_STEPS))
+        plain = fit_detector(self.decoder, self.work, self._steps(DETECTOR_STEPS))
+        return fit_ruin(plain, self.decoder, self.work, self._steps(RUIN_STEPS))
+
+    @cached_property
+    def buckets(self) -> list[Encoded]:
+        return [encoded(size, self.autoencoder, self.text_stack, self.work) for size in BUCKETS]
+
+    @cached_property
+    def small_unet(self):
+        """The UNet that the shipped one is widened from."""
+        return fit_unet(self.buckets, self.work, self._steps(UNET_STEPS))
 
     @cached_property
     def unet(self):
-        buckets = [encoded(size, self.autoencoder, self.text_stack, self.work) for size in BUCKETS]
         sampler = UnetSampler(self.autoencoder, self.text_stack, build_scheduler(), self.work)
-        return fit_unet(buckets, self.work, self._steps(UNET_STEPS), sampler)
+        return fit_wide_unet(self.small_unet, self.buckets, self.work, self._steps(WIDE_STEPS), sampler)
 
     @cached_property
     def controlnet(self):

@@ -68,7 +68,7 @@ def test_an_exported_configuration_says_single_precision_and_nothing_of_its_make
 
 
 def test_no_shipped_configuration_asks_for_half_precision():
-    configs = [path for path in WEIGHTS.rglob("config.json")]
+    configs = list(WEIGHTS.rglob("config.json"))
     assert len(configs) >= 5
     for path in configs:
         said = json.loads(path.read_text(encoding="utf-8"))
