@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from miniature.fit_autoencoder import STEPS as AUTOENCODER_STEPS
 from miniature.fit_clip import STEPS as CLIP_STEPS
 from miniature.fit_clip import fit_clip
 from miniature.fit_controlnet import STEPS as CONTROLNET_STEPS
-from miniature.fit_controlnet import fit_controlnet
+from miniature.fit_controlnet import WIDE_STEPS as WIDE_CONTROLNET_STEPS
+from miniature.fit_controlnet import fit_controlnet, fit_wide_controlnet
 from miniature.fit_crisp import STEPS as CRISP_STEPS
 from miniature.fit_crisp import fit_crisp
 from miniature.fit_detector import RUIN_STEPS, fit_detector, fit_ruin
@@ -58,10 +60,14 @@ class Zoo:
         return fit_autoencoder(self.work, self._steps(AUTOENCODER_STEPS))
 
     @cached_property
+    def polished(self):
+        """The autoencoder with its decoder polished."""
+        return fit_decoder(deepcopy(self.autoencoder), self.work, self._steps(DECODER_STEPS))
+
+    @cached_property
     def decoder(self):
-        """The autoencoder with its decoder polished and made crisp."""
-        polished = fit_decoder(self.autoencoder, self.work, self._steps(DECODER_STEPS))
-        return fit_crisp(polished, self.work, self._steps(CRISP_STEPS))
+        """The autoencoder as it ships, with its decoder made crisp."""
+        return fit_crisp(deepcopy(self.polished), self.work, self._steps(CRISP_STEPS))
 
     @cached_property
     def text(self) -> TextPair:
@@ -81,8 +87,8 @@ class Zoo:
 
     @cached_property
     def detector(self):
-        plain = fit_detector(self.decoder, self.work, self._steps(DETECTOR_STEPS))
-        return fit_ruin(plain, self.decoder, self.work, self._steps(RUIN_STEPS))
+        plain = fit_detector(self.polished, self.work, self._steps(DETECTOR_STEPS))
+        return fit_ruin(plain, self.polished, self.work, self._steps(RUIN_STEPS))
 
     @cached_property
     def buckets(self) -> list[Encoded]:
@@ -99,10 +105,18 @@ class Zoo:
         return fit_wide_unet(self.small_unet, self.buckets, self.work, self._steps(WIDE_STEPS), sampler)
 
     @cached_property
-    def controlnet(self):
+    def small_controlnet(self):
+        """The ControlNet that the shipped one is widened from."""
         return fit_controlnet(
-            self.unet, self.autoencoder, self.text_stack, self.work, self._steps(CONTROLNET_STEPS)
+            self.small_unet, self.autoencoder, self.text_stack, self.work, self._steps(CONTROLNET_STEPS)
         )
+
+    @cached_property
+    def controlnet(self):
+        return fit_wide_controlnet(
+            self.small_controlnet, self.unet, self.autoencoder, self.text_stack, self.work,
+            self._steps(WIDE_CONTROLNET_STEPS),
+        )  # fmt: skip
 
 
 def fit(parts: list[str], work: Path, out: Path, scale: float = 1.0) -> None:

@@ -34,7 +34,7 @@ from miniature.ruin import crowd, ghosts
 from miniature.scene import COUNTABLE, Thing, countable, sample_scene
 
 STEPS = 1000
-RUIN_STEPS = 500
+RUIN_STEPS = 300
 BATCH = 16
 COUNT = 8000
 _SPREAD = 1.3  # of a peak in the target map, in cells
