@@ -39,6 +39,7 @@ from miniature.samples import UnetSampler
 
 WEIGHTS = Path(__file__).parent / "weights"
 PARTS = ("autoencoder", "text", "clip", "aesthetic", "detector", "unet", "decoder", "controlnet")
+WIDE_PARTS = ("wide_unet", "wide_controlnet")  # four times the parameters; trained when asked for by name
 
 
 class Zoo:
@@ -95,26 +96,29 @@ class Zoo:
         return [encoded(size, self.autoencoder, self.text_stack, self.work) for size in BUCKETS]
 
     @cached_property
-    def small_unet(self):
-        """The UNet that the shipped one is widened from."""
-        return fit_unet(self.buckets, self.work, self._steps(UNET_STEPS))
+    def sampler(self) -> UnetSampler:
+        return UnetSampler(self.autoencoder, self.text_stack, build_scheduler(), self.work)
 
     @cached_property
     def unet(self):
-        sampler = UnetSampler(self.autoencoder, self.text_stack, build_scheduler(), self.work)
-        return fit_wide_unet(self.small_unet, self.buckets, self.work, self._steps(WIDE_STEPS), sampler)
+        return fit_unet(self.buckets, self.work, self._steps(UNET_STEPS), self.sampler)
 
     @cached_property
-    def small_controlnet(self):
-        """The ControlNet that the shipped one is widened from."""
-        return fit_controlnet(
-            self.small_unet, self.autoencoder, self.text_stack, self.work, self._steps(CONTROLNET_STEPS)
-        )
+    def wide_unet(self):
+        """The UNet at twice its width."""
+        return fit_wide_unet(self.unet, self.buckets, self.work, self._steps(WIDE_STEPS), self.sampler)
 
     @cached_property
     def controlnet(self):
+        return fit_controlnet(
+            self.unet, self.autoencoder, self.text_stack, self.work, self._steps(CONTROLNET_STEPS)
+        )
+
+    @cached_property
+    def wide_controlnet(self):
+        """The ControlNet of the UNet at twice its width."""
         return fit_wide_controlnet(
-            self.small_controlnet, self.unet, self.autoencoder, self.text_stack, self.work,
+            self.controlnet, self.wide_unet, self.autoencoder, self.text_stack, self.work,
             self._steps(WIDE_CONTROLNET_STEPS),
         )  # fmt: skip
 
@@ -131,7 +135,10 @@ def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m miniature.fit", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--only", choices=PARTS, action="append", help="train this part and what it needs; repeatable"
+        "--only",
+        choices=PARTS + WIDE_PARTS,
+        action="append",
+        help="train this part and what it needs; repeatable",
     )
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the trained folders go")
     parser.add_argument(

@@ -1,7 +1,7 @@
 """The UNet: SDXL's block types and micro-conditioning, trained on three sizes to predict the noise.
 
-It is trained twice: small first, then widened without changing its function and trained on. A start from
-nothing at the full width would cost several times the hours on two CPU cores.
+It can be trained on at twice its width: widened without changing its function, it starts where the small one
+ended. A start from nothing at that width would cost several times the hours on two CPU cores.
 """
 
 from __future__ import annotations
@@ -63,18 +63,26 @@ def build_scheduler() -> EulerDiscreteScheduler:
     )
 
 
-def fit_unet(buckets: list[Encoded], work: Path, steps: int = STEPS) -> UNet2DConditionModel:
-    """Trains the small UNet on cached latents."""
+def fit_unet(buckets: list[Encoded], work: Path, steps: int = STEPS, sample=None) -> UNet2DConditionModel:
+    """Trains the UNet on cached latents; `sample(step, model)` may draw what it can do by then."""
     torch.manual_seed(3)
     model = build_unet()
-    task = Task("unet", model, _loss(model, buckets), steps, rate=8e-4, warmup=200, average=0.999)
+
+    def draw_samples(step: int) -> None:
+        if sample:
+            sample(step, model)
+
+    task = Task(
+        "unet", model, _loss(model, buckets), steps, rate=8e-4, warmup=200, average=0.999,
+        sample=draw_samples,
+    )  # fmt: skip
     return train(task, work)
 
 
 def fit_wide_unet(
     small: UNet2DConditionModel, buckets: list[Encoded], work: Path, steps: int = WIDE_STEPS, sample=None
 ) -> UNet2DConditionModel:
-    """Trains on from the small UNet at twice its width; `sample(step, model)` may draw pictures.
+    """Trains on from the small UNet at twice its width; `sample` as above.
 
     Products are computed in bfloat16, which saves a third of the time where the CPU has the instructions.
     """

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel
 
-from miniature.fit_unet import added, build_unet
+from miniature.fit_unet import added, build_unet, fit_wide_unet
+from miniature.latents import Encoded
+from miniature.pictures import BUCKETS
 from miniature.widen import widened
 
 SIZE = (64, 128)
@@ -68,6 +71,20 @@ def test_twins_receive_different_gradients(small):
     gradient = wide.down_blocks[1].resnets[0].conv1.weight.grad
     first, second = gradient[0::2], gradient[1::2]
     assert (first - second).abs().mean() > 0.05 * first.abs().mean()
+
+
+def test_a_widened_unet_trains_on_in_single_precision_weights(small, tmp_path):
+    rng = np.random.default_rng(0)
+    buckets = [
+        Encoded(size, *(rng.normal(size=(4, *shape)).astype(np.float16) for shape in shapes))
+        for size in BUCKETS
+        for shapes in [((4, size[0] // 8, size[1] // 8), (77, 160), (96,))]
+    ]
+    trained = fit_wide_unet(small, buckets, tmp_path, steps=2)
+    before = widened(small).state_dict()
+    assert any(not torch.equal(value, before[name]) for name, value in trained.state_dict().items())
+    assert {value.dtype for value in trained.parameters()} == {torch.float32}
+    assert all(torch.isfinite(value).all() for value in trained.parameters())
 
 
 def test_the_same_seed_widens_alike(small):
