@@ -17,11 +17,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from generate.base import Generated, Request, build_generator
 from PIL import Image
 
 from drspo.errors import UserError
 from generate import GENERATORS
-from generate.base import Generated, Request, build_generator
 from generate.models import load_family
 from miniature.captions import captions
 from miniature.counted import FOLDER
