@@ -135,7 +135,7 @@ def _unknown_layout(file: Path, error: Exception) -> UserError:
 
 
 def _check_base(family: Wearer, facts: dict[str, Any], file: Path) -> None:
-    base, mark = facts.get("base_model", ""), facts.get("base_fingerprint", "")
+    base, mark = (str(facts.get(name) or "") for name in ("base_model", "base_fingerprint"))
     same = {base} & {family.model_id, family.spec.base} - {""} or mark == family.fingerprint
     if (base or mark) and not same:
         raise UserError(
@@ -183,6 +183,8 @@ def _mismatch(module: Any, side: str, tensor: Any) -> str:
     if module is None:
         return "is not a layer of it"
     ours = module.weight.shape[1 if side == "down" else 0]
+    if tensor.ndim < 2:
+        return f"has a matrix there, the LoRA {tensor.ndim} dimensions"
     theirs = tensor.shape[1 if side == "down" else 0]
     return f"has {ours} features there, the LoRA {theirs}" if ours != theirs else ""
 
