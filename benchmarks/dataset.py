@@ -150,9 +150,9 @@ def bare_generator(settings: CandidateSettings) -> Callable[[str], list[Image.Im
 
 def bare_scorer() -> Callable[[list[Image.Image], str], list[float]]:
     """Pictures and their prompt to scores, with nothing around the model."""
-    from eval.base import build_scorer, scorer_preset
+    from eval.base import build_scorer, metric_settings
 
-    scorer = build_scorer("aesthetic", scorer_preset("miniature"))
+    scorer = build_scorer("aesthetic", metric_settings("aesthetic", "aesthetic", model="miniature"))
     return lambda images, text: scorer.score(images, [text] * len(images))
 
 

@@ -35,7 +35,7 @@ from PIL import Image
 
 from drspo.hashing import seed_from
 from drspo.log import progress, setup
-from eval.base import build_scorer, scorer_preset
+from eval.base import build_scorer, metric_settings
 from eval.statistics import mean_by_prompt, paired_difference
 from generate.models.family import ModelFamily, load_family
 from generate.request import Request, build_generator
@@ -179,7 +179,9 @@ def judge_of(options: argparse.Namespace) -> Any:
     """The aesthetic scorer that belongs to the model, or colour for drawn pairs."""
     if options.pairs == "drawn":
         return Colour()
-    return build_scorer("aesthetic", scorer_preset(options.judge or options.model) | {"view": options.view})
+    model, options_given = options.judge or options.model, (f"aesthetic.view={options.view}",)
+    settings = metric_settings("aesthetic", "aesthetic", model=model, options=options_given)
+    return build_scorer("aesthetic", settings)
 
 
 def canvas_of(family: ModelFamily, options: argparse.Namespace) -> tuple[int, int]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 
 from dataset_builder.build import Build, Executor, Outcome, check
 from dataset_builder.config import BuildConfig
 from drspo import log as logs
 from drspo.cli import DEAD
-from drspo.config import load
+from drspo.config import load, presets
 from drspo.files.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -55,13 +56,26 @@ def _automatic() -> str:
     return "ray" if torch.cuda.device_count() > 1 else "local"
 
 
+def next_command(config: BuildConfig) -> str:
+    """What one would want to type after a build: the training of the first stage on its pairs."""
+    model = config.candidates.model
+    chosen = ["--config", model] if model in presets("train") else ["--model", model] if model else []
+    folder = config.out.rstrip("/")
+    own = f"{folder}-blueprint" if "://" not in folder else f"runs/{folder.rpartition('/')[2]}-blueprint"
+    words = [*chosen, "--stage", "blueprint", "--data.source", config.out, "--out", own]
+    return shlex.join(["python", "-m", "train", *words])
+
+
 def finish(config: BuildConfig, outcome: Outcome) -> int:
     """Say what came of the run; gives the exit code."""
     pairs = ", ".join(f"{count} {split}" for split, count in outcome.pairs.items()) or "none"
     print(f"prompts   {outcome.accepted} accepted of {outcome.prompts}")
     print(f"images    {outcome.made_now} units made now, {outcome.dead} prompts dead")
     print(f"pairs     {pairs}, in {len(outcome.shards)} shards")
-    print(f"see       drspo view {config.out}   |   drspo status {config.out}")
+    where = shlex.quote(config.out)
+    print(f"see       drspo view {where}   |   drspo status {where}")
+    if outcome.pairs.get("train"):
+        print(f"next      {next_command(config)}")
     if outcome.dead_share <= config.dead_threshold:
         return 0
     print(

@@ -24,7 +24,8 @@ def main(argv: list[str]) -> int:
         print(USAGE)
         return 0
     where, match = _parse(argv)
-    count = requeue(where, match) + requeue_questions(where, match)
+    with RunDir(where).understood():
+        count = requeue(where, match) + requeue_questions(where, match)
     print(f"{count} dead prompts are back in the queue" if count else "no dead prompts to retry")
     if count:
         print("The command that began the run tries them again.")

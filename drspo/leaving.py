@@ -23,17 +23,19 @@ from drspo.errors import UserError
 UNNAMED = "unnamed"
 CUT = "***"
 ADDRESS = "(an address)"
+LEAST = 19
+"""Characters of what is surely a credential; shorter ones are cut from messages only."""
 _SECRET_VARIABLES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|KEY|KEY_ID)$", re.IGNORECASE)
 _SECRET_FIELDS = re.compile(r"(?:^|[_.-])(api_?key|token|secret|password|passwd)$", re.IGNORECASE)
 _SECRET_SHAPES = re.compile(
-    r"\bhf_[A-Za-z0-9]{8,}|\bsk-[\w-]{16,}|\bAKIA[0-9A-Z]{16}\b|\bgh[oprsu]_\w{20,}|\bxox[a-z]-[\w-]{10,}"
+    r"\bhf_[A-Za-z0-9]{8,}|\bsk-(?=[\w-]*\d)[\w-]{16,}|\bAKIA[0-9A-Z]{16}\b|\bgh[oprsu]_\w{20,}|\bxox[a-z]-[\w-]{10,}"
 )
 _USERINFO = re.compile(r"(?<=://)[^/\s@'\"]+@")
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>()\[\]{}]*", re.IGNORECASE)
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w.-]+")
 _HUB_URL = re.compile(r"(?:https?://(?:www\.)?huggingface\.co|hf:/)/(?:datasets/|models/)?([\w.-]+/[\w.-]+)")
 _OPTION = re.compile(r"([\w.:-]+=)(.+)", re.DOTALL)
-_ROOTED = re.compile(r"(?:[A-Za-z]:[\\/]|\\\\|~|/|\.\.?[\\/])")
+_ROOTED = re.compile(r"(?:[A-Za-z]:[\\/]|\\\\|~[\w.-]*(?:[\\/]|$)|/|\.\.?[\\/])")
 _DEEP = re.compile(r"[^\s/]+(?:/[^\s/]+){2,}/?")
 _FILE = re.compile(
     r"\S+\.(?:safetensors|ckpt|pth?|bin|txt|jsonl|json|csv|tsv|parquet|ya?ml|png|webp|jpe?g)",
@@ -113,7 +115,9 @@ def public_text(text: str, hosts: Iterable[str] = ()) -> str:
     text = _URL.sub(lambda found: _public_url(found[0]), without_secrets(text))
     for host in filter(None, hosts):
         text = text.replace(host, ADDRESS)
-    text = _HOST.sub(ADDRESS, text).replace(f"{Path.home()}/", "/")
+    text = _HOST.sub(ADDRESS, text)
+    if len(home := os.path.expanduser("~")) > 1:
+        text = text.replace(f"{home}/", "/")
     text = _PATH_IN_TEXT.sub(lambda found: _last_part(found[0]), text)
     for word in _persons():
         text = re.sub(rf"(?i)(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])", UNNAMED, text)
@@ -135,7 +139,9 @@ def refuse_secrets(data: bytes | str, where: str) -> None:
             raise UserError(
                 f"{where} would publish the value of {name}", hint="Remove it from the run's settings."
             )
-    if shape := _SECRET_SHAPES.search(found.decode("utf-8", "ignore")):
+    # In a picture's bytes such a shape is chance, and a short one may be a word such as hf_datasets.
+    shapes = [] if b"\0" in found else _SECRET_SHAPES.finditer(found.decode("utf-8", "replace"))
+    if shape := next((shape for shape in shapes if len(shape[0]) >= LEAST), None):
         raise UserError(
             f"{where} would publish what looks like a credential: {shape[0][:4]}...",
             hint="Remove it from the run's prompts or settings.",

@@ -17,10 +17,9 @@ AGGREGATES = ("mean", "median", "max", "min")
 DEFAULTS: dict[str, Any] = {
     "version": "1",
     "revision": "",
-    "text_limit": None,
+    "text_limit": 0,
     "aggregate": "mean",
     "needs_prompt": False,
-    "domain": "",
 }
 """What a metric may leave out, and what is taken then (see `about`)."""
 
@@ -32,7 +31,7 @@ class Metric(Protocol):
     `score` does. So all metrics of a benchmark can be built, and what is missing named, before a picture is
     painted. `DEFAULTS` lists further attributes that may be declared: `version` (of the recipe), `revision`
     (of the checkpoint), `text_limit` (tokens), `aggregate` (how a prompt's seeds become one number),
-    `needs_prompt`, `domain` (the world it means something in). A method `release` frees what `score` loaded.
+    `needs_prompt`. A method `release` frees what `score` loaded.
     """
 
     name: str
@@ -67,8 +66,7 @@ METRIC_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def metric_class(target: str) -> Any:
-    """The class of the metric `target`: a registered name, or module:Class; UserError with the nearest
-    name."""
+    """The class of the metric `target`: registered, or module:Class; UserError with the nearest name."""
     from eval import METRICS
 
     return lookup(METRICS, target, "scorer")
@@ -137,12 +135,6 @@ def check_prompts(prompts: Sequence[str], metric: str) -> None:
                 "prompts",
                 "give it a prompt, or leave this scorer out",
             )
-
-
-def scorer_preset(model: str) -> dict[str, Any]:
-    """The backbone and head that judge `model`'s pictures; any other model gets the real ones."""
-    preset = METRIC_PRESETS.get(model, METRIC_PRESETS["sdxl"])
-    return {"backbone": preset["backbone"], **preset["aesthetic"]}
 
 
 def is_number(value: float) -> bool:

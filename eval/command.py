@@ -40,7 +40,9 @@ def main(argv: list[str]) -> int:
     if run.start("eval", config, config_hash(to_dict(replace(config, out="", device="")))):
         logging.info("continuing the benchmark in %s", config.out)
     make_pictures(config, run)
-    found = Comparison(take_numbers(config, run, judges), config.baseline, config.judges.trained)
+    found = Comparison(
+        take_numbers(config, run, judges), config.baseline, config.judges.trained, config.judges.aside
+    )
     text = markdown(found)
     run.write("tables.md", text.encode())
     run.write("tables.json", json.dumps(found.as_json(), indent=2).encode())
@@ -67,6 +69,13 @@ def check(config: EvalConfig) -> None:
         )
     for name in config.methods:
         method(name)
+    loras = config.lora_blueprint or config.lora_highres
+    if {"drspo", "drspo-without-dpo"} <= set(config.methods) and not loras:
+        raise UserError(
+            "drspo without LoRAs and drspo-without-dpo are the same thing twice",
+            "--methods",
+            "give --lora-blueprint and --lora-highres, or leave one of the methods out",
+        )
     if config.pictures.seeds < 1:
         raise UserError(f"{config.pictures.seeds} seeds per prompt", "pictures.seeds", "1 or more")
     columns_of(config.judges)

@@ -18,13 +18,13 @@ def columns_of(judges: Judges) -> tuple[str, ...]:
     if judges.batch < 1:
         raise UserError(f"{judges.batch} pictures at once", "judges.batch", "1 or more")
     columns = short_names([entry.partition("=")[0] for entry in judges.scorers])
-    for name in judges.trained:
-        if name not in columns:
-            raise UserError(
-                f"{name!r} is marked as a training label and is no scorer here",
-                "judges.trained",
-                f"one of {', '.join(columns)}",
-            )
+    for key, names in (("trained", judges.trained), ("aside", judges.aside)):
+        for name in names:
+            if name not in columns:
+                where, hint = f"judges.{key}", f"one of {', '.join(columns)}"
+                raise UserError(f"{name!r} is no scorer here", where, hint)
+    if set(columns) <= set(judges.aside):
+        raise UserError("no scorer is left to rank by", "judges.aside", "leave one of them in")
     return columns
 
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from drspo.markup import code, inline
 from eval.ranks import Standing
 from eval.statistics import Interval
 from eval.tables import Comparison, Row
@@ -29,14 +30,20 @@ def _scorer(found: Comparison, scorer: str) -> str:
     about, (used, every) = found.about[scorer], found.pictures(scorer)
     better = "higher" if about.higher_is_better else "lower"
     label = " (was a training label)" if scorer in found.trained else ""
-    revision = f"@{about.revision[:12]}" if about.revision else ""
+    label += " (aside: no rank counts it)" if scorer in found.aside else ""
+    revision = f"@{inline(about.revision[:12])}" if about.revision else ""
+    tokens = f"; {about.text_limit} tokens of a prompt" if about.text_limit else ""
     head = (
-        f"### {scorer}{label}\n\n{about.unit}; view {about.view}; {about.checkpoint}{revision} "
-        f"`{about.checkpoint_hash}`, version {about.version}; {better} is better; "
+        f"### {inline(scorer)}{label}\n\n{inline(about.unit)}; view {inline(about.view)}{tokens}; "
+        f"{inline(about.checkpoint)}{revision} {code(about.checkpoint_hash)}, "
+        f"version {inline(about.version)}; {better} is better; "
         f"compared on {used} of {every} pictures per method\n"
     )
-    lost = [item for item in found.missing if item.scorer == scorer]
-    notes = [f"- {item.method}: {item.pictures} pictures without a number ({item.reason})" for item in lost]
+    notes = [
+        f"- {item.method}: {item.pictures} pictures without a number ({inline(item.reason)})"
+        for item in found.missing
+        if item.scorer == scorer
+    ]
     rows = [_line(row) for row in found.rows if row.scorer == scorer]
     title = (
         f"| method | mean [95 %] | difference to {found.baseline} [95 %] | | wins |\n|---|---|---|---|---|"
@@ -58,11 +65,12 @@ def _line(row: Row) -> str:
 
 def _ranks(found: Comparison) -> str:
     if not found.standings:
-        return "### Average rank over scorers\n\nNo picture has a number from every scorer and method.\n"
+        return "### Average rank\n\nNo picture has a number from every scorer and method.\n"
     second = found.untrained_standings
     head = ["method", "rank [95 %]", "chance to be best", "paper's tie rule"]
     head += [f"without {', '.join(found.trained)}"] if second else []
-    lines = ["### Average rank over scorers\n", _cells(head), _cells(["---"] * len(head))]
+    title = f"### Average rank over {', '.join(found.ranked)}\n"
+    lines = [title, _cells(head), _cells(["---"] * len(head))]
     for method, standing in found.standings.items():
         cells = [method, *_standing(standing), f"{found.paper_ranks[method]:.2f}"]
         lines.append(_cells(cells + ([" ".join(_standing(second[method])[:1])] if second else [])))

@@ -8,9 +8,10 @@ import io
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
+from drspo.errors import UserError
 from drspo.files.pictures import read_picture
 from drspo.files.run import RunDir
-from drspo.leaving import public_name, public_text
+from drspo.leaving import public_name
 from eval.cells import Cell
 from eval.config import EvalConfig
 from eval.markdown import bounds
@@ -26,7 +27,6 @@ def page(config: EvalConfig, run: RunDir, found: Comparison) -> str:
         config=config,
         model=public_name(config.model),
         found=found,
-        checkpoints={name: public_text(about.checkpoint) for name, about in found.about.items()},
         ranks=sorted(found.standings.items(), key=lambda item: item[1].rank.mean),
         bounds=bounds,
         groups=[
@@ -41,7 +41,7 @@ def _strips(config: EvalConfig, run: RunDir, records: list[Record], prompt: str)
         {
             "method": name,
             "file": Cell(name, prompt, 0).name,
-            "picture": strip(run.read(Cell(name, prompt, 0).name)),
+            "picture": strip(run, Cell(name, prompt, 0).name),
             "values": [
                 (record.scorer, record.value)
                 for record in records
@@ -52,9 +52,12 @@ def _strips(config: EvalConfig, run: RunDir, records: list[Record], prompt: str)
     ]
 
 
-def strip(data: bytes, width: int = 1024) -> str:
-    """A data URL of the picture, not wider than `width` pixels."""
-    image = read_picture(data)
+def strip(run: RunDir, name: str, width: int = 1024) -> str:
+    """A data URL of a picture of the run, not wider than `width` pixels; empty for one that is none."""
+    try:
+        image = read_picture(run.read(name), name)
+    except UserError:
+        return ""
     if image.width > width:
         image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
     out = io.BytesIO()

@@ -28,13 +28,13 @@ FIELDS = pa.schema(
     [
         *((name, pa.string()) for name in _TEXTS),
         ("seed", pa.int64()),
+        ("text_limit", pa.int64()),
         ("higher_is_better", pa.bool_()),
         ("value", pa.float64()),
         ("picture", pa.string()),
     ]
 )
-"""A record's columns (`eval.tables.Record`) and the picture's digest, empty for pictures that never
-change."""
+"""A record's columns (`eval.tables.Record`) and the picture's digest, empty where it never changes."""
 
 Number = tuple[float, str]
 """A number and, where it is NaN, the reason."""
@@ -58,6 +58,7 @@ class ScoreStore:
             "higher_is_better": bool(metric.higher_is_better),
             "version": str(about(metric, "version")),
             "revision": str(about(metric, "revision")),
+            "text_limit": int(about(metric, "text_limit")),
             "aggregate": str(about(metric, "aggregate")),
         }
         parts = (column, metric.name, self.declared["version"], metric.view, metric.checkpoint_hash)

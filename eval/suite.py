@@ -14,6 +14,7 @@ from PIL import Image
 
 from drspo.errors import UserError
 from drspo.files.run import RunDir
+from drspo.files.texts import read_text
 from drspo.log import progress
 from eval.cells import Cell
 from eval.config import EvalConfig
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 PROMPTS = Path(__file__).parent / "prompts"
 RECORDS = "records.jsonl"
 
+MOST_PROMPTS = 64 << 20  # bytes of a list of prompts
+
 
 def read_prompts(source: str, limit: int = 0) -> list[str]:
     """The prompts of a file, or of a list in eval/prompts, without blank lines and repeats, in order."""
@@ -36,7 +39,7 @@ def read_prompts(source: str, limit: int = 0) -> list[str]:
     if not path.is_file():
         known = ", ".join(sorted(item.stem for item in PROMPTS.glob("*.txt")))
         raise UserError(f"no prompts {source!r}", "pictures.prompts", f"give a file, or one of {known}")
-    lines = list(dict.fromkeys(line.strip() for line in path.read_text(encoding="utf-8").splitlines()))
+    lines = list(dict.fromkeys(line.strip() for line in read_text(path, MOST_PROMPTS).splitlines()))
     prompts = [line for line in lines if line][: limit or None]
     if not prompts:
         raise UserError("there are no prompts to compare on", str(path), "write one prompt per line")

@@ -7,19 +7,19 @@ pictures that all of them have a number for; what is missing is counted and said
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from drspo.errors import UserError
+from drspo.leaving import public_text
 from eval.metrics.pickscore import shares
 from eval.ranks import Standing, agreement, leave_one_out, ranks, standings
 from eval.statistics import (
     NAN,
     Interval,
-    finite,
     holm,
     mean_by_prompt,
     mean_interval,
@@ -45,6 +45,8 @@ class Record:
     value: float
     version: str = "1"
     revision: str = ""
+    text_limit: int = 0
+    """The most tokens of a prompt that were read; 0 where none are, or where there is no limit."""
     aggregate: str = "mean"
     error: str = ""
 
@@ -75,27 +77,35 @@ class Missing:
     reason: str
 
 
+def _public(record: Record) -> Record:
+    """The record as pages and tables may show it: without the places of this machine."""
+    return replace(record, checkpoint=public_text(record.checkpoint), error=public_text(record.error))
+
+
 class Comparison:
     """All that is derived from records: `rows`, `standings`, and what they hang on.
 
     `trained` names scorers that were training labels: they are marked, and a second average leaves them out.
+    `aside` names scorers that no rank counts.
     """
 
-    def __init__(self, records: Sequence[Record], baseline: str, trained: Sequence[str] = ()) -> None:
-        self.records, self.baseline = list(records), baseline
+    def __init__(
+        self,
+        records: Sequence[Record],
+        baseline: str,
+        trained: Sequence[str] = (),
+        aside: Sequence[str] = (),
+    ) -> None:
+        self.records, self.baseline = list(map(_public, records)), baseline
         self.methods = list(dict.fromkeys(record.method for record in records))
         self.scorers = list(dict.fromkeys(record.scorer for record in records))
-        self.trained = tuple(trained)
+        self.trained, self.aside = tuple(trained), tuple(aside)
+        self.ranked = [scorer for scorer in self.scorers if scorer not in self.aside]
         self.about = {record.scorer: record for record in reversed(self.records)}
         self._known = self._values()
         if baseline not in self.methods:
             raise UserError(
                 f"the baseline {baseline!r} is not among the methods", "", f"choose from {self.methods}"
-            )
-        unknown = [name for name in trained if name not in self.scorers]
-        if unknown:
-            raise UserError(
-                f"{unknown[0]!r} is marked as a training label and is no scorer here", "judges.trained"
             )
 
     @cached_property
@@ -116,8 +126,7 @@ class Comparison:
         return found
 
     def prompt_means(self, scorer: str) -> tuple[list[str], np.ndarray]:
-        """(methods that have a number, [methods, prompts]) over the pictures that all of them have one
-        for."""
+        """(methods that have a number, [methods, prompts]) over the pictures they share."""
         known = {
             method: {cell for cell, value in self._known[scorer][method].items() if np.isfinite(value)}
             for method in self.methods
@@ -182,33 +191,31 @@ class Comparison:
 
     @cached_property
     def standings(self) -> dict[str, Standing]:
-        """Each method's average rank with interval and the chance to be best; empty without common
-        pictures."""
-        return self._standings(self.scorers)
+        """Each method's average rank with interval and chance to be best; empty without shared pictures."""
+        return self._standings(self.ranked)
 
     @cached_property
     def untrained_standings(self) -> dict[str, Standing]:
-        """The same without the scorers that were training labels; empty when there is none, or nothing
-        else."""
-        rest = [scorer for scorer in self.scorers if scorer not in self.trained]
-        return self._standings(rest) if self.trained and rest else {}
+        """The same without training labels; empty when there are none, or nothing else."""
+        rest = [scorer for scorer in self.ranked if scorer not in self.trained]
+        return self._standings(rest) if rest and len(rest) < len(self.ranked) else {}
 
     @cached_property
     def leave_one_out(self) -> dict[str, dict[str, float]]:
         """{scorer left out: {method: average rank}}; empty with one scorer or without common pictures."""
-        values = self.array()
+        values = self.array(self.ranked)
         if len(values) < 2 or not values.shape[2]:
             return {}
         found = leave_one_out(values.mean(axis=2))
         return {
             scorer: dict(zip(self.methods, map(float, row), strict=True))
-            for scorer, row in zip(self.scorers, found, strict=True)
+            for scorer, row in zip(self.ranked, found, strict=True)
         }
 
     @cached_property
     def paper_ranks(self) -> dict[str, float]:
         """Average ranks by the paper's tie rule: three decimals, ties take the best place."""
-        values = self.array()
+        values = self.array(self.ranked)
         if not values.shape[2]:
             return {}
         found = ranks(values.mean(axis=2), "paper").mean(axis=0)
@@ -269,24 +276,14 @@ class Comparison:
         with_number = [cells for cells in with_number if cells]
         return len(set.intersection(*with_number)) if with_number else 0, len(every)
 
-    def spread_of_seeds(self, scorer: str, method: str) -> float:
-        """The mean over prompts of the standard deviation between seeds; NaN with one seed."""
-        groups: dict[str, list[float]] = {}
-        for (prompt, _), value in self._known[scorer][method].items():
-            groups.setdefault(prompt, []).append(value)
-        spreads = [
-            finite(np.array(group)).std(ddof=1)
-            for group in groups.values()
-            if finite(np.array(group)).size > 1
-        ]
-        return float(np.mean(spreads)) if spreads else NAN
-
     def as_json(self) -> dict[str, Any]:
         """The same for programs."""
         from dataclasses import asdict
 
         return {
             "baseline": self.baseline,
+            "ranked_by": self.ranked,
+            "training_labels": list(self.trained),
             "rows": [asdict(row) for row in self.rows],
             "missing": [asdict(item) for item in self.missing],
             "ranks": {name: asdict(standing) for name, standing in self.standings.items()},

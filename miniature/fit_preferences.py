@@ -38,8 +38,7 @@ _SHARES = {"subject": 0.45, "ground": 0.25, "time": 0.2, "weather": 0.1}
 
 @dataclass(frozen=True)
 class Taste:
-    """How one stand-in is fitted: steps, how much agreement with the prompt weighs against beauty, its
-    data."""
+    """How one stand-in is fitted: its steps, the weight of agreement against beauty, its data."""
 
     build: Callable[[], nn.Module]
     steps: int
@@ -59,8 +58,7 @@ TASTES = {
 
 @dataclass(frozen=True)
 class Squares:
-    """Squares at the models' size, each scene whole and damaged: pictures, scenes and beauty, in one
-    order."""
+    """Squares at the models' size, two of each scene: pictures, scenes and beauty, in one order."""
 
     pictures: np.ndarray
     scenes: list[Scene]
@@ -68,8 +66,7 @@ class Squares:
 
 
 def squares(scenes: list[Scene], seed: int) -> Squares:
-    """Two pictures of every scene, damaged as chance will; some stand small on black, as a letterbox
-    shows."""
+    """Two pictures of every scene, damaged by chance; some stand small on black."""
     from miniature.paint import paint
 
     rng = np.random.default_rng([seed, 61])
@@ -151,7 +148,8 @@ def report(name: str, model: nn.Module, taste: Taste, work: Path) -> None:
     model.eval()
     data = squares([sample_scene(FRESH_SEED + 900_000 + n, *SQUARE) for n in range(96)], FRESH_SEED)
     texts = [captions(scene)[0] for scene in data.scenes[::2]]
-    scores = model(to_pixels(data.pictures), texts)
+    pixels = to_pixels(data.pictures)
+    scores = torch.cat([model(pixels, texts[start : start + 8]) for start in range(0, len(texts), 8)])
     wanted = utilities(data.scenes[::2], data.scenes, data.beauty, taste.agreement)
     own = scores.view(96, 96, 2)[range(96), range(96)]
     own_wanted = wanted.view(96, 96, 2)[range(96), range(96)]

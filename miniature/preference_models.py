@@ -1,5 +1,4 @@
-"""The small networks of `miniature.fit_preferences`: how each scores, and the published layout it is written
-in."""
+"""The small networks of `miniature.fit_preferences`: how each scores, and how it is written."""
 
 from __future__ import annotations
 

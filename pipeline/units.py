@@ -25,11 +25,12 @@ log = logging.getLogger(__name__)
 UNIT_FILE = re.compile(r"units/([0-9a-f]{2})/([0-9a-f]{32})\.parquet")
 
 
-class DamagedFile(Exception):
+class DamagedFile(UserError):
     """A file of the run folder that is truncated, foreign, or made by another configuration."""
 
     def __init__(self, name: str, why: str) -> None:
-        super().__init__(f"{name}: {why}")
+        hint = "The builder's command moves it aside and makes it anew."
+        super().__init__(f"a file of the run is damaged: {why}", name, hint)
         self.name = name
         self.why = why
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_builder.build import Build
+from dataset_builder.build import Build, Outcome
 from dataset_builder.command import finish, main
 from dataset_builder.config import BuildConfig, run_hash, units_hash
 from drspo.config import dump, load
@@ -216,8 +216,10 @@ def test_the_weights_behind_the_images_are_recorded_and_a_mixture_is_told(
     config = with_candidates(fake_config(tmp_path, tmp_path / "out"), model="me/base")
     store = Build(config, run_units).run
     for mark in ("0123456789ab", "ba9876543210"):
-        family = SimpleNamespace(model_id="me/base", fingerprint=mark)
-        monkeypatch.setattr("pipeline.candidates.actors._load_family", lambda model, family=family: family)
+        family = SimpleNamespace(model_id="me/base", fingerprint=mark, device="cpu")
+        monkeypatch.setattr(
+            "pipeline.candidates.actors._load_family", lambda model, options, family=family: family
+        )
         assert "different weights" not in caplog.text
         build(config)
         next((tmp_path / "out/units").rglob("*.parquet")).unlink()
@@ -237,3 +239,23 @@ def test_the_revision_of_a_model_is_that_of_its_snapshot(
         (model / path).write_text(text)
     assert hub_revision("me/base") == commit
     assert hub_revision("package:miniature/weights/sdxl") == hub_revision(str(tmp_path)) == ""
+
+
+@pytest.mark.parametrize("model", ["miniature", "someone/a-model", ""])
+def test_a_build_ends_with_the_next_command_and_the_trainer_takes_it(
+    tmp_path: Path, capsys, model: str
+) -> None:
+    import shlex
+
+    from train.command import main as train
+
+    config = BuildConfig(out=str(tmp_path / "my pairs"), candidates=CandidateSettings(model=model))
+    assert finish(config, Outcome(pairs={"train": 3})) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("next"))
+    words = shlex.split(line)[1:]
+    assert words[:3] == ["python", "-m", "train"] and config.out in words
+    with pytest.raises(SystemExit) as ended:
+        train([*words[3:], "--print-config"])
+    assert ended.value.code == 0
+    finish(config, Outcome())
+    assert "next" not in capsys.readouterr().out, "nothing to train on"

@@ -147,6 +147,7 @@ def test_scrolls_and_everything_beside_them_tell_nothing_of_their_maker(place, t
         shutil.copytree(weights / name, place / "models" / name, dirs_exist_ok=True)
     lora = a_lora(place / "loras" / "mine")
     given = ["--model", place / "models/sdxl", "--controlnet", place / "models/controlnet", "--lora", lora]
+    given += ["--controlnet-conditioning", "canny"]
     small = ["--height", "128", "--width", "256", "--steps", "2", "--save-extras", "--save-steps"]
     small += ["--drspo.blueprint.height", "64", "--drspo.blueprint.width", "128"]
     small += ["--drspo.windows.window", "128", "--drspo.windows.stride", "64"]
@@ -184,25 +185,28 @@ def a_lora(folder: Path) -> Path:
 
 def test_the_evaluations_page_tells_nothing_of_its_maker(place, tmp_path):
     from drspo.files.run import RunDir
+    from eval.cells import Cell
     from eval.config import EvalConfig
+    from eval.markdown import markdown
     from eval.report import page
-    from eval.suite import Cell, cells
-    from eval.tables import Record
+    from eval.suite import cells
+    from eval.tables import Comparison, Record
 
-    config = EvalConfig(model=str(place / "models/base"), methods=("sdxl",), out=str(place / "eval"))
+    asked = {"methods": ("sdxl",), "baseline": "sdxl", "out": str(place / "eval")}
+    config = EvalConfig(model=str(place / "models/base"), **asked)
     run, buffer = RunDir(config.out), io.BytesIO()
     Image.new("RGB", (64, 16), "red").save(buffer, "PNG")
     prompts = list(dict.fromkeys(cell.prompt for cell in cells(config)))
     for prompt in prompts:
         run.write(Cell("sdxl", prompt, 0).name, buffer.getvalue())
-    facts = {"unit": "points", "view": "whole", "checkpoint": f"{place}/clip", "checkpoint_hash": "0" * 12}
-    records = [
-        Record(method="sdxl", prompt=prompt, seed=0, scorer="clip", higher_is_better=True, value=1.0, **facts)
-        for prompt in prompts
-    ]
-    html = page(config, run, records, [], {})
-    search(html.encode(), "the evaluation's page")
-    assert "clip" in html and "base" in html
+    facts = {"method": "sdxl", "seed": 0, "scorer": "judge", "higher_is_better": True, "unit": "points"}
+    facts |= {"view": "whole", "checkpoint": f"{place}/clip", "checkpoint_hash": "0" * 12}
+    records = [Record(prompt=prompt, value=1.0, **facts) for prompt in prompts[1:]]
+    records.append(Record(prompt=prompts[0], value=float("nan"), error=ERROR, **facts))
+    found = Comparison(records, "sdxl")
+    for text in (page(config, run, found), markdown(found), json.dumps(found.as_json())):
+        search(text.encode(), "the evaluation's page")
+    assert "clip" in markdown(found) and "could not open x.pt" in page(config, run, found)
 
 
 def test_the_demonstrations_page_tells_nothing_of_its_maker(place):
@@ -235,3 +239,4 @@ def test_a_tracker_is_told_nothing_of_the_maker(place, monkeypatch):
     search(repr({name: value for name, value in asked.items() if name != "dir"}).encode(), "wandb.init")
     assert asked["config"]["model"] == "base" and asked["config"]["data"]["source"] == "pairs"
     assert asked["settings"]["x_disable_meta"] and asked["settings"]["console"] == "off"
+    assert asked["settings"]["host"] == "", "the service would else ask the machine"

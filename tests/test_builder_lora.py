@@ -61,6 +61,7 @@ def publish(lora, tmp_path, *flags, licence="mit"):
 def test_weights_facts_and_card_are_published_and_nothing_else(lora, tmp_path):
     (lora / "samples").mkdir(exist_ok=True)
     (lora / "samples/timeline.png").write_bytes(b"png")
+    (lora / "my-own.png").write_bytes(b"png")
     tree = publish(lora, tmp_path)
     files = {path.relative_to(tree).as_posix() for path in tree.rglob("*") if path.is_file()}
     assert files == {WEIGHTS, "kohya.safetensors", "drspo.json", "README.md", "samples/timeline.png"}

@@ -63,7 +63,8 @@ def test_a_folder_of_another_configuration_shows_the_difference(tmp_path, reposi
 
     config = TrainConfig(model="miniature", out="out", seed=1)
     RunDir(tmp_path / "out").start("train", config, identity(config))
-    (tmp_path / "out" / "checkpoints" / "step-000001").mkdir(parents=True)  # what a run would lose
+    (tmp_path / "out" / "checkpoints" / "step-000001").mkdir(parents=True)
+    (tmp_path / "out" / "checkpoints" / "step-000001" / "state.json").write_text("{}")  # what would be lost
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     done = run(
         ["-m", "train", "--config", "miniature", "--data.source", "x", "--out", "out", "--seed", "2"],

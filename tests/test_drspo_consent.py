@@ -59,7 +59,8 @@ def resumed(folder):
     run = folder / "run"
     run.mkdir()
     (run / "config.yaml").write_text(f"loss:\n  name: {MODULE}:Method\ndata:\n  source: nowhere\n")
-    (run / "run.json").write_text(json.dumps({"program": "train", "config_hash": "0", "config": {}}))
+    manifest = {"program": "train", "config_hash": "0", "config": {}, "phases": {}}
+    (run / "run.json").write_text(json.dumps(manifest))
     return ["--resume", str(run)]
 
 

@@ -69,6 +69,7 @@ def test_a_place_becomes_a_name(place, name):
         "ideas.txt",
         "1e-5",
         "a castle and/or a tower, 16/9",
+        "~5 minutes of rain over a castle",
         "blue.channel=2",
     ],
 )
@@ -126,14 +127,27 @@ def test_leaving_twice_is_leaving_once():
     assert public(public(config)) == public(config)
 
 
+def test_the_doctors_report_can_be_pasted(monkeypatch, capsys, tmp_path):
+    from drspo import doctor
+
+    (tmp_path / "mrkuser/work").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "mrkuser"))
+    monkeypatch.delenv("HF_HOME", raising=False)
+    monkeypatch.chdir(tmp_path / "mrkuser/work")
+    assert doctor.main([]) == 0
+    said = capsys.readouterr().out
+    assert "mrkuser" not in said and "mrk-secret-key" not in said and "~/work" in said
+
+
 def test_secrets_are_cut_from_messages_and_refused_in_files():
-    for secret in ("mrk-secret-key", "mrkpassword", "hf_abcdefghijk", "sk-abcdefghijklmnopqr"):
+    for secret in ("mrk-secret-key", "mrkpassword", "hf_abcdefghijklmnopqr", "sk-abcdefghijklmnop0qr"):
         assert secret not in without_secrets(f"x {secret} y")
         with pytest.raises(UserError, match="would publish") as caught:
             refuse_secrets(f"x {secret} y".encode(), "README.md")
         assert secret not in str(caught.value)
     assert without_secrets("http://a:b@c.d/") == "http://***@c.d/"
-    refuse_secrets(b"\xff\x00 nothing", "README.md")
+    for harmless in (b"\xff\x00 hf_abcdefghijklmnopqr", "hf_datasets", "the sk-learn-based-classifier"):
+        refuse_secrets(harmless, "README.md")
 
 
 HTML = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])

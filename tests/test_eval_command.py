@@ -89,16 +89,27 @@ def test_a_benchmark_ends_in_tables_and_a_page_and_makes_nothing_twice(
         (EvalConfig(out="x", baseline="mad", methods=("sdxl",)), "baseline"),
         (EvalConfig(out="x", methods=("multidifusion", "multidiffusion")), "multidiffusion"),
         (EvalConfig(out="x", methods=("multidiffusion", "multidiffusion")), "named twice"),
+        (EvalConfig(out="x", methods=("drspo", "drspo-without-dpo"), baseline="drspo"), "same thing twice"),
         (EvalConfig(out="x", pictures=Pictures(limit=-1)), "a limit of -1"),
         (EvalConfig(out="x", pictures=Pictures(seeds=0)), "0 seeds"),
         (EvalConfig(out="x", judges=Judges(batch=0)), "0 pictures at once"),
-        (EvalConfig(out="x", judges=Judges(trained=("hps_v2",))), "training label"),
+        (EvalConfig(out="x", judges=Judges(trained=("hps_v2",))), "'hps_v2' is no scorer here"),
+        (EvalConfig(out="x", judges=Judges(aside=("hps_v2",))), "'hps_v2' is no scorer here"),
+        (EvalConfig(out="x", judges=Judges(scorers=("clip",), aside=("clip",))), "left to rank by"),
         (EvalConfig(out="x", judges=Judges(scorers=("clip", "clip"))), "used twice: clip"),
     ],
 )
 def test_what_cannot_run_is_said_before_anything_is_made(config, said):
     with pytest.raises(UserError, match=said):
         check(config)
+
+
+def test_a_torn_picture_does_not_cost_the_page(tmp_path, painters):
+    assert main(arguments(tmp_path / "run")) == 0
+    torn = next((tmp_path / "run" / "images" / "sdxl").glob("*-0.png"))
+    torn.write_bytes(b"torn")
+    assert main(arguments(tmp_path / "run")) == 0
+    assert 'src=""' in (tmp_path / "run" / "index.html").read_text()
 
 
 MINIATURE = {"out": "x", "model": "miniature", "device": "cpu"}

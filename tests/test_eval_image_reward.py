@@ -65,8 +65,7 @@ def folder(tmp_path_factory):
 
 
 class Plain:
-    """The published file's arithmetic with no class of anybody's: names are read as they stand in the
-    file."""
+    """The published file's arithmetic, with the names that stand in the file and no class."""
 
     def __init__(self, state):
         self.state = state

@@ -98,7 +98,7 @@ def test_a_bare_file_of_hps_is_a_vit_h_14_with_plain_gelu(tmp_path, scorer):
         judge = scorer(str(given), device="cpu")
         spec = judge.backbone.spec
         assert (spec.architecture, spec.shape, spec.dim, spec.size) == ("ViT-H-14", (32, 1280, 14), 1024, 224)
-        assert not judge.backbone.loaded
+        assert judge.backbone._encoders is None
 
 
 def test_the_two_versions_of_hps_are_two_columns_and_never_one_anothers_files(tmp_path):

@@ -130,9 +130,9 @@ def test_embeddings_on_disk_are_shared_by_scorers_and_a_second_run_encodes_nothi
     again = Backbone(str(clip_folder), cache=cache)
     assert np.array_equal(np.stack(found[0]), np.stack(again.embed_views(images, "windows")))
     assert np.array_equal(found[1], again.embed_texts(texts))
-    assert not again.loaded
+    assert again._encoders is None
     again.embed_views(images, "squash")
-    assert again.loaded
+    assert again._encoders is not None
 
 
 def test_a_damaged_or_foreign_embedding_on_disk_is_made_anew(clip_folder, tmp_path):
@@ -153,12 +153,12 @@ def test_a_damaged_or_foreign_embedding_on_disk_is_made_anew(clip_folder, tmp_pa
 def test_nothing_is_loaded_before_the_first_picture_and_release_frees_the_network(clip_folder, head_file):
     load_backbone.cache_clear()
     scorer = Aesthetic(str(clip_folder), str(head_file), view="letterbox")
-    assert not scorer.backbone.loaded
+    assert scorer.backbone._encoders is None
     before = scorer.score([scene(1)], [""])
     alive = weakref.ref(scorer.backbone.encoders[0].__self__)
     scorer.release()
     gc.collect()
-    assert alive() is None and not scorer.backbone.loaded
+    assert alive() is None and scorer.backbone._encoders is None
     assert scorer.score([scene(1)], [""]) == before
 
 

@@ -1,5 +1,4 @@
-"""Tables compare what can be compared, make seeds one number, know which way is up, and say what is
-missing."""
+"""Tables compare what can be compared, know which way is up, and say what is missing."""
 
 import json
 
@@ -113,8 +112,14 @@ def test_a_training_label_is_marked_and_left_out_of_a_second_rank():
     assert found.untrained_standings["ours"].rank.mean == 2.0
     assert found.leave_one_out["aesthetic"]["ours"] == 2.0 and found.leave_one_out["clip"]["ours"] == 1.0
     assert "aesthetic (was a training label)" in markdown(found) and "without aesthetic" in markdown(found)
-    with pytest.raises(UserError, match="no scorer here"):
-        Comparison(records, "base", trained=("hps",))
+
+
+def test_a_scorer_that_stands_aside_is_shown_and_counted_in_no_rank():
+    found = Comparison(measured(1.0) + measured(-1.0, "count"), "base", aside=("count",))
+    assert found.standings["ours"].rank.mean == 1.0 and found.standings["ours"].best == 1.0
+    assert found.leave_one_out == {} and found.paper_ranks["ours"] == 1.0
+    assert {row.scorer for row in found.rows} == {"aesthetic", "count"}
+    assert "count (aside: no rank counts it)" in markdown(found)
 
 
 def test_the_share_of_picks_names_its_group():

@@ -1,5 +1,7 @@
 """The pieces that methods are put together from: conditions per window, canvases that move, gradient."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ from generate.sampling.fusion import Fusion
 from generate.sampling.guide import guide
 from generate.sampling.loop import Moment, denoise
 from generate.sampling.predict import Prediction, predicting
-from generate.sampling.steppers import CanvasStepper
+from generate.sampling.steppers import CanvasStepper, WindowStepper
 from tests.small_scrolls import SMALL, distance, family, small_request
 from tests.test_generate_mad import mad_prediction
 
@@ -174,3 +176,31 @@ def test_combining_cuts_gives_the_canvas_back(golden):
     _, canvas, windows, _ = setting(family(golden))
     latents = initial_noise(0, (1, 4, canvas.height, canvas.width))
     assert distance(combine(canvas, windows), latents) < 1e-6
+
+
+class Moving(MultiDiffusion):
+    """MultiDiffusion whose windows lie elsewhere at every second step."""
+
+    def canvas_at(self, run, index):
+        shift = 4 * (index % 2)
+        moved = (Window(w.y0, w.y1, w.x0 + shift, w.x1 + shift) for w in run.canvas.windows)
+        return replace(run.canvas, windows=tuple(moved))
+
+
+class Apart(MultiDiffusion):
+    """MultiDiffusion as published: every window takes the step by itself."""
+
+    def stepper(self, run):
+        return WindowStepper(run.schedule)
+
+
+def test_a_method_replaces_the_part_that_it_names(golden):
+    model = family(golden)
+    settings = {"window": 128, "stride": 64, "wrap": True}
+    request = small_request(steps=3)
+    plain, moving, apart = (
+        method(model, Config(**settings)).sample(request).latents
+        for method in (MultiDiffusion, Moving, Apart)
+    )
+    assert distance(apart, plain) < ROUNDING
+    assert distance(moving, plain) > 1e-3

@@ -152,7 +152,7 @@ def test_two_processes_with_one_pair_each_equal_one_process_with_two(golden, sou
         "--out",
         str(tmp_path / "two"),
     ]
-    launch = "torch.distributed.run --nproc_per_node 2 --master_port 0 -m train"
+    launch = "torch.distributed.run --standalone --nproc_per_node 2 -m train"
     argv = [sys.executable, "-m", *launch.split(), *argv]
     done = subprocess.run(argv, env=OFFLINE, capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,11 +1,12 @@
 """What is refused before the first byte is written: settings out of range, or that contradict each other."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 from drspo.errors import UserError
+from drspo.ranges import check_ranges
 from train.config import TrainConfig
 from train.objective import losses
-from train.ranges import check_ranges
 
 
 def check_config(config: TrainConfig) -> None:
@@ -29,6 +30,7 @@ def check_config(config: TrainConfig) -> None:
         raise UserError("a LoRA needs layers to sit on", "--lora.targets", "such as to_q to_k to_v to_out.0")
     _check_held_out(config)
     losses.check(config.loss)
+    _check_packages(config)
 
 
 def _check_held_out(config: TrainConfig) -> None:
@@ -39,6 +41,18 @@ def _check_held_out(config: TrainConfig) -> None:
             "--data.validation-pairs",
             "hold out 16 or more",
         )
+
+
+def _check_packages(config: TrainConfig) -> None:
+    """The optional packages are asked for here, not when hours of encoding are over."""
+    wanted = {
+        "bitsandbytes": (config.optimizer.name == "adamw8bit", "--optimizer.name"),
+        "tensorboard": (config.tracking.tensorboard, "--tracking.tensorboard"),
+        "wandb": (bool(config.tracking.wandb_project), "--tracking.wandb-project"),
+    }
+    for package, (asked, flag) in wanted.items():
+        if asked and find_spec(package) is None:
+            raise UserError(f"{package} is not installed", flag, f"pip install {package}")
 
 
 OTHER_ENGINES = {

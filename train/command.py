@@ -3,12 +3,7 @@
 import logging
 import os
 import shlex
-import shutil
-import signal
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +11,9 @@ from drspo.config import dump, load
 from drspo.errors import UserError
 from drspo.files.run import CONFIG, MANIFEST, RunDir
 from drspo.log import setup
-from generate.models.loras import FILE
 from train.checks import check_config, check_launch
 from train.config import TrainConfig, identity
+from train.lock import NAME as LOCK
 from train.lock import FolderLock
 
 log = logging.getLogger(__name__)
@@ -31,11 +26,11 @@ PROGRAMS = {
 PAIRS = ("dataset_builder",)
 """Whose folders hold pairs to train on."""
 
-BEGUN = ("pairs.json", "dropped.jsonl", "metrics.jsonl", "validation.jsonl", "timings.jsonl", "wandb-id")
-"""Files of a run before its first checkpoint, beside the manifest and the configuration."""
-
-TERMINATED = 143
-"""The exit code of a process that SIGTERM ended."""
+BEGUN = (
+    *("pairs.json", "dropped.jsonl", "metrics.jsonl", "validation.jsonl", "timings.jsonl", "wandb-id"),
+    *(".part-", "samples/", "tensorboard/", "wandb/", "checkpoints/."),
+)
+"""How names begin that a run writes before its first checkpoint; they belong to its configuration."""
 
 DESCRIPTION = """Train one stage's LoRA from preference pairs.
 
@@ -53,7 +48,7 @@ def main(argv: list[str]) -> int:
     rank = int(os.environ.get("RANK", "0"))
     _quiet_other_processes(rank)
     # One process writes into the folder, so one holds its lock.
-    with ending_on_sigterm(config.out, rank), FolderLock(config.out) if rank == 0 else nullcontext():
+    with FolderLock(config.out) if rank == 0 else nullcontext():
         if rank == 0:
             begin(config)
         from train.loop import train
@@ -98,61 +93,15 @@ def _require_training(folder: Path) -> None:
 def begin(config: TrainConfig) -> None:
     """Starts or continues the run folder; `UserError` with the difference when another run owns it.
 
-    A folder that holds no result yet, neither checkpoint nor LoRA, is begun anew with a corrected
-    configuration.
+    A folder that holds no result yet, neither checkpoint nor LoRA, takes a corrected configuration.
     """
-    run, own = RunDir(config.out), identity(config)
-    if run.exists(MANIFEST):
-        found = run.manifest()
-        if found["program"] == "train" and found["config_hash"] != own and not has_result(Path(config.out)):
-            log.info("%s holds no checkpoint yet: it is begun anew with this configuration", config.out)
-            forget(Path(config.out))
-    continued = run.start("train", config, own)
+    run = RunDir(config.out)
+    continued = run.start("train", config, identity(config), reusable=(LOCK,), stale=BEGUN)
     setup(file=Path(config.out) / "log.txt")
     if continued:
         # The free settings of the latest start are the ones that --resume should find.
         run.write(CONFIG, dump(config).encode())
     log.info("%s %s, stage %s", "continuing" if continued else "starting", config.out, config.stage)
-
-
-def has_result(out: Path) -> bool:
-    """True when the folder holds something that took work: a checkpoint or a LoRA."""
-    return any((out / "checkpoints").glob("step-*")) or (out / FILE).exists()
-
-
-def forget(out: Path) -> None:
-    """Removes what a start wrote before its first checkpoint, the manifest last; the log stays."""
-    for name in ("samples", "tensorboard", "checkpoints"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    for name in (*BEGUN, CONFIG, MANIFEST):
-        (out / name).unlink(missing_ok=True)
-
-
-class Terminated(SystemExit):
-    """What SIGTERM raises: the process ends with 143, as it would have without a word."""
-
-
-@contextmanager
-def ending_on_sigterm(out: str, rank: int) -> Iterator[None]:
-    """Inside, SIGTERM (what a cluster sends) ends the run as Ctrl-C does: the folder is left in order, and it
-    is said how to go on."""
-
-    def end(*_: object) -> None:
-        raise Terminated(TERMINATED)
-
-    # Only a program's main thread may set a handler; elsewhere the default stays.
-    ours = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, end) if ours else None
-    try:
-        yield
-    except Terminated:
-        if rank == 0:
-            command = shlex.join(["python", "-m", "train", "--resume", out])
-            print(f"\nTerminated. To continue:\n  {command}", file=sys.stderr)
-        raise
-    finally:
-        if ours:
-            signal.signal(signal.SIGTERM, before)
 
 
 def next_command(config: TrainConfig) -> str:

@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from drspo.config import config_hash, to_dict
+from drspo.ranges import Count, Positive, Seed
 from train.settings import (
     CanvasConfig,
     DataConfig,
+    Decay,
     LoraConfig,
     LossSettings,
     MemoryConfig,
@@ -28,15 +30,15 @@ class TrainConfig:
     """miniature, sdxl, a Hub id or a folder."""
     out: str = ""
     """Run folder; the LoRA, its card, metrics and checkpoints go there."""
-    seed: int = 0
+    seed: Seed = 0
     """Every random number is a function of this, the step and the pair."""
-    max_steps: int = 1000
+    max_steps: Count = 1000
     """Optimiser steps in all."""
-    pairs_per_step: int = 1
+    pairs_per_step: Count = 1
     """Pairs per optimiser step over all processes; each process accumulates its share."""
-    checkpoint_every: int = 100
+    checkpoint_every: Count = 100
     """Steps between checkpoints; a kill loses at most this many."""
-    keep_last: int = 2
+    keep_last: Count = 2
     """Checkpoints kept, beside the best one."""
     export: Literal["last", "best"] = "last"
     """Which weights become OUT/pytorch_lora_weights.safetensors: the last, or those best on held-out
@@ -45,14 +47,14 @@ class TrainConfig:
     """Also write the LoRA in kohya's layout, for ComfyUI and others."""
     device: str = "auto"
     """auto, cpu, cuda."""
-    ema: float = 0.0
+    ema: Decay = 0.0
     """Decay of an exponential moving average of the LoRA, which is then measured, drawn and exported; 0:
     none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the frozen base; the LoRA is always fp32. auto: bf16 on a GPU, fp32 on a CPU."""
-    group_timeout: float = 30.0
+    group_timeout: Positive = 30.0
     """Minutes that a process waits for the others before the run ends; a dead one is noticed by that."""
-    max_bad_steps: int = 10
+    max_bad_steps: Count = 10
     """Non-finite steps in a row before giving up; each is skipped and counted."""
     data: DataConfig = field(default_factory=DataConfig)
     canvas: CanvasConfig = field(default_factory=CanvasConfig)

@@ -25,6 +25,16 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patient])
 
 
+def device_of(accelerator: Accelerator) -> torch.device:
+    """The device to compute on, under one name however the process was started.
+
+    Under a launcher accelerate says cpu:0, which torch takes for another place than cpu: weights would be
+    copied there, away from where the file was mapped, and products round by their operands' alignment.
+    """
+    device = accelerator.device
+    return torch.device("cpu") if device.type == "cpu" else device
+
+
 def precision_of(config: TrainConfig, device: torch.device) -> str:
     """The frozen base's number format: bfloat16 on a GPU and float32 on a CPU unless configured."""
     chosen = {"fp32": "float32", "bf16": "bfloat16"}.get(config.precision)

@@ -18,7 +18,7 @@ from generate.models.family import load_family
 from train.canvas import make_canvas
 from train.checks import pairs_per_process
 from train.config import TrainConfig, identity
-from train.launch import DTYPES, make_accelerator, precision_of
+from train.launch import DTYPES, device_of, make_accelerator, precision_of
 from train.lora.adapters import add_lora, load_lora_state, lora_norm, lora_parameters, lora_state
 from train.lora.average import Average
 from train.lora.checkpoint import Checkpoints, State, refuse_foreign
@@ -69,7 +69,7 @@ class Run:
         self.config = config
         self.out = Path(config.out)
         self.accelerator: Accelerator = make_accelerator(config)
-        self.device = self.accelerator.device
+        self.device = device_of(self.accelerator)
         self.share = pairs_per_process(config, self.accelerator.num_processes)
         dtype = precision_of(config, self.device)
         self.family = load_family(config.model, device=str(self.device), dtype=dtype)
@@ -79,13 +79,16 @@ class Run:
         trained_on = self._last_origin().get("pairs", "")
         process = noise_process(self.family.scheduler_config, config.noise.target)
         timestep_range(process.timesteps, config.noise)
+        # Before the pairs, because what cannot be trained is to be said before hours go into encoding.
+        self._add_adapter()
+        self.parameters = lora_parameters(self.family.unet)
+        self.optimizer = build_optimizer(self.parameters, config.optimizer)
         prepared = prepare_pairs(
             self.family, self.canvas, config.data, self.out, self.accelerator, trained_on
         )
         self.pairs = prepared.training
         self.origin["pairs"] = prepared.digest
         make_room(self.family, config)
-        self._add_adapter()
         self.trainee = Trainee(
             unet=self.family.unet,
             trainable=trainable(self.family.unet),
@@ -96,8 +99,6 @@ class Run:
             autocast=DTYPES[dtype] if dtype != "float32" else None,
             references=open_references(config, self.family, self.device),
         )
-        self.parameters = lora_parameters(self.family.unet)
-        self.optimizer = build_optimizer(self.parameters, config.optimizer)
         self.average = Average(self.family.unet, config.ema)
         self.validator = Validator(self.trainee, prepared.held_out, self.accelerator)
         main = self.accelerator.is_main_process

@@ -1,7 +1,15 @@
 """The parts of a training's configuration: frozen dataclasses that import nothing of the package."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from drspo.ranges import Count, Natural, NonNegative, Positive, Range, Seed, Steps
+
+PIXELS_PER_LATENT = 8
+"""Of the autoencoders whose networks can be trained here, SDXL's and SD's."""
+
+Decay = Annotated[float, Range(0, 1, open_most=True)]
+Size = Annotated[int, Range(PIXELS_PER_LATENT, 1 << 20, multiple=PIXELS_PER_LATENT, also=(-1,))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +24,9 @@ class DataConfig:
     """Split to train on."""
     validation_split: str = "validation"
     """Split that is held out; where the source has none, prompts are held out of the training split."""
-    validation_pairs: int = 32
+    validation_pairs: Natural = 32
     """Held-out pairs to measure on; 0 measures nothing."""
-    limit: int = 0
+    limit: Natural = 0
     """Train on the first N rows only; 0 takes all."""
     resize: Literal["none", "downscale"] = "none"
     """none: a picture must have the canvas's size. downscale: larger ones of the same aspect are reduced
@@ -37,13 +45,13 @@ class DataConfig:
 class CanvasConfig:
     """The scroll in pixels and its windows. -1 takes the stage's value from the model."""
 
-    height: int = -1
+    height: Size = -1
     """Height of the canvas in pixels."""
-    width: int = -1
+    width: Size = -1
     """Width of the canvas in pixels."""
-    window: int = -1
+    window: Size = -1
     """Side of a square window in pixels (stage highres; stage blueprint sees the canvas as one window)."""
-    stride: int = -1
+    stride: Size = -1
     """Distance between windows in pixels."""
     weights: Literal["uniform", "gaussian", "feathered"] = "uniform"
     """Weights W_i of eq. 4 in the average of overlapping windows."""
@@ -55,11 +63,11 @@ class CanvasConfig:
 class LoraConfig:
     """The adapter that is trained."""
 
-    rank: int = 64
+    rank: Count = 64
     """Rank of the update."""
-    alpha: float = 64.0
+    alpha: Positive = 64.0
     """Scale of the update is alpha / rank."""
-    dropout: float = 0.0
+    dropout: Decay = 0.0
     """Dropout on the adapter's input; 0 for preference training."""
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """Names of the projections that get an adapter."""
@@ -71,28 +79,28 @@ class LossSettings:
 
     name: str = "dpo"
     """A name in train.LOSSES (dpo, ipo, hinge, sdpo, mapo, kto) or "module:function"."""
-    beta: float = 5000.0
+    beta: Positive = 5000.0
     """Strength of the implied KL; z = -(beta/2) x (difference of mean squared errors)."""
-    beta_reference_numel: int = 0
+    beta_reference_numel: Natural = 0
     """If set, beta is multiplied by D / this number, D = latent elements; 65536 gives a scroll the KL of
     1024x1024."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Range(0, 0.5, open_most=True)] = 0.0
     """Probability that the label of a pair is wrong, in [0, 0.5)."""
     smoothing: Literal["conservative", "robust"] = "conservative"
     """Conservative DPO mixes both labels; robust DPO is its unbiased form."""
-    winner_anchor: float = 0.0
+    winner_anchor: NonNegative = 0.0
     """Adds this x u x E_w, u the loss's own unit of error (beta/2 for dpo): supervised training on the
     winner."""
-    reference_anchor: float = 0.0
+    reference_anchor: NonNegative = 0.0
     """Adds this x u x mean (A - A_ref)^2 on the winner; a second backward pass over the winner's windows."""
     safeguard: Literal["none", "sdpo"] = "none"
     """sdpo scales the loser's gradient so that, to first order, the winner's error cannot rise (implied by
     name=sdpo)."""
-    safeguard_margin: float = 0.0
+    safeguard_margin: Decay = 0.0
     """Share of the winner's own descent that the safeguard keeps, in [0, 1)."""
-    mapo_beta: float = 0.1
+    mapo_beta: Positive = 0.1
     """MaPO's weight of the odds term; MaPO ignores beta."""
-    region_weight: float = 0.0
+    region_weight: NonNegative = 0.0
     """lambda of eq. 23: weight of the single-window (region-level) loss."""
     region_windows: Literal["one", "all"] = "one"
     """Windows in the region-level loss: one at random per step (unbiased), or all of them."""
@@ -107,17 +115,17 @@ class OptimizerSettings:
 
     name: Literal["adafactor", "adamw", "adamw8bit"] = "adafactor"
     """adafactor (the paper), adamw, or adamw8bit (needs bitsandbytes and a GPU)."""
-    lr: float = 1e-6
+    lr: Positive = 1e-6
     """Learning rate after warm-up; the paper's is 1e-6."""
-    warmup_steps: int = 1000
+    warmup_steps: Natural = 1000
     """Steps over which the rate rises linearly from lr/warmup_steps; then it stays."""
-    weight_decay: float = 0.0
+    weight_decay: NonNegative = 0.0
     """Decoupled weight decay per step, times lr."""
-    beta1: float = 0.9
+    beta1: Decay = 0.9
     """AdamW's first decay."""
-    beta2: float = 0.999
+    beta2: Decay = 0.999
     """AdamW's second decay."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: NonNegative = 1.0
     """Clip the combined gradient to this norm; 0 for no clipping."""
 
 
@@ -125,9 +133,9 @@ class OptimizerSettings:
 class NoiseConfig:
     """How a pair is noised (eq. 12)."""
 
-    t_min: int = 0
+    t_min: Natural = 0
     """Smallest timestep drawn."""
-    t_max: int = 0
+    t_max: Natural = 0
     """One more than the largest timestep drawn; 0: the length of the schedule."""
     independent: bool = False
     """Draw separate noise for winner and loser instead of one noise for both."""
@@ -143,7 +151,7 @@ class MemoryConfig:
 
     schedule: Literal["stream", "two_pass", "autograd"] = "stream"
     """How the gradient over windows is made: stream is exact in flat memory, two_pass needs the least."""
-    window_batch: int = 1
+    window_batch: Count = 1
     """Windows per model call; in stage blueprint 2 takes winner and loser in one call."""
     gradient_checkpointing: bool = False
     """Recompute the UNet's activations in the backward pass."""
@@ -153,13 +161,13 @@ class MemoryConfig:
 class ValidationConfig:
     """Measurement on held-out pairs, on a fixed grid of timesteps and noises."""
 
-    every: int = 100
+    every: Natural = 100
     """Steps between measurements; 0: only at the end."""
-    timesteps: int = 4
+    timesteps: Count = 4
     """Timesteps per held-out pair, spread evenly over the drawn range."""
-    max_winner_drift: float = 0.0
+    max_winner_drift: NonNegative = 0.0
     """Stop when the winner's held-out error has risen by this share of the reference's; 0: never."""
-    patience: int = 2
+    patience: Count = 2
     """Measurements in a row above the limit before stopping."""
 
 
@@ -167,17 +175,17 @@ class ValidationConfig:
 class SamplesConfig:
     """Pictures made during training with fixed prompts and seeds."""
 
-    every: int = 0
+    every: Natural = 0
     """Steps between samples; 0: none."""
     prompts: tuple[str, ...] = ()
     """Prompts to draw; empty: the first held-out ones."""
-    count: int = 2
+    count: Natural = 2
     """Number of held-out prompts to draw where none are given."""
-    steps: int = 30
+    steps: Steps = 30
     """Denoising steps."""
-    guidance_scale: float = 5.0
+    guidance_scale: NonNegative = 5.0
     """Classifier-free guidance."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the first prompt; the next has the next seed."""
 
 
@@ -189,5 +197,5 @@ class TrackingConfig:
     """Write TensorBoard events to OUT/tensorboard."""
     wandb_project: str = ""
     """Project on Weights & Biases; empty: off."""
-    log_every: int = 10
+    log_every: Count = 10
     """Steps between lines in the log."""

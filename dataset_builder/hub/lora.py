@@ -15,7 +15,8 @@ from drspo.leaving import public
 from drspo.licences import OF_BASE, check_licence
 
 WEIGHTS, FACTS, CARD = "pytorch_lora_weights.safetensors", "drspo.json", "README.md"
-FILES = (CARD, "*.safetensors", FACTS, "*.png", "samples/*.png", "samples/*.webp")
+# What training leaves for others. Other pictures in the folder are somebody's own.
+FILES = (CARD, "*.safetensors", FACTS, "curves.png", "samples/*.png")
 NEEDED = {"stage": str, "base_model": str, "base_fingerprint": str, "rank": int}
 _AGAIN = "Take it from the training's folder."
 _HEAD = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)

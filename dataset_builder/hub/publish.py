@@ -34,6 +34,7 @@ def main(argv: list[str]) -> int:
         folder = Path(asked.dry_run)
         tree.write(folder)
         print(f"wrote the {len(tree)} files of {asked.repo_id} to {folder}; nothing was uploaded")
+        print("next      the same command without --dry-run")
         return 0
     commit, address, private = upload(tree, asked.repo_id, private=not asked.public)
     if tree.kind == "dataset":
@@ -41,6 +42,9 @@ def main(argv: list[str]) -> int:
     print(f"{len(tree)} files at {address} ({'private' if private else 'public'}), commit {commit}")
     if private == asked.public:
         print("The repository existed already; its visibility was left as it is.")
+    loader = f'datasets.load_dataset("{asked.repo_id}")'
+    download = f"hf download {asked.repo_id} --local-dir lora"
+    print(f"next      {loader if tree.kind == 'dataset' else download}")
     return 0
 
 

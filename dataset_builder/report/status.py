@@ -51,8 +51,10 @@ def main(argv: list[str]) -> int:
             "usage: drspo status RUN [--json]\n\nWhat is done, failed and remaining in a run folder or URL."
         )
         return 0 if "--help" in argv or "-h" in argv else 2
-    status = read_status(places[0])
-    print(json.dumps(as_dict(status), indent=2) if json_wanted else describe(status))
+    with RunDir(places[0]).understood():
+        status = read_status(places[0])
+        text = json.dumps(as_dict(status), indent=2) if json_wanted else describe(status)
+    print(text)
     return 0
 
 

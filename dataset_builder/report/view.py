@@ -39,11 +39,12 @@ def main(argv: list[str]) -> int:
 
 def write(source: str, out: str = "", groups: int = 24, height: int = 256) -> str:
     """Write the gallery to a file, or into the run, and give its place."""
-    page = render(read_gallery(source, groups, height)).encode()
+    storage = RunDir(source)
+    with storage.understood():
+        page = render(read_gallery(source, groups, height)).encode()
     if out:
         target = Path(out)
         Storage(target.parent).write(target.name, page)
         return str(target)
-    storage = RunDir(source)
     storage.write(PAGE, page)
     return storage.url(PAGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -22,6 +23,11 @@ RECORDED = tuple(
     """drspo torch diffusers transformers peft accelerate open-clip-torch ray datasets pyarrow polars
     openai pillow numpy opencv-python-headless safetensors huggingface-hub""".split()
 )
+
+
+# What a value raises that is missing, of another kind, or no text; and whose tables may be damaged.
+_MISREAD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, OSError)
+_TABLES = ("pyarrow", "polars")
 
 
 class RunDir(Storage):
@@ -79,6 +85,24 @@ class RunDir(Storage):
         if wrong:
             raise UserError(f"{MANIFEST} is damaged: it has no right {wrong[0]!r}", where=self.base)
         return dict(found)
+
+    @contextlib.contextmanager
+    def understood(self) -> Iterator[None]:
+        """Turns what damaged or foreign files of the folder make their reader raise into one UserError.
+
+        For a command that reads a whole folder of somebody else's: there are more places than checks for a
+        value that is missing or of another kind. --debug shows which.
+        """
+        try:
+            yield
+        except (UserError, MemoryError, ConnectionError):
+            raise
+        except Exception as error:
+            if not isinstance(error, _MISREAD) and type(error).__module__.partition(".")[0] not in _TABLES:
+                raise
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            hint = "It may be of another version; --debug shows the place. The run's command may mend it."
+            raise UserError(f"a file of this folder is damaged: {said}", self.base, hint) from error
 
     def phases(self) -> dict[str, dict[str, Any]]:
         """The finished phases in order, each with its time and facts."""

@@ -1,9 +1,7 @@
-"""Squares and texts to unit vectors: one backbone per weights and device, loaded late, with a cache on
-disk."""
+"""Squares and texts to unit vectors: loaded late, with a cache on disk."""
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from functools import lru_cache
 from typing import Any, Protocol
@@ -18,12 +16,9 @@ from eval.backbones.clip_open import describe
 from eval.backbones.files import Found
 from eval.backbones.views import shown
 
-log = logging.getLogger(__name__)
-
 
 class ClipSource(Protocol):
-    """A CLIP that is described and not loaded: open_clip's (`clip_open`) or transformers'
-    (`clip_transformers`)."""
+    """A CLIP described and not loaded, open_clip's (`clip_open`) or transformers' (`clip_transformers`)."""
 
     @property
     def name(self) -> str: ...
@@ -82,11 +77,6 @@ class Backbone:
         self._remember = remember
 
     @property
-    def loaded(self) -> bool:
-        """Whether the networks are in memory."""
-        return self._encoders is not None
-
-    @property
     def encoders(self) -> tuple[Any, Any]:
         """(encode_image, encode_text), loaded by the first use."""
         if self._encoders is None:
@@ -108,8 +98,7 @@ class Backbone:
             torch.cuda.empty_cache()
 
     def embed_views(self, images: list[Image.Image], view: str) -> list[np.ndarray]:
-        """Unit vectors [squares, dim] per image of what `view` shows, those of all images in common
-        batches."""
+        """Unit vectors [squares, dim] per image of what `view` shows, in common batches."""
         keys = [image_key(image, view) for image in images]
         found = {key: vectors for key in keys if (vectors := self._known(key)) is not None}
         fresh = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
@@ -182,21 +171,3 @@ def choose_device(name: str) -> torch.device:
 def load_backbone(name: str, device: str = "auto", batch_size: int = 32, cache: str = "") -> Backbone:
     """The backbone called `name` on `device`: one object per process, shared by all who ask alike."""
     return Backbone(name, device, batch_size, cache)
-
-
-class TextCut:
-    """Says once, and for the whole list of prompts, what a scorer's text limit cuts off."""
-
-    def __init__(self, metric: str, limit: int) -> None:
-        self.metric, self.limit, self._said = metric, limit, False
-
-    def say(self, counts: list[int]) -> None:
-        """Warns when any text is longer than the limit; counts include the start and end tokens."""
-        over = [count for count in counts if count > self.limit]
-        if over and not self._said:
-            self._said = True
-            share = max(100 * (count - self.limit) / (count - 2) for count in over)
-            log.warning(
-                "%s reads %d tokens of a prompt: %d of these %d prompts are longer, up to %.0f %% is cut.",
-                self.metric, self.limit, len(over), len(counts), share,
-            )  # fmt: skip

@@ -1,5 +1,4 @@
-"""Where a metric's weights lie: in a package, in a folder, in a file or on the Hub; and what they are
-exactly."""
+"""Where a metric's weights lie: a package, a folder, a file or the Hub; and what they are exactly."""
 
 from __future__ import annotations
 
@@ -57,8 +56,29 @@ def find(source: str, names: Sequence[str], metric: str, *, setting: str = "weig
     raise UserError(
         f"{metric}: the weights {source!r} are not there",
         f"{folder / names[0]}",
-        f"put {' or '.join(names)} there, or give {metric}.{setting}=FOLDER|FILE|OWNER/NAME",
+        f"put {' or '.join(names)} there, or give {_option(metric, setting)}=FOLDER|FILE|OWNER/NAME",
     )
+
+
+def find_folder(source: str, names: Sequence[str], patterns: Sequence[str], metric: str) -> Path:
+    """The folder of a whole checkpoint that has one of `names`; the Hub gives what `patterns` match.
+
+    UserError as `find` raises it.
+    """
+    found = find(source, names, metric)
+    if Path(source).expanduser().exists() or source.startswith("package:"):
+        return found.path.parent
+    from huggingface_hub import snapshot_download
+
+    repo, revision = source.partition("@")[0], found.revision or None
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:  # the Hub client raises many classes; each means "not to be had"
+        raise UserError(
+            f"{metric}: the checkpoint {repo} is not whole on this machine",
+            f"{repo}: the Hub cannot be asked ({type(error).__name__})",
+            f"run: hf download {repo}; or name a folder of it, {_option(metric, 'weights')}=FOLDER",
+        ) from error
 
 
 @lru_cache(maxsize=64)
@@ -69,26 +89,32 @@ def file_sha256(path: str, size: int, changed: int) -> str:
 
 
 def _from_hub(source: str, names: Sequence[str], metric: str, setting: str) -> Path:
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
     repo, _, revision = source.partition("@")
     for name in names:
         cached = try_to_load_from_cache(repo, name, revision=revision or None)
         if isinstance(cached, str):
             return Path(cached)
-    reason = "no such file"
-    for name in names:
-        try:
-            return Path(hf_hub_download(repo, name, revision=revision or None))
-        except EntryNotFoundError:
-            continue
-        except Exception as error:  # the Hub client raises many classes; each means "not to be had"
-            reason = type(error).__name__
-            break
+    reason = "the repository has no such file"
+    try:
+        # One question without retries: the download itself would wait half a minute for a network.
+        about = HfApi().model_info(repo, revision=revision or None, timeout=20)
+        present = {file.rfilename for file in about.siblings or []}
+        for name in names:
+            if name in present:
+                return Path(hf_hub_download(repo, name, revision=about.sha))
+    except Exception as error:  # the Hub client raises many classes; each means "not to be had"
+        reason = f"the Hub cannot be asked ({type(error).__name__})"
     raise UserError(
-        f"{metric}: cannot fetch the weights {repo}",
+        f"{metric}: the weights {repo} are not on this machine",
         f"{repo}/{names[0]}: {reason}",
-        f"run: hf download {repo} {names[0]}; or put {names[0]} into a folder and name it with "
-        f"{metric}.{setting}=FOLDER",
+        f"run: hf download {repo} '{names[0]}'; or put {names[0]} into a folder and name it, "
+        f"{_option(metric, setting)}=FOLDER",
     )
+
+
+def _option(metric: str, setting: str) -> str:
+    """How a setting is written on the command line."""
+    owner = "SCORER" if metric == "backbone" else metric
+    return f"--judges.options {owner}.{setting}"

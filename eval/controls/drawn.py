@@ -139,7 +139,7 @@ def free_places(parts: Drawn, widths: list[float], rng: np.random.Generator) -> 
     """Columns for things of these widths, apart from each other, from the subject and from the light.
 
     As many as find room: a fresh draw of all places is tried until they fit, else the best draw is taken.
-    Centres stand at least 0.45 heights apart, as nearer copies are one thing.
+    Centres stand at least half a height apart, as nearer copies are one thing.
     """
     h, w = parts.scene.height, parts.scene.width
     taken = [(parts.subject_at[0], parts.sprite.width), (parts.light_at, 0.16 * h)]
@@ -148,7 +148,7 @@ def free_places(parts: Drawn, widths: list[float], rng: np.random.Generator) -> 
         there, found = list(taken), list[float]()
         for width in widths:
             x = rng.uniform(0.5 * width + 2, w - 0.5 * width - 2)
-            if all(abs(x - other) >= max(0.45 * h, 0.5 * (width + size) + 4) for other, size in there):
+            if all(abs(x - other) >= max(0.5 * h, 0.5 * (width + size) + 4) for other, size in there):
                 there.append((x, width))
                 found.append(x)
         if len(found) > len(best):

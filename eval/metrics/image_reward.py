@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from drspo.errors import UserError
 from drspo.registry import package_folder
-from eval.backbones.embeddings import TextCut, choose_device
+from eval.backbones.embeddings import choose_device
 from eval.backbones.files import find
 from eval.backbones.views import RESIZE_PATH, check_view, shown
 from eval.base import check_prompts
-from eval.metrics.text_image import CropWarning
+from eval.metrics.text_image import CropWarning, TextCut
 
 REPOSITORY = "THUDM/ImageReward"
 TOKENIZER = "bert-base-uncased"

@@ -13,12 +13,12 @@ import numpy as np
 
 from eval.metrics.salience import Field
 
-NEAR = 11
-"""Cells: within 0.35 heights a place is the thing itself."""
+NEAR = 14
+"""Cells: within 0.44 heights a place is the thing itself; a castle's two towers are one castle."""
 MIRRORED = 20
 """Cells: a mirror image nearer than 0.62 heights is the other half of a symmetric thing."""
-WHOLE = 28
-"""Cells: connected parts nearer than 0.88 heights are parts of one thing."""
+WHOLE = 24
+"""Cells: connected parts nearer than 0.75 heights are parts of one thing."""
 APART = 9
 """Cells: two places nearer than 0.28 heights are one."""
 LIFT = 5
@@ -31,7 +31,7 @@ REACH, RADIUS = 4.0, 9
 class Gate:
     """The likeness from which a place counts as another one of a kind, and from which it counts fully."""
 
-    low: float = 0.72
+    low: float = 0.70
     full: float = 0.92
 
 
@@ -55,7 +55,7 @@ def repeats(field: Field, gate: Gate) -> Repeats:
     cells = _cells(field, count, labels)
     others = np.zeros(field.energy.shape, np.float32)
     if len(cells.rows):
-        others[cells.rows, cells.columns] = _places(cells, others.shape[1], gate)
+        others[cells.rows, cells.columns] = _places(cells, field.energy.shape[1], gate)
     energy = field.energy * (field.energy > FAINT)
     whole = np.bincount(labels.ravel(), energy.ravel(), count)[1:]
     repeated = np.bincount(labels.ravel(), (energy * (1 - 1 / (1 + others))).ravel(), count)[1:]
@@ -71,7 +71,7 @@ PRESENT = 0.8
 
 def things(field: Field) -> tuple[int, np.ndarray]:
     """Connected parts of what stands out: their number with the background's, and a label for each cell."""
-    mask = cv2.dilate((field.strength > 0.15).astype(np.uint8), np.ones((3, 5), np.uint8))
+    mask = cv2.dilate((field.strength > 0.15).astype(np.uint8), np.ones((3, 1), np.uint8))
     return cv2.connectedComponents(mask, connectivity=8)
 
 

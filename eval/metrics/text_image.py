@@ -7,7 +7,7 @@ import logging
 import numpy as np
 from PIL import Image
 
-from eval.backbones.embeddings import Backbone, TextCut
+from eval.backbones.embeddings import Backbone
 from eval.backbones.views import RESIZE_PATH, check_view, seen_fraction
 from eval.base import check_prompts
 
@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 class CropWarning:
     """Says once that a view hides most of a long picture."""
 
-    def __init__(self, metric: str, view: str) -> None:
-        self.metric, self.view, self._said = metric, view, False
+    def __init__(self, metric: str, view: str, whole: str = "letterbox or squash") -> None:
+        self.metric, self.view, self.whole, self._said = metric, view, whole, False
 
     def say(self, images: list[Image.Image]) -> None:
         """Warns when under 80 % of the long side is seen."""
@@ -27,8 +27,26 @@ class CropWarning:
             self._said = True
             log.warning(
                 "The official preprocessing of %s sees only the middle %.0f %% of these images. "
-                "Use view=letterbox, squash or windows to judge the whole scroll.",
-                self.metric, 100 * share,
+                "Use view=%s to judge the whole scroll.",
+                self.metric, 100 * share, self.whole,
+            )  # fmt: skip
+
+
+class TextCut:
+    """Says once, and for the whole list of prompts, what a scorer's text limit cuts off."""
+
+    def __init__(self, metric: str, limit: int) -> None:
+        self.metric, self.limit, self._said = metric, limit, False
+
+    def say(self, counts: list[int]) -> None:
+        """Warns when any text is longer than the limit; counts include the start and end tokens."""
+        over = [count for count in counts if count > self.limit]
+        if over and not self._said:
+            self._said = True
+            share = max(100 * (count - self.limit) / (count - 2) for count in over)
+            log.warning(
+                "%s reads %d tokens of a prompt: %d of these %d prompts are longer, up to %.0f %% is cut.",
+                self.metric, self.limit, len(over), len(counts), share,
             )  # fmt: skip
 
 

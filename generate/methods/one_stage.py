@@ -22,7 +22,7 @@ from generate.sampling.conditions import Conditions, Control, Rows, one_prompt
 from generate.sampling.fusion import Fusion
 from generate.sampling.loop import Advance, denoise, reporter
 from generate.sampling.predict import Predictor, predicting
-from generate.sampling.steppers import CanvasStepper
+from generate.sampling.steppers import CanvasStepper, Stepper
 
 
 @dataclass(slots=True)
@@ -47,7 +47,9 @@ class OneStage(Generator):
     """A generator of one stage: a canvas, a schedule, and what happens in a step.
 
     As it stands a step is MultiDiffusion's: every window by itself, averaged, one step of the scheduler. A
-    method overrides `canvas` and `schedule`, and replaces parts of the step in `advance`.
+    method overrides `canvas` and `schedule`, and what else it replaces: the canvas at a step (`canvas_at`),
+    what windows are told (`conditions`), how layers attend (`fused` with another attention), how a level is
+    taken (`stepper`), or the whole step (`advance`).
     """
 
     together = False
@@ -91,7 +93,7 @@ class OneStage(Generator):
 
     @contextmanager
     def fused(self, run: Run, attention: Choose = share_prompts) -> Iterator[tuple[Advance, Predictor]]:
-        """MultiDiffusion's step on a canvas that stays, with layers that attend in a way of the method's."""
+        """Cut, predict, guide and step, with layers that attend in the given way; and the predictor."""
         request = run.request
         with predicting(
             self.family,
@@ -101,9 +103,23 @@ class OneStage(Generator):
             together=self.together,
             attention=attention,
         ) as predict:
-            stepper = CanvasStepper(run.schedule, step_noise(request.seed))
-            guidance = (request.guidance_scale, request.guidance_rescale)
-            yield Fusion(lambda index: run.canvas, run.schedule, predict, stepper, *guidance), predict
+            fusion = Fusion(
+                canvas_at=lambda index: self.canvas_at(run, index),
+                schedule=run.schedule,
+                predict=predict,
+                stepper=self.stepper(run),
+                guidance_scale=request.guidance_scale,
+                guidance_rescale=request.guidance_rescale,
+            )
+            yield fusion, predict
+
+    def canvas_at(self, run: Run, index: int) -> Canvas:
+        """The canvas at a step, for methods whose windows move."""
+        return run.canvas
+
+    def stepper(self, run: Run) -> Stepper:
+        """How latents go one level down."""
+        return CanvasStepper(run.schedule, step_noise(run.request.seed))
 
     def advance(self, run: Run) -> AbstractContextManager[tuple[Advance, Predictor]]:
         """What a step does, inside a block in which the network is ours; and the predictor, for its facts."""
@@ -133,11 +149,11 @@ class OneStage(Generator):
         latents of its first level.
         """
         family, canvas = self.family, self.canvas(request)
-        schedule = schedule or self.schedule(request)
+        schedule = self.schedule(request) if schedule is None else schedule
         if latents is None:
             shape = (1, family.denoiser.channels, canvas.height, canvas.width)
             latents = schedule.first(initial_noise(request.seed, shape).to(family.device))
-        embeddings = embeddings or self.encode(request)
+        embeddings = self.encode(request) if embeddings is None else embeddings
         conditions = self.conditions(embeddings.to(family.device, family.dtype), images, control)
         run = Run(request=request, canvas=canvas, schedule=schedule, conditions=conditions)
         with self.advance(run) as (advance, predict):

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from generate.canvas.sizes import window_time_ids
 from generate.canvas.windows import Window, scale
-from train.canvas import PIXELS_PER_LATENT
 from train.engine.problem import Predict
+from train.settings import PIXELS_PER_LATENT
 
 
 def window_predictor(

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from drspo.errors import UserError
+from drspo.ranges import check_ranges
 from drspo.registry import lookup
 from train import LOSSES
-from train.ranges import check_ranges
 from train.settings import LossSettings
 
 
@@ -183,7 +183,7 @@ def needs_reference(settings: LossSettings) -> bool:
 def check(settings: LossSettings) -> LossSettings:
     """The settings, or UserError where one is out of range or they contradict each other."""
     function = lookup(LOSSES, settings.name, "loss")
-    check_ranges(settings, "loss.")
+    check_ranges(settings)
     anchored = settings.winner_anchor > 0 or settings.reference_anchor > 0
     if anchored and not hasattr(function, "unit"):
         raise UserError(

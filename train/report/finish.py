@@ -8,11 +8,12 @@ from drspo.config import to_dict
 from drspo.files.run import RunDir, revision, versions
 from drspo.leaving import public, public_name
 from generate.request import own
-from train.canvas import PIXELS_PER_LATENT, TrainingCanvas
+from train.canvas import TrainingCanvas
 from train.config import TrainConfig
 from train.lora.exports import lora_metadata, save_kohya, save_lora
 from train.report.card import write_card
 from train.report.tally import Tally
+from train.settings import PIXELS_PER_LATENT
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw
 
 from drspo.files.pictures import read_picture
 from generate.request import Request, build_generator, own
-from train.canvas import PIXELS_PER_LATENT, TrainingCanvas
+from train.canvas import TrainingCanvas
 from train.config import TrainConfig
 from train.pairs.prepare import PairSet
 from train.report.pictures import save_picture
+from train.settings import PIXELS_PER_LATENT
 
 log = logging.getLogger(__name__)
 

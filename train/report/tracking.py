@@ -82,7 +82,13 @@ def _wandb(out: Path, project: str, config: Mapping[str, Any]) -> Any:
     Storage(out).create("wandb-id", secrets.token_hex(8).encode())
     # The service also asks the machine for its host, account, command line, paths and printed lines.
     quiet = wandb.Settings(
-        x_disable_meta=True, x_disable_machine_info=True, disable_git=True, save_code=False, console="off"
+        host="",
+        username="",
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        disable_git=True,
+        save_code=False,
+        console="off",
     )
     return wandb.init(
         project=project,

@@ -69,7 +69,7 @@ def pair_accuracy(measured: Sequence[tuple[int, dict[str, float]]]) -> dict[str,
     """
     margins: dict[int, list[float]] = {}
     for index, metrics in measured:
-        if "margin" in metrics:
+        if math.isfinite(metrics.get("margin", math.nan)):
             margins.setdefault(index, []).append(metrics["margin"])
     if not margins:
         return {}
