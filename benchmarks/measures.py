@@ -116,7 +116,10 @@ def interval(
             for one in groups[prompts[index]]
         ]
         values.append(read(again, name))
-    low, high = np.nanquantile(values, [0.025, 0.975])
+    known = [value for value in values if np.isfinite(value)]
+    if not known:
+        return "the same everywhere"
+    low, high = np.quantile(known, [0.025, 0.975])
     return f"{read(some, name):+.2f} [{low:+.2f}, {high:+.2f}]"
 
 

@@ -83,7 +83,8 @@ class Check:
 CHECKS: dict[str, Check] = {
     "surplus": Check(rises_for=COPIES, limits=(*HARD, *GHOSTS, "cumulus")),
     "seam": Check(
-        rises_for=("steps of 3", "steps of 6", "steps of 12", "hard cut", "collage", "varied tiles")
+        limits=("tiles",),  # a seam only where a sun's glow or a shore is cut
+        rises_for=("steps of 3", "steps of 6", "steps of 12", "hard cut", "collage", "varied tiles"),
     ),
     "border_seam": Check(rises_for=("steps of 3", "steps of 6", "steps of 12")),
     "style": Check(
