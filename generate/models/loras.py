@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 from safetensors import SafetensorError, safe_open
 
 from drspo.errors import UserError, did_you_mean
+from drspo.files.texts import read_json
 from generate.models.specs import ModelSpec
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -104,10 +104,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     beside = (path if path.is_dir() else path.parent) / FACTS
     if not beside.is_file():
         return {}
-    try:
-        facts = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{beside} is not readable: {error}") from error
+    facts = read_json(beside)
     if not isinstance(facts, dict):
         raise UserError(f"{beside} is no JSON object")
     return facts
