@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from drspo.ranges import Natural, OwnPixels, OwnScale, OwnSteps, Range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,17 +14,17 @@ class Pictures:
 
     prompts: str = "outdoor"
     """A file with one prompt per line, or the name of a list that ships in eval/prompts."""
-    limit: int = 0
+    limit: Natural = 0
     """Only the first N prompts; 0 takes all."""
-    seeds: int = 2
+    seeds: Annotated[int, Range(1, 10_000)] = 2
     """Seeds per prompt, 0 to N-1; the same for every method."""
-    height: int = -1
+    height: OwnPixels = -1
     """Height in pixels."""
-    width: int = -1
+    width: OwnPixels = -1
     """Width in pixels."""
-    steps: int = -1
+    steps: OwnSteps = -1
     """Denoising steps."""
-    guidance_scale: float = -1.0
+    guidance_scale: OwnScale = -1.0
     """Classifier-free guidance."""
 
 
@@ -44,13 +47,16 @@ class Judges:
     """Scorers that were training labels: marked, and left out of a second average rank."""
     aside: tuple[str, ...] = ()
     """Scorers that are shown and not counted in any rank, for example a count that checks the others."""
-    batch: int = 16
+    batch: Annotated[int, Range(1, 100_000)] = 16
     """Pictures handed to a scorer at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
-    """A benchmark: methods x prompts x seeds, scored, tabled with intervals, shown in one HTML page."""
+    """A benchmark: methods x prompts x seeds, scored, tabled with intervals, shown in one HTML page.
+
+    Beside it: eval score FOLDER (pictures made elsewhere), eval --coverage, eval --selftest.
+    """
 
     model: str = "sdxl"
     """A name of generate.models.family.MODELS, a Hub id or a folder."""

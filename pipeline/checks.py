@@ -17,9 +17,8 @@ from pipeline.settings import CandidateSettings, ScoringSettings, options_of
 
 def check_generators(settings: CandidateSettings) -> None:
     """UserError for a generator that there is not, its options, and a canvas that it cannot paint."""
-    from generate import GENERATORS
-    from generate.models.family import MODELS
-    from generate.request import Request, check_request
+    from generate.models.specs import MODELS
+    from generate.request import Request, check_request, generator_class
 
     request = Request(
         prompt="",
@@ -36,10 +35,9 @@ def check_generators(settings: CandidateSettings) -> None:
         raise UserError(f"no prompt can have {settings.min_candidates} good images", where, hint)
     _check_model(settings.model, MODELS)
     for name in settings.generators:
-        cls = lookup(GENERATORS, name, "generator")
-        asked = from_dict(cls.config_class, options_of(settings.options, name))
-        if check := getattr(cls, "check_settings", None):  # a plugin need not have one
-            check(asked, request, MODELS.get(settings.model))
+        cls = generator_class(name)
+        asked: Any = from_dict(cls.config_class, options_of(settings.options, name))
+        cls.check_settings(asked, request, MODELS.get(settings.model))
 
 
 def check_scorers(settings: ScoringSettings) -> None:

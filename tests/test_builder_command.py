@@ -216,7 +216,7 @@ def test_the_weights_behind_the_images_are_recorded_and_a_mixture_is_told(
     config = with_candidates(fake_config(tmp_path, tmp_path / "out"), model="me/base")
     store = Build(config, run_units).run
     for mark in ("0123456789ab", "ba9876543210"):
-        family = SimpleNamespace(model_id="me/base", fingerprint=mark)
+        family = SimpleNamespace(model_id="me/base", fingerprint=mark, device="cpu")
         monkeypatch.setattr(
             "pipeline.candidates.actors._load_family", lambda model, options, family=family: family
         )

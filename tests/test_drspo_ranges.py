@@ -16,6 +16,7 @@ from drspo import cli, config
 from drspo.demo.command import DemoConfig
 from drspo.errors import UserError
 from drspo.ranges import Natural, Pixels, Range, Share, check_ranges, numbers, undeclared
+from eval.config import EvalConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ def test_what_was_written_comes_back():
     assert config.from_dict(Outer, config.to_dict(asked)) == asked
 
 
-@pytest.mark.parametrize("cls", [BuildConfig, DemoConfig])
+@pytest.mark.parametrize("cls", [BuildConfig, DemoConfig, EvalConfig])
 def test_every_number_of_the_configuration_declares_its_range(cls):
     assert list(undeclared(cls)) == []
     check_ranges(cls())
@@ -114,6 +115,7 @@ def test_a_field_without_a_range_is_found():
 PROGRAMS = {
     "build": "dataset_builder.command:main",
     "demo": "drspo.demo.command:main",
+    "eval": "eval.command:main",
 }
 WRONG = [
     ("build", "--candidates.height", "100"),
@@ -131,6 +133,9 @@ WRONG = [
     ("build", "--candidates.options", "mad.treshold=1"),
     ("build", "--candidates.options", "mad.threshold=-1000000000000000000"),
     ("build", "--llm.timeout", "inf"),
+    ("eval", "--pictures.steps", "0"),
+    ("eval", "--pictures.guidance-scale", "nan"),
+    ("eval", "--pictures.height", "100"),
     ("demo", "--seed", "-1"),
     ("demo", "--prompt", ""),
     ("demo", "--prompts", "0"),
@@ -149,7 +154,7 @@ def test_a_mistake_costs_nothing_and_leaves_nothing(program, flag, value, tmp_pa
 
 
 def test_the_frozen_defaults_are_in_range():
-    for cls in (BuildConfig, DemoConfig):
+    for cls in (BuildConfig, DemoConfig, EvalConfig):
         for key, value, allowed in numbers(cls()):
             assert allowed.holds(value), (key, dataclasses.asdict(cls()))
 

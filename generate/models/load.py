@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from drspo.errors import UserError
 from generate.models.weights import Checkpoint
 
 
@@ -16,14 +19,16 @@ def load_networks(found: Checkpoint, device: torch.device, dtype: torch.dtype) -
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    unet = UNet2DConditionModel.from_pretrained(
-        found.folder, subfolder="unet", dtype=dtype, use_safetensors=True, variant=found.variant("unet")
-    )
+    with _damage_named(found, "unet"):
+        unet = UNet2DConditionModel.from_pretrained(
+            found.folder, subfolder="unet", dtype=dtype, use_safetensors=True, variant=found.variant("unet")
+        )
     overflows = found.config("vae").get("force_upcast", True) or dtype == torch.float16
     vae_dtype = torch.float32 if overflows else dtype
-    vae = AutoencoderKL.from_pretrained(
-        found.folder, subfolder="vae", dtype=vae_dtype, use_safetensors=True, variant=found.variant("vae")
-    )
+    with _damage_named(found, "vae"):
+        vae = AutoencoderKL.from_pretrained(
+            found.folder, subfolder="vae", dtype=vae_dtype, use_safetensors=True, variant=found.variant("vae")
+        )
     tokenizers, encoders = _load_text(found, dtype)
     for network in (unet, vae, *encoders):
         freeze(network, device)
@@ -37,12 +42,14 @@ def _load_text(found: Checkpoint, dtype: torch.dtype) -> tuple[list[Any], list[A
     tokenizers, encoders = [], []
     for part in found.text_parts:
         tokenizer = part.replace("text_encoder", "tokenizer")
-        tokenizers.append(CLIPTokenizer.from_pretrained(found.folder / tokenizer))
-        encoders.append(
-            classes[part].from_pretrained(
-                found.folder / part, dtype=dtype, use_safetensors=True, variant=found.variant(part)
+        with _damage_named(found, tokenizer):
+            tokenizers.append(CLIPTokenizer.from_pretrained(found.folder / tokenizer))
+        with _damage_named(found, part):
+            encoders.append(
+                classes[part].from_pretrained(
+                    found.folder / part, dtype=dtype, use_safetensors=True, variant=found.variant(part)
+                )
             )
-        )
     return tokenizers, encoders
 
 
@@ -50,9 +57,25 @@ def load_controlnet(found: Checkpoint, dtype: torch.dtype) -> Any:
     """A ControlNet, as it comes from its file."""
     from diffusers import ControlNetModel
 
-    return ControlNetModel.from_pretrained(
-        found.folder, dtype=dtype, use_safetensors=True, variant=found.variant("")
-    )
+    with _damage_named(found, "ControlNet"):
+        return ControlNetModel.from_pretrained(
+            found.folder, dtype=dtype, use_safetensors=True, variant=found.variant("")
+        )
+
+
+@contextlib.contextmanager
+def _damage_named(found: Checkpoint, part: str) -> Iterator[None]:
+    """Turns what the libraries raise for files that are cut off or contradictory into a UserError."""
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of every kind: diffusers', transformers', safetensors', tokenizers'
+        said = f"{type(error).__name__}: {error}".strip().partition("\n")[0][:300]
+        hint = "A file of it is damaged, or its settings do not fit its weights: fetch it again."
+        raise UserError(
+            f"The {part} of {found.source} cannot be loaded: {said}", str(found.folder), hint
+        ) from error
 
 
 def freeze(network: Any, device: torch.device) -> Any:

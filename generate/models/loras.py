@@ -7,10 +7,9 @@ import math
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors import SafetensorError, safe_open
-
 from drspo.errors import UserError, did_you_mean
 from generate.models.specs import ModelSpec
+from generate.models.weights import tensor_names
 
 FILE = "pytorch_lora_weights.safetensors"
 FACTS = "drspo.json"
@@ -115,15 +114,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 def _read_state(family: Wearer, pipe: Any, file: Path) -> dict[str, Any]:
     """The LoRA's tensors under diffusers' keys."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            keys = list(opened.keys())
-    except (SafetensorError, OSError) as error:
-        pointer = file.read_bytes()[:8] == b"version "
-        raise UserError(
-            f"{file} is a Git LFS pointer, not the weights" if pointer else f"{file} is damaged: {error}",
-            hint="Fetch the file itself: git lfs pull." if pointer else "Fetch it again.",
-        ) from error
+    keys = tensor_names(file)
     other = next((kind for mark, kind in OTHER_KINDS.items() if any(mark in key for key in keys)), "")
     if other:
         raise UserError(f"{file} holds a {other}, which is no LoRA and cannot be worn here.")
@@ -144,7 +135,7 @@ def _unknown_layout(file: Path, error: Exception) -> UserError:
 
 
 def _check_base(family: Wearer, facts: dict[str, Any], file: Path) -> None:
-    base, mark = facts.get("base_model", ""), facts.get("base_fingerprint", "")
+    base, mark = (str(facts.get(name) or "") for name in ("base_model", "base_fingerprint"))
     same = {base} & {family.model_id, family.spec.base} - {""} or mark == family.fingerprint
     if (base or mark) and not same:
         raise UserError(
@@ -192,6 +183,8 @@ def _mismatch(module: Any, side: str, tensor: Any) -> str:
     if module is None:
         return "is not a layer of it"
     ours = module.weight.shape[1 if side == "down" else 0]
+    if tensor.ndim < 2:
+        return f"has a matrix there, the LoRA {tensor.ndim} dimensions"
     theirs = tensor.shape[1 if side == "down" else 0]
     return f"has {ours} features there, the LoRA {theirs}" if ours != theirs else ""
 

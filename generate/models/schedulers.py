@@ -52,7 +52,7 @@ def make_schedule(family: ModelFamily, name: str, steps: int) -> Schedule:
     try:
         scheduler = getattr(diffusers, wanted).from_config(config)
         scheduler.set_timesteps(steps, device=family.device)
-    except (ValueError, IndexError, NotImplementedError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"The scheduler {name} cannot take {steps} steps: {error}") from error
     return Schedule(scheduler)
 
@@ -60,19 +60,19 @@ def make_schedule(family: ModelFamily, name: str, steps: int) -> Schedule:
 def published(config: Mapping[str, Any]) -> str:
     """The class that a checkpoint's scheduler folder names; UserError for none and for unknown ones."""
     name = config.get("_class_name")
-    if name not in KNOWN:
+    if not isinstance(name, str) or name not in KNOWN:
         raise UserError(
             f"the checkpoint's own scheduler is {name}, which is not known here"
             if name
             else "the checkpoint's scheduler_config.json names no scheduler (_class_name)",
             hint=f"Choose another by name: {', '.join(SCHEDULERS)}.",
         )
-    return str(name)
+    return name
 
 
 def _require_agreement(config: Mapping[str, Any], wanted: str, cls: Any) -> None:
     """UserError where a class would leave out what the network was trained for."""
-    own, kind = config.get("_class_name", ""), config.get("prediction_type", "epsilon")
+    own, kind = str(config.get("_class_name", "")), str(config.get("prediction_type", "epsilon"))
     reason = ""
     if (own in EDM or "sigma_data" in config) and wanted not in EDM:
         reason = "its network was trained for EDM's noise"

@@ -72,7 +72,7 @@ class Generate:
         family = _load_family(settings.model, options)
         if family is not None:
             record_model(Storage(spec.url), family)
-        self.device = str(getattr(family, "device", "cpu"))
+        self.device = str(family.device) if family is not None else "cpu"
         short_names(settings.generators)
         self.generators = [
             (name, build_generator(name, family, options[name])) for name in settings.generators

@@ -20,7 +20,7 @@ from pipeline.ideas.dedup import near_duplicates
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import Item, PromptSettings, read_source
-from pipeline.ideas.stages import ExpandStage, FilterStage, Stage, clean
+from pipeline.ideas.stages import ExpandStage, FilterStage, TextStage, clean
 from pipeline.llm.settings import LLMSettings
 from pipeline.records import DROPPED, OK, PROMPT_SCHEMA, Prompt, prompt_id
 
@@ -63,7 +63,7 @@ def filter_prompts(
     return drop_near_duplicates(table, settings.near_duplicates)
 
 
-def run_stage(stage: Stage, table: pa.Table, advance: Advance = lambda count: None) -> pa.Table:
+def run_stage(stage: TextStage, table: pa.Table, advance: Advance = lambda count: None) -> pa.Table:
     """The table after a stage, batch by batch in order."""
 
     def rows() -> Iterator[Row]:

@@ -25,7 +25,7 @@ _HIDDEN = re.compile(
 )
 
 
-class Stage:
+class TextStage:
     """What both stages share: one event loop, and one language model, made on first use."""
 
     batch_rows = 4096
@@ -60,7 +60,7 @@ class Stage:
             self._runner.close()
             self._runner = None
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> TextStage:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,7 +87,7 @@ class Stage:
         raise NotImplementedError
 
 
-class ExpandStage(Stage):
+class ExpandStage(TextStage):
     """Idea rows in; for each, its prompts or one dropped or dead row out."""
 
     def __init__(self, settings: ExpandSettings, llm: LLMSettings, storage: Storage | str) -> None:
@@ -104,7 +104,7 @@ class ExpandStage(Stage):
         return [{**row, **marks, **_child(row, text)} for text in found.prompts]
 
 
-class FilterStage(Stage):
+class FilterStage(TextStage):
     """Prompt rows in, the same rows out, those that a filter objects to as dropped."""
 
     def __init__(self, settings: FilterSettings, llm: LLMSettings, storage: Storage | str) -> None:

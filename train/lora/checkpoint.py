@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from drspo.errors import UserError
+from drspo.files.texts import read_json
 
 log = logging.getLogger(__name__)
 
@@ -113,17 +114,28 @@ class Checkpoints:
     def facts(self, path: Path) -> dict[str, Any]:
         """What `path` says about itself, without its tensors; `UserError` when it does not say it."""
         try:
-            return dict(json.loads((path / "state.json").read_text()))
-        except (OSError, ValueError) as error:
-            raise UserError(f"not a whole checkpoint: {error}", str(path), _OTHER) from error
+            facts = read_json(path / "state.json")
+        except UserError as error:
+            raise UserError(f"not a whole checkpoint: {error.what}", str(path), _OTHER) from error
+        if not isinstance(facts, dict) or not isinstance(facts.get("files"), dict):
+            raise UserError("not a whole checkpoint: it does not say which files it has", str(path), _OTHER)
+        return facts
 
     def load(self, path: Path) -> State:
         """The state in `path`; `UserError` when a file is missing or does not have the recorded hash."""
         facts = self.verify(path)
         del facts["files"]
-        ema = load_file(path / "ema.safetensors") if (path / "ema.safetensors").exists() else {}
-        optimizer = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
-        return State(facts.pop("step"), load_file(path / "lora.safetensors"), optimizer, ema, facts)
+        try:
+            ema = load_file(path / "ema.safetensors") if (path / "ema.safetensors").exists() else {}
+            optimizer = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
+            return State(int(facts.pop("step")), load_file(path / "lora.safetensors"), optimizer, ema, facts)
+        except MemoryError:
+            raise
+        except (
+            Exception
+        ) as error:  # what torch raises for a file that is no longer a whole one has no common kind
+            said = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise UserError(f"not a whole checkpoint: {said}", str(path), _OTHER) from error
 
     def _prune(self, best_step: int) -> None:
         keep = {path.name for path in self.all()[-self.keep_last :]} | {self.path(best_step).name}
