@@ -12,7 +12,10 @@ surplus:
     knowing    the same two for each method's own mean count, which is all that the first can be reached by
     detector   the detector against itself at a lower threshold: what a good measure could reach
 
-with 95 % intervals from a bootstrap over prompts, and the mean of both numbers for each method.
+with 95 % intervals from a bootstrap over prompts, and the mean of both numbers for each method. Last, what a
+penalty on surplus objects does to pairs: of each prompt's scrolls the best and the worst by the aesthetic
+score less a weight times the surplus (both standardised), and how many more surplus objects the detector
+counts in the best than in the worst.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from PIL import Image
 from scipy.stats import rankdata, spearmanr
 
 from drspo.files.run import RunDir
-from eval.base import build_scorer
+from eval.base import build_scorer, metric_settings
 from eval.config import EvalConfig, Pictures
 from eval.metrics.objects import surplus
 from eval.suite import cells, make_pictures
@@ -53,6 +56,10 @@ def scrolls(config: EvalConfig) -> list[Scroll]:
     run = RunDir(config.out)
     make_pictures(config, run)
     scorers = {name: build_scorer(name) for name in MEASURES}
+    options = ("aesthetic.view=windows",)
+    scorers["aesthetic"] = build_scorer(
+        "aesthetic", metric_settings("aesthetic", "aesthetic", model=config.model, options=options)
+    )
     out = []
     for cell in cells(config):
         image = Image.open(Path(config.out) / cell.name).convert("RGB")
@@ -116,8 +123,27 @@ def interval(
             for one in groups[prompts[index]]
         ]
         values.append(read(again, name))
-    low, high = np.nanquantile(values, [0.025, 0.975])
+    known = [value for value in values if np.isfinite(value)]
+    if not known:
+        return "the same everywhere"
+    low, high = np.quantile(known, [0.025, 0.975])
     return f"{read(some, name):+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def pair_counts(some: list[Scroll], weight: float) -> np.ndarray:
+    """Per prompt the count of the best less that of the worst, ranked with a penalty of `weight`."""
+
+    def standard(name: str) -> np.ndarray:
+        values = np.array([one.numbers[name] for one in some])
+        return (values - values.mean()) / max(values.std(), 1e-9)
+
+    scores = standard("aesthetic") - weight * standard("surplus")
+    out = []
+    for prompt in dict.fromkeys(one.prompt for one in some):
+        own = [index for index, one in enumerate(some) if one.prompt == prompt]
+        best, worst = max(own, key=lambda i: scores[i]), min(own, key=lambda i: scores[i])
+        out.append(some[best].numbers["count"] - some[worst].numbers["count"])
+    return np.array(out)
 
 
 def main() -> None:
@@ -152,6 +178,14 @@ def main() -> None:
         own = [one.numbers for one in some if one.method == method]
         ours, theirs = (np.mean([each[key] for each in own]) for key in ("surplus", "count"))
         print(f"| {method} | {ours:.2f} | {theirs:.2f} |")
+    print("\n| weight of the penalty | counted, best less worst | best has more | best has fewer |")
+    print("|---|---|---|---|")
+    for weight in (0.0, 0.5, 1.0, 2.0):
+        found = pair_counts(some, weight)
+        error = found.std(ddof=1) / len(found) ** 0.5
+        print(
+            f"| {weight} | {found.mean():+.2f} +- {error:.2f} | {(found > 0).sum()} | {(found < 0).sum()} |"
+        )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from eval.controls.drawn import Drawn, drawn
 from eval.metrics.fidelity import fidelity
 
 ORDERED, LEAK = 0.95, 0.10
-FIRST_SEED = 93_000_000
+FIRST_SEED = 94_000_000
 """The first scene; no threshold was chosen on scenes from here on."""
 
 Control = Callable[[Drawn, np.random.Generator], np.ndarray | None]
@@ -83,7 +83,8 @@ class Check:
 CHECKS: dict[str, Check] = {
     "surplus": Check(rises_for=COPIES, limits=(*HARD, *GHOSTS, "cumulus")),
     "seam": Check(
-        rises_for=("steps of 3", "steps of 6", "steps of 12", "hard cut", "collage", "varied tiles")
+        limits=("tiles",),  # a seam only where a sun's glow or a shore is cut
+        rises_for=("steps of 3", "steps of 6", "steps of 12", "hard cut", "collage", "varied tiles"),
     ),
     "border_seam": Check(rises_for=("steps of 3", "steps of 6", "steps of 12")),
     "style": Check(
