@@ -11,8 +11,8 @@ begins alternates. Wall time counts waiting for other processes, CPU time counts
 means anything).
 
 Networks take nearly all of the time, and a process may be a few per cent faster than another for no reason
-that lies in the code. So the time outside the UNet is taken too, with a UNet that answers at once: what it adds
-to a scroll is the ratio that code decides.
+that lies in the code. So the time outside the UNet is taken too, with a UNet that answers at once: what it
+adds to a scroll is the ratio that code decides.
 """
 
 from __future__ import annotations
