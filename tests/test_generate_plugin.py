@@ -75,7 +75,8 @@ def test_a_plugin_is_set_by_options_and_its_settings_stand_in_the_record(golden,
         pictures.append(Image.open(out).tobytes())
     assert pictures[0] != pictures[1]
     again = tmp_path / "again.png"
-    assert execute("generate.program.command:main", ["--like", str(out), "--out", str(again)]) == 0
+    like = ["--like", str(out), *model[:2], "--allow-plugins", "tests.test_generate_plugin"]
+    assert execute("generate.program.command:main", [*like, "--out", str(again)]) == 0
     assert again.read_bytes() == out.read_bytes()
 
 
