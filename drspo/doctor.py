@@ -26,9 +26,19 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
-    report = examine()
+    report = _from_home(examine())
     sys.stdout.write(json.dumps(report, indent=2) + "\n" if options.json else render(report))
     return 0
+
+
+def _from_home(value: Any) -> Any:
+    """The report with ~ for the home folder, since it is made to be pasted."""
+    if isinstance(value, dict):
+        return {key: _from_home(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_from_home(item) for item in value]
+    home = os.path.expanduser("~")
+    return value.replace(home, "~") if isinstance(value, str) and len(home) > 1 else value
 
 
 def examine() -> dict[str, Any]:

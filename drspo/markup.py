@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 
 # CommonMark lets each ASCII punctuation mark be escaped; these begin markup, links, entities or formulas
-# within a line, the leading ones a block.
-_MARKS = re.compile(r"([\\`*_\[\]<>|~&$@])")
+# within a line, the leading ones a block. An underscore within a word begins nothing.
+_MARKS = re.compile(r"([\\`*\[\]<>|~&$@]|(?<![^\W_])_|_(?![^\W_]))")
 _SELF_LINKING = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp)(?=:)|\bwww(?=\.)")
 _LEADING = re.compile(r"^([-+=#])|^(\d+)(?=[.)])")
 

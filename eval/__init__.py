@@ -18,6 +18,9 @@ METRICS = {
     "repeated_objects": "eval.metrics.objects:RepeatedObjects",
     "subject_present": "eval.metrics.objects:SubjectPresent",
     "scene_right": "eval.metrics.objects:SceneRight",
+    "gap": "eval.metrics.gap:Gap",
+    "intra_lpips": "eval.metrics.peers:IntraLpips",
+    "intra_style": "eval.metrics.peers:IntraStyle",
 }
 _SCORERS = ("aesthetic", "hps_v2", "hps_v21", "pickscore", "image_reward", "clip", "question")
 SCORERS = {name: METRICS[name] for name in _SCORERS}

@@ -66,8 +66,7 @@ METRIC_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def metric_class(target: str) -> Any:
-    """The class of the metric `target`: a registered name, or module:Class; UserError with the nearest
-    name."""
+    """The class of the metric `target`: registered, or module:Class; UserError with the nearest name."""
     from eval import METRICS
 
     return lookup(METRICS, target, "scorer")

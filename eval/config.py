@@ -38,7 +38,7 @@ scroll."""
 class Judges:
     """Which numbers are taken of them."""
 
-    scorers: tuple[str, ...] = ("aesthetic", "clip", "repetition", "seam")
+    scorers: tuple[str, ...] = ("aesthetic", "clip", "seam")
     """Names of eval.METRICS, or module:Class. One may stand here twice under a name of its own:
     clip near=clip."""
     options: tuple[str, ...] = ()
@@ -53,7 +53,10 @@ class Judges:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
-    """A benchmark: methods x prompts x seeds, scored, tabled with intervals, shown in one HTML page."""
+    """A benchmark: methods x prompts x seeds, scored, tabled with intervals, shown in one HTML page.
+
+    Beside it: eval score FOLDER (pictures made elsewhere), eval --coverage, eval --selftest.
+    """
 
     model: str = "sdxl"
     """A name of generate.models.family.MODELS, a Hub id or a folder."""

@@ -19,8 +19,7 @@ Kind = Callable[[np.random.Generator, int, int], tuple[np.ndarray, np.ndarray, f
 
 
 def normal(rng: np.random.Generator, runs: int, n: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Two methods [runs, n] whose scores are a prompt's level plus their own noise; and the true
-    difference."""
+    """Two methods [runs, n] with a prompt's level plus their own noise; and the true difference."""
     level = rng.normal(0.0, 1.0, (runs, n))
     ours = level + 0.2 + rng.normal(0.0, 0.5, (runs, n))
     return ours, level + rng.normal(0.0, 0.5, (runs, n)), 0.2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -40,25 +41,24 @@ def _scorer(found: Comparison, scorer: str) -> str:
         f"compared on {used} of {every} pictures per method\n"
     )
     notes = [
-        f"- {item.method}: {item.pictures} pictures without a number ({inline(item.reason)})"
+        f"- {inline(item.method)}: {item.pictures} pictures without a number ({inline(item.reason)})"
         for item in found.missing
         if item.scorer == scorer
     ]
     rows = [_line(row) for row in found.rows if row.scorer == scorer]
-    title = (
-        f"| method | mean [95 %] | difference to {found.baseline} [95 %] | | wins |\n|---|---|---|---|---|"
-    )
+    title = f"| method | mean [95 %] | difference to {inline(found.baseline)} [95 %] | | wins |"
+    title += "\n|---|---|---|---|---|"
     return "\n".join([head, *notes, *([""] if notes else []), title, *rows, ""])
 
 
 def _line(row: Row) -> str:
     mean = f"{row.mean.mean:.4f} {bounds(row.mean)}"
     if row.difference is None or row.wins is None:
-        return f"| {row.method} | {mean} | baseline | | |"
+        return f"| {inline(row.method)} | {mean} | baseline | | |"
     w = row.wins
     wins = Interval(100 * w.mean, 100 * w.low, 100 * w.high, w.n)
     return (
-        f"| {row.method} | {mean} | {row.difference.mean:+.4f} {bounds(row.difference, '+.4f')} "
+        f"| {inline(row.method)} | {mean} | {row.difference.mean:+.4f} {bounds(row.difference, '+.4f')} "
         f"| {row.verdict} | {wins.mean:.0f} % {bounds(wins, '.0f')} |"
     )
 
@@ -68,11 +68,11 @@ def _ranks(found: Comparison) -> str:
         return "### Average rank\n\nNo picture has a number from every scorer and method.\n"
     second = found.untrained_standings
     head = ["method", "rank [95 %]", "chance to be best", "paper's tie rule"]
-    head += [f"without {', '.join(found.trained)}"] if second else []
-    title = f"### Average rank over {', '.join(found.ranked)}\n"
+    head += [f"without {_names(found.trained)}"] if second else []
+    title = f"### Average rank over {_names(found.ranked)}\n"
     lines = [title, _cells(head), _cells(["---"] * len(head))]
     for method, standing in found.standings.items():
-        cells = [method, *_standing(standing), f"{found.paper_ranks[method]:.2f}"]
+        cells = [inline(method), *_standing(standing), f"{found.paper_ranks[method]:.2f}"]
         lines.append(_cells(cells + ([" ".join(_standing(second[method])[:1])] if second else [])))
     return "\n".join(lines) + "\n"
 
@@ -87,12 +87,14 @@ def _leave_one_out(found: Comparison) -> str:
         return ""
     lines = [
         "### Average rank without one scorer\n",
-        _cells(["without", *found.methods]),
+        _cells(["without", *map(inline, found.methods)]),
         _cells(["---"] * (1 + len(found.methods))),
     ]
     for scorer, row in found.leave_one_out.items():
         best = min(row.values())
-        lines.append(_cells([scorer, *(f"**{r:.2f}**" if r == best else f"{r:.2f}" for r in row.values())]))
+        lines.append(
+            _cells([inline(scorer), *(f"**{r:.2f}**" if r == best else f"{r:.2f}" for r in row.values())])
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -101,11 +103,13 @@ def _correlations(found: Comparison) -> str:
         return ""
     lines = [
         "### How far the scorers prefer the same picture of a prompt (Spearman)\n",
-        _cells(["", *found.scorers]),
+        _cells(["", *map(inline, found.scorers)]),
         _cells(["---"] * (1 + len(found.scorers))),
     ]
     for scorer, row in zip(found.scorers, found.correlations, strict=True):
-        lines.append(_cells([scorer, *("" if math.isnan(value) else f"{value:+.2f}" for value in row)]))
+        lines.append(
+            _cells([inline(scorer), *("" if math.isnan(value) else f"{value:+.2f}" for value in row)])
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -113,14 +117,21 @@ def _shares(found: Comparison) -> str:
     picked = found.pick_shares()
     if not picked:
         return ""
-    group = ", ".join(picked)
+    group = _names(picked)
     lines = [
         "### pickscore_share\n",
         f"The mean softmax share within the group {group}; another group, other shares.\n",
         _cells(["method", "share"]),
         _cells(["---", "---"]),
     ]
-    return "\n".join([*lines, *(_cells([name, f"{share:.3f}"]) for name, share in picked.items())]) + "\n"
+    return (
+        "\n".join([*lines, *(_cells([inline(name), f"{share:.3f}"]) for name, share in picked.items())])
+        + "\n"
+    )
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(map(inline, names))
 
 
 def _cells(values: list[str]) -> str:

@@ -92,8 +92,7 @@ def main(argv: list[str]) -> int:
 
 
 def pictures(folder: str) -> dict[str, dict[str, Path]]:
-    """{method: {name: file}}, sorted; one method called after the folder when it has no folders of
-    pictures."""
+    """{method: {name: file}}, sorted; one method called after a folder that has no folders."""
     root = Path(folder).expanduser()
     if not folder or not root.is_dir():
         raise UserError(f"there is no folder {folder!r} of pictures", "eval score", "name the folder first")
@@ -112,8 +111,7 @@ def pictures(folder: str) -> dict[str, dict[str, Path]]:
 
 
 def prompts_of(source: str, files: Mapping[str, Mapping[str, Path]], needed: list[str]) -> dict[str, str]:
-    """{picture's name: prompt}; without a file the name stands for it, unless a scorer in `needed` reads
-    prompts."""
+    """{picture's name: prompt}; without a file the name stands for it, unless `needed` read prompts."""
     names = sorted(set().union(*(set(group) for group in files.values())))
     if not source:
         if needed:

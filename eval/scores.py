@@ -34,8 +34,7 @@ FIELDS = pa.schema(
         ("picture", pa.string()),
     ]
 )
-"""A record's columns (`eval.tables.Record`) and the picture's digest, empty for pictures that never
-change."""
+"""A record's columns (`eval.tables.Record`) and the picture's digest, empty where it never changes."""
 
 Number = tuple[float, str]
 """A number and, where it is NaN, the reason."""

@@ -20,9 +20,10 @@ from PIL import Image
 
 from eval.controls import objects, pictures, surroundings
 from eval.controls.drawn import Drawn, drawn
+from eval.metrics.fidelity import fidelity
 
 ORDERED, LEAK = 0.95, 0.10
-FIRST_SEED = 93_000_000
+FIRST_SEED = 94_000_000
 """The first scene; no threshold was chosen on scenes from here on."""
 
 Control = Callable[[Drawn, np.random.Generator], np.ndarray | None]
@@ -73,12 +74,17 @@ class Check:
     """Controls that have the fault; the measure must rise."""
     limits: tuple[str, ...] = ()
     """Controls that are measured and decide nothing: their truth is in between, or beyond the measure."""
+    settings: tuple[tuple[str, str], ...] = ()
+    """What the measure is built with."""
+    withdrawn: bool = False
+    """Known to fail: in no default, measured only when named."""
 
 
 CHECKS: dict[str, Check] = {
     "surplus": Check(rises_for=COPIES, limits=(*HARD, *GHOSTS, "cumulus")),
     "seam": Check(
-        rises_for=("steps of 3", "steps of 6", "steps of 12", "hard cut", "collage", "varied tiles")
+        limits=("tiles",),  # a seam only where a sun's glow or a shore is cut
+        rises_for=("steps of 3", "steps of 6", "steps of 12", "hard cut", "collage", "varied tiles"),
     ),
     "border_seam": Check(rises_for=("steps of 3", "steps of 6", "steps of 12")),
     "style": Check(
@@ -86,7 +92,19 @@ CHECKS: dict[str, Check] = {
         limits=("varied tiles", "drift 20"),
     ),
     "border_frame": Check(rises_for=("frame 0.02 H", "frame 0.05 H", "bars")),
+    "blueprint_loss": Check(
+        rises_for=("tiles", "varied tiles", "mirrored half", "another scene", "collage", "hard cut"),
+        limits=(
+            *("1 copy", "2 copies", "3 copies", "1 jittered", "2 jittered", "3 jittered"),
+            *("1 different", "2 different", "3 different", "clouds", "cumulus", "ridges", "other texture"),
+            *("stars", "waves", "frame 0.02 H", "frame 0.05 H", "bars", "palettes x0.5", "palettes x1"),
+            *("drift 20", "drift 60", "blur 2 px", "noise 10", "steps of 12", *HARD, *GHOSTS),
+        ),
+    ),
+    "repetition": Check(rises_for=COPIES, settings=(("backbone", "miniature"),), withdrawn=True),
 }
+
+DEFAULT = [name for name, check in CHECKS.items() if not check.withdrawn]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +126,12 @@ class Line:
 
 def measure_scene(seed: int, names: tuple[str, ...]) -> dict[tuple[str, str], float]:
     """(measure, control) to the rise over the clean twin in one scene; "clean" holds the twin's own value."""
-    from eval.base import build_scorer
-
-    scorers = {name: build_scorer(name) for name in names}
     parts = drawn(seed)
+    readers = {name: _reader(name, parts) for name in names}
     out: dict[tuple[str, str], float] = {}
 
     def values(image: np.ndarray) -> dict[str, float]:
-        picture = Image.fromarray(image)
-        return {name: scorer.score([picture], [""])[0] for name, scorer in scorers.items()}
+        return {name: read(image) for name, read in readers.items()}
 
     clean = values(parts.clean)
     out.update({(name, "clean"): value for name, value in clean.items()})
@@ -127,6 +142,16 @@ def measure_scene(seed: int, names: tuple[str, ...]) -> dict[tuple[str, str], fl
         twin = values(_twin(control, parts, seed)) if control in TWINS else clean
         out.update({(name, control): value - twin[name] for name, value in values(image).items()})
     return out
+
+
+def _reader(name: str, parts: Drawn) -> Callable[[np.ndarray], float]:
+    """The measure's number of a picture; what was lost of the blueprint is read against the clean scene."""
+    from eval.base import build_scorer
+
+    if name == "blueprint_loss":
+        return lambda image: 1 - fidelity(image, parts.clean)
+    scorer = build_scorer(name, dict(CHECKS[name].settings))
+    return lambda image: scorer.score([Image.fromarray(image)], [""])[0]
 
 
 def _twin(control: str, parts: Drawn, seed: int) -> np.ndarray:
@@ -219,7 +244,7 @@ def main(argv: list[str]) -> int:
         prog="drspo eval --selftest", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--scenes", type=int, default=400, help="scenes to draw, at least 20")
-    parser.add_argument("--measures", nargs="+", choices=sorted(CHECKS), default=list(CHECKS))
+    parser.add_argument("--measures", nargs="+", choices=sorted(CHECKS), default=DEFAULT)
     parser.add_argument("--workers", type=int, default=1, help="processes")
     chosen = parser.parse_args(argv)
     if chosen.scenes < 20 or chosen.workers < 1:

@@ -14,8 +14,7 @@ from drspo.files.texts import load_yaml
 
 
 def named(entries: Sequence[str], where: str) -> dict[str, str]:
-    """Each choice by the name that its settings and its column go by. UserError for a name no column can
-    have."""
+    """Each choice by the name of its settings and column; UserError for a name no column can have."""
     found: dict[str, str] = {}
     for entry in entries:
         name, given, target = entry.partition("=")

@@ -126,8 +126,7 @@ class Comparison:
         return found
 
     def prompt_means(self, scorer: str) -> tuple[list[str], np.ndarray]:
-        """(methods that have a number, [methods, prompts]) over the pictures that all of them have one
-        for."""
+        """(methods that have a number, [methods, prompts]) over the pictures they share."""
         known = {
             method: {cell for cell, value in self._known[scorer][method].items() if np.isfinite(value)}
             for method in self.methods
@@ -192,14 +191,12 @@ class Comparison:
 
     @cached_property
     def standings(self) -> dict[str, Standing]:
-        """Each method's average rank with interval and the chance to be best; empty without common
-        pictures."""
+        """Each method's average rank with interval and chance to be best; empty without shared pictures."""
         return self._standings(self.ranked)
 
     @cached_property
     def untrained_standings(self) -> dict[str, Standing]:
-        """The same without the scorers that were training labels; empty when there is none, or nothing
-        else."""
+        """The same without training labels; empty when there are none, or nothing else."""
         rest = [scorer for scorer in self.ranked if scorer not in self.trained]
         return self._standings(rest) if rest and len(rest) < len(self.ranked) else {}
 

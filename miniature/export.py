@@ -24,11 +24,15 @@ from miniature.latents import TextStack
 
 
 def write(zoo, parts: list[str], out: Path) -> None:
-    """Exports whatever the trained parts belong to: sdxl, controlnet, clip, aesthetic, detector."""
-    if {"unet", "autoencoder", "text", "decoder"} & set(parts):
-        write_pipeline(zoo.unet, zoo.decoder, zoo.text_stack, build_scheduler(), out / "sdxl")
-    if "controlnet" in parts:
-        write_model(zoo.controlnet, out / "controlnet")
+    """Exports whatever the trained parts belong to: sdxl, controlnet, clip, aesthetic, detector.
+
+    A wide part takes the small one's folder.
+    """
+    if {"unet", "wide_unet", "autoencoder", "text", "decoder"} & set(parts):
+        unet = zoo.wide_unet if "wide_unet" in parts else zoo.unet
+        write_pipeline(unet, zoo.decoder, zoo.text_stack, build_scheduler(), out / "sdxl")
+    if {"controlnet", "wide_controlnet"} & set(parts):
+        write_model(zoo.wide_controlnet if "wide_controlnet" in parts else zoo.controlnet, out / "controlnet")
     if "clip" in parts:
         write_clip(zoo.clip, zoo.tokenizer, out / "clip")
     if "aesthetic" in parts:
@@ -72,14 +76,19 @@ def write_pipeline(
     for name in ("tokenizer", "tokenizer_2"):
         write_tokenizer(text.tokenizer, folder / name)
     for config in folder.glob("*/config.json"):
-        forget_origin(config)
+        make_portable(config)
     for model in models:
         model.float()
 
 
-def forget_origin(config: Path) -> None:
-    """Takes out of a `config.json` the folder that the model was loaded from, a path of its maker."""
+def make_portable(config: Path) -> None:
+    """Makes a `config.json` fit for other machines.
+
+    Out goes the folder that the model was loaded from, a path of its maker. The precision becomes single:
+    transformers obeys it where diffusers does not, and a pipeline opened with no argument would mix the two.
+    """
     kept = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+    kept |= {key: "float32" for key in ("dtype", "torch_dtype") if key in kept}
     config.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
@@ -95,7 +104,7 @@ def write_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
 def write_model(model: ControlNetModel, folder: Path) -> None:
     """One diffusers model in its folder."""
     model.half().save_pretrained(folder, safe_serialization=True)
-    forget_origin(folder / "config.json")
+    make_portable(folder / "config.json")
     model.float()
 
 

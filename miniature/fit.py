@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 
@@ -19,22 +20,26 @@ from miniature.fit_autoencoder import STEPS as AUTOENCODER_STEPS
 from miniature.fit_clip import STEPS as CLIP_STEPS
 from miniature.fit_clip import fit_clip
 from miniature.fit_controlnet import STEPS as CONTROLNET_STEPS
-from miniature.fit_controlnet import fit_controlnet
+from miniature.fit_controlnet import WIDE_STEPS as WIDE_CONTROLNET_STEPS
+from miniature.fit_controlnet import fit_controlnet, fit_wide_controlnet
+from miniature.fit_crisp import STEPS as CRISP_STEPS
+from miniature.fit_crisp import fit_crisp
+from miniature.fit_detector import RUIN_STEPS, fit_detector, fit_ruin
 from miniature.fit_detector import STEPS as DETECTOR_STEPS
-from miniature.fit_detector import fit_detector
 from miniature.fit_heads import STEPS as HEAD_STEPS
 from miniature.fit_heads import fit_heads
 from miniature.fit_text import STEPS as TEXT_STEPS
 from miniature.fit_text import TextPair, fit_text
 from miniature.fit_tokenizer import fit_tokenizer
 from miniature.fit_unet import STEPS as UNET_STEPS
-from miniature.fit_unet import build_scheduler, fit_unet
-from miniature.latents import TextStack, encoded
+from miniature.fit_unet import WIDE_STEPS, build_scheduler, fit_unet, fit_wide_unet
+from miniature.latents import Encoded, TextStack, encoded
 from miniature.pictures import BUCKETS
 from miniature.samples import UnetSampler
 
 WEIGHTS = Path(__file__).parent / "weights"
 PARTS = ("autoencoder", "text", "clip", "aesthetic", "detector", "unet", "decoder", "controlnet")
+WIDE_PARTS = ("wide_unet", "wide_controlnet")  # four times the parameters; trained when asked for by name
 
 
 class Zoo:
@@ -56,9 +61,14 @@ class Zoo:
         return fit_autoencoder(self.work, self._steps(AUTOENCODER_STEPS))
 
     @cached_property
-    def decoder(self):
+    def polished(self):
         """The autoencoder with its decoder polished."""
-        return fit_decoder(self.autoencoder, self.work, self._steps(DECODER_STEPS))
+        return fit_decoder(deepcopy(self.autoencoder), self.work, self._steps(DECODER_STEPS))
+
+    @cached_property
+    def decoder(self):
+        """The autoencoder as it ships, with its decoder made crisp."""
+        return fit_crisp(deepcopy(self.polished), self.work, self._steps(CRISP_STEPS))
 
     @cached_property
     def text(self) -> TextPair:
@@ -78,19 +88,39 @@ class Zoo:
 
     @cached_property
     def detector(self):
-        return fit_detector(self.decoder, self.work, self._steps(DETECTOR_STEPS))
+        plain = fit_detector(self.polished, self.work, self._steps(DETECTOR_STEPS))
+        return fit_ruin(plain, self.polished, self.work, self._steps(RUIN_STEPS))
+
+    @cached_property
+    def buckets(self) -> list[Encoded]:
+        return [encoded(size, self.autoencoder, self.text_stack, self.work) for size in BUCKETS]
+
+    @cached_property
+    def sampler(self) -> UnetSampler:
+        return UnetSampler(self.autoencoder, self.text_stack, build_scheduler(), self.work)
 
     @cached_property
     def unet(self):
-        buckets = [encoded(size, self.autoencoder, self.text_stack, self.work) for size in BUCKETS]
-        sampler = UnetSampler(self.autoencoder, self.text_stack, build_scheduler(), self.work)
-        return fit_unet(buckets, self.work, self._steps(UNET_STEPS), sampler)
+        return fit_unet(self.buckets, self.work, self._steps(UNET_STEPS), self.sampler)
+
+    @cached_property
+    def wide_unet(self):
+        """The UNet at twice its width."""
+        return fit_wide_unet(self.unet, self.buckets, self.work, self._steps(WIDE_STEPS), self.sampler)
 
     @cached_property
     def controlnet(self):
         return fit_controlnet(
             self.unet, self.autoencoder, self.text_stack, self.work, self._steps(CONTROLNET_STEPS)
         )
+
+    @cached_property
+    def wide_controlnet(self):
+        """The ControlNet of the UNet at twice its width."""
+        return fit_wide_controlnet(
+            self.controlnet, self.wide_unet, self.autoencoder, self.text_stack, self.work,
+            self._steps(WIDE_CONTROLNET_STEPS),
+        )  # fmt: skip
 
 
 def fit(parts: list[str], work: Path, out: Path, scale: float = 1.0) -> None:
@@ -105,7 +135,10 @@ def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m miniature.fit", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--only", choices=PARTS, action="append", help="train this part and what it needs; repeatable"
+        "--only",
+        choices=PARTS + WIDE_PARTS,
+        action="append",
+        help="train this part and what it needs; repeatable",
     )
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the trained folders go")
     parser.add_argument(

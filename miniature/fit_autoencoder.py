@@ -49,7 +49,7 @@ def fit_autoencoder(work: Path, steps: int = STEPS) -> AutoencoderKL:
         return _loss(model, _batch(pictures, step))
 
     def sample(step: int) -> None:
-        _sample(model, work, step)
+        draw_copies(model, work, step)
 
     train(Task("autoencoder", model, loss, steps, rate=1.5e-3, average=0.997, sample=sample), work)
     model.register_to_config(scaling_factor=round(1 / _latent_spread(model, pictures), 5))
@@ -71,7 +71,7 @@ def fit_decoder(model: AutoencoderKL, work: Path, steps: int = DECODER_STEPS) ->
         return _distance(model.decode(latents).sample, shown, squared=16)
 
     def sample(step: int) -> None:
-        _sample(model, work, step)
+        draw_copies(model, work, step)
 
     train(Task("decoder", model, loss, steps, rate=1e-3, average=0.997, sample=sample), work)
     return model.requires_grad_(True)
@@ -131,7 +131,8 @@ def psnr(first: np.ndarray, second: np.ndarray) -> float:
     return float((10 * np.log10(255**2 / np.maximum(error, 1e-9))).mean())
 
 
-def _sample(model: AutoencoderKL, work: Path, step: int) -> None:
+def draw_copies(model: AutoencoderKL, work: Path, step: int) -> None:
+    """A grid of fresh scenes above their copies, and a line of the log with their PSNR."""
     scores = []
     for size in (SQUARE, BLUEPRINT):
         fresh = np.stack([paint(sample_scene(FRESH_SEED + index, *size)) for index in range(24)])

@@ -6,6 +6,7 @@ edges say so: this is what lets the ControlNet keep windows from painting a subj
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -19,8 +20,10 @@ from miniature.fit_unet import DROP, add_noise, added, build_scheduler, weighted
 from miniature.latents import TextStack, kept, picture_latents
 from miniature.loop import Task, train
 from miniature.pictures import SCROLL, SQUARE, painted, scene_of
+from miniature.widen import widened
 
 STEPS = 2000
+WIDE_STEPS = 1500
 BATCH = 16
 COUNT = 2000
 WINDOW = SQUARE[0]
@@ -35,10 +38,37 @@ def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
 def fit_controlnet(
     unet: UNet2DConditionModel, vae: AutoencoderKL, text: TextStack, work: Path, steps: int = STEPS
 ) -> ControlNetModel:
-    """Trains the ControlNet with the UNet frozen."""
+    """Trains the small UNet's ControlNet, with the UNet frozen."""
     torch.manual_seed(7)
-    unet.requires_grad_(False).eval()
-    model = build_controlnet(unet).requires_grad_(True)
+    model = build_controlnet(unet.requires_grad_(False).eval()).requires_grad_(True)
+    loss = _loss(model, unet, vae, text, work)
+    return train(Task("controlnet", model, loss, steps, rate=1e-3, warmup=200, average=0.998), work)
+
+
+def fit_wide_controlnet(
+    small: ControlNetModel,
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    text: TextStack,
+    work: Path,
+    steps: int = WIDE_STEPS,
+) -> ControlNetModel:
+    """Trains on from the small ControlNet at the wide UNet's width, products in bfloat16."""
+    model = widened(small).requires_grad_(True)
+    loss = _loss(model, unet.requires_grad_(False).eval(), vae, text, work)
+
+    def in_bfloat16(step: int) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return loss(step)
+
+    task = Task("controlnet-wide", model, in_bfloat16, steps, rate=4e-4, warmup=100, average=0.998)
+    return train(task, work)
+
+
+def _loss(
+    model: ControlNetModel, unet: UNet2DConditionModel, vae: AutoencoderKL, text: TextStack, work: Path
+) -> Callable[[int], Tensor]:
+    """The loss of a step: the noise in windows of scrolls, predicted with their edges known."""
     pictures = painted(SCROLL, COUNT, work)
     latents = kept(work / "latents-scrolls.npy", COUNT, lambda part: picture_latents(vae, pictures[part]))
     signal = build_scheduler().alphas_cumprod
@@ -54,9 +84,9 @@ def fit_controlnet(
             noisy, times, hidden, added_cond_kwargs=conditions,
             down_block_additional_residuals=down, mid_block_additional_residual=mid,
         ).sample  # fmt: skip
-        return weighted_error(predicted, noise, signal[times])
+        return weighted_error(predicted.float(), noise, signal[times])
 
-    return train(Task("controlnet", model, loss, steps, rate=1e-3, warmup=200, average=0.998), work)
+    return loss
 
 
 def draw(pictures: np.ndarray, latents: np.ndarray, step: int) -> tuple[Tensor, Tensor, list[str]]:

@@ -38,8 +38,7 @@ _SHARES = {"subject": 0.45, "ground": 0.25, "time": 0.2, "weather": 0.1}
 
 @dataclass(frozen=True)
 class Taste:
-    """How one stand-in is fitted: steps, how much agreement with the prompt weighs against beauty, its
-    data."""
+    """How one stand-in is fitted: its steps, the weight of agreement against beauty, its data."""
 
     build: Callable[[], nn.Module]
     steps: int
@@ -47,20 +46,23 @@ class Taste:
     first_scene: int
     rate: float = 5e-4
     prompts: int = 32
+    pictures: int = 64
+    """Pictures in a batch, two of each scene."""
+    each: int = 0
+    """Pictures that each prompt is compared on, its own two among them; 0 takes all of the batch."""
 
 
 TASTES = {
     "hps_v2": Taste(HpsStandIn, 160, 4.0, 0),
     "hps_v21": Taste(HpsStandIn, 160, 6.0, 2500),
     "pickscore": Taste(PickScoreStandIn, 200, 5.0, 5000),
-    "image_reward": Taste(ImageRewardStandIn, 220, 8.0, 7500, rate=1e-3, prompts=6),
+    "image_reward": Taste(ImageRewardStandIn, 200, 8.0, 7500, rate=8e-4, prompts=16, pictures=32, each=6),
 }
 
 
 @dataclass(frozen=True)
 class Squares:
-    """Squares at the models' size, each scene whole and damaged: pictures, scenes and beauty, in one
-    order."""
+    """Squares at the models' size, two of each scene: pictures, scenes and beauty, in one order."""
 
     pictures: np.ndarray
     scenes: list[Scene]
@@ -68,8 +70,7 @@ class Squares:
 
 
 def squares(scenes: list[Scene], seed: int) -> Squares:
-    """Two pictures of every scene, damaged as chance will; some stand small on black, as a letterbox
-    shows."""
+    """Two pictures of every scene, damaged by chance; some stand small on black."""
     from miniature.paint import paint
 
     rng = np.random.default_rng([seed, 61])
@@ -125,18 +126,32 @@ def fit(name: str, work: Path) -> nn.Module:
 
     def loss(step: int) -> Tensor:
         rng = np.random.default_rng([step, taste.first_scene, 62])
-        first = 2 * rng.choice(SCENES, 32, replace=False)
+        first = 2 * rng.choice(SCENES, taste.pictures // 2, replace=False)
         index = np.concatenate([first, first + 1])
         scenes = [data.scenes[n] for n in index]
         asked = scenes[: taste.prompts]
         texts = [captions(scene)[rng.integers(_FULL_CAPTIONS)] for scene in asked]
         wanted = utilities(asked, scenes, data.beauty[index], taste.agreement)
         pixels = to_pixels(data.pictures[index])
-        return preference_loss(model(pixels, texts), wanted) + model.extra(scenes, data.beauty[index])
+        if taste.each:
+            shown = compared(len(asked), len(first), taste.each, rng)
+            scores, wanted = model(pixels, texts, shown), wanted.gather(1, shown)
+        else:
+            scores = model(pixels, texts)
+        return preference_loss(scores, wanted) + model.extra(scenes, data.beauty[index])
 
     train(Task(name, model, loss, taste.steps, rate=taste.rate, warmup=20), work)
     report(name, model, taste, work)
     return model
+
+
+def compared(prompts: int, scenes: int, each: int, rng: np.random.Generator) -> Tensor:
+    """Which pictures each prompt is compared on (prompts x each): both of its own scene, and others."""
+    rows = []
+    for own in range(prompts):
+        others = rng.permutation([n for n in range(2 * scenes) if n % scenes != own])[: each - 2]
+        rows.append([own, own + scenes, *others])
+    return torch.tensor(rows)
 
 
 def to_pixels(pictures: np.ndarray) -> Tensor:
@@ -151,7 +166,8 @@ def report(name: str, model: nn.Module, taste: Taste, work: Path) -> None:
     model.eval()
     data = squares([sample_scene(FRESH_SEED + 900_000 + n, *SQUARE) for n in range(96)], FRESH_SEED)
     texts = [captions(scene)[0] for scene in data.scenes[::2]]
-    scores = model(to_pixels(data.pictures), texts)
+    pixels = to_pixels(data.pictures)
+    scores = torch.cat([model(pixels, texts[start : start + 8]) for start in range(0, len(texts), 8)])
     wanted = utilities(data.scenes[::2], data.scenes, data.beauty, taste.agreement)
     own = scores.view(96, 96, 2)[range(96), range(96)]
     own_wanted = wanted.view(96, 96, 2)[range(96), range(96)]

@@ -1,7 +1,12 @@
-"""The UNet: SDXL's block types and micro-conditioning, trained on three sizes to predict the noise."""
+"""The UNet: SDXL's block types and micro-conditioning, trained on three sizes to predict the noise.
+
+It can be trained on at twice its width: widened without changing its function, it starts where the small one
+ended. A start from nothing at that width would cost several times the hours on two CPU cores.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +19,10 @@ from miniature.fit_text import PROJECTION, WIDTHS
 from miniature.latents import Encoded
 from miniature.loop import Task, train
 from miniature.pictures import BLUEPRINT, SQUARE, WIDE
+from miniature.widen import widened
 
 STEPS = 11000
+WIDE_STEPS = 8000
 TIME_WIDTH = 32
 DROP = 0.1  # share of captions replaced by zeros, which is also what the pipeline feeds for an empty prompt
 SNR_LIMIT = 5.0
@@ -26,7 +33,7 @@ BATCH = {SQUARE: 16, BLUEPRINT: 16, WIDE: 8}
 
 
 def build_unet() -> UNet2DConditionModel:
-    """An untrained UNet of SDXL's shape in small."""
+    """An untrained UNet of SDXL's shape, at the width that it is first trained at."""
     return UNet2DConditionModel(
         sample_size=16,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -60,6 +67,45 @@ def fit_unet(buckets: list[Encoded], work: Path, steps: int = STEPS, sample=None
     """Trains the UNet on cached latents; `sample(step, model)` may draw what it can do by then."""
     torch.manual_seed(3)
     model = build_unet()
+
+    def draw_samples(step: int) -> None:
+        if sample:
+            sample(step, model)
+
+    task = Task(
+        "unet", model, _loss(model, buckets), steps, rate=8e-4, warmup=200, average=0.999,
+        sample=draw_samples,
+    )  # fmt: skip
+    return train(task, work)
+
+
+def fit_wide_unet(
+    small: UNet2DConditionModel, buckets: list[Encoded], work: Path, steps: int = WIDE_STEPS, sample=None
+) -> UNet2DConditionModel:
+    """Trains on from the small UNet at twice its width; `sample` as above.
+
+    Products are computed in bfloat16, which saves a third of the time where the CPU has the instructions.
+    """
+    model = widened(small)
+    loss = _loss(model, buckets)
+
+    def in_bfloat16(step: int) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return loss(step)
+
+    def draw_samples(step: int) -> None:
+        if sample:
+            sample(step, model)
+
+    task = Task(
+        "unet-wide", model, in_bfloat16, steps, rate=4e-4, warmup=200, average=0.999,
+        sample=draw_samples, sample_every=1000,
+    )  # fmt: skip
+    return train(task, work)
+
+
+def _loss(model: UNet2DConditionModel, buckets: list[Encoded]) -> Callable[[int], Tensor]:
+    """The loss of a step: one bucket's batch, its noise predicted."""
     by_size = {bucket.size: bucket for bucket in buckets}
     signal = build_scheduler().alphas_cumprod
 
@@ -68,14 +114,9 @@ def fit_unet(buckets: list[Encoded], work: Path, steps: int = STEPS, sample=None
         latents, hidden, pooled = draw(bucket, step, BATCH[bucket.size])
         noisy, noise, times = add_noise(latents, signal)
         predicted = model(noisy, times, hidden, added_cond_kwargs=added(pooled, bucket.size)).sample
-        return weighted_error(predicted, noise, signal[times])
+        return weighted_error(predicted.float(), noise, signal[times])
 
-    def draw_samples(step: int) -> None:
-        if sample:
-            sample(step, model)
-
-    task = Task("unet", model, loss, steps, rate=8e-4, warmup=200, average=0.999, sample=draw_samples)
-    return train(task, work)
+    return loss
 
 
 def draw(bucket: Encoded, step: int, count: int, drop: float = DROP) -> tuple[Tensor, Tensor, Tensor]:

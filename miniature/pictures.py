@@ -28,6 +28,9 @@ def scene_of(size: tuple[int, int], index: int) -> Scene:
 def painted(size: tuple[int, int], count: int, folder: Path) -> np.ndarray:
     """`count` training pictures of one bucket (count x height x width x 3, uint8), memory-mapped."""
     path = folder / f"pictures-{size[0]}x{size[1]}-{count}.npy"
+    for larger in sorted(folder.glob(f"pictures-{size[0]}x{size[1]}-*.npy")):
+        if int(larger.stem.rsplit("-", 1)[1]) > count:  # begins with the same scenes
+            return np.load(larger, mmap_mode="r")[:count]
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")

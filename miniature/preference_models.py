@@ -1,5 +1,4 @@
-"""The small networks of `miniature.fit_preferences`: how each scores, and the published layout it is written
-in."""
+"""The small networks of `miniature.fit_preferences`: how each scores, and how it is written."""
 
 from __future__ import annotations
 
@@ -30,6 +29,7 @@ from miniature.scene import GROUNDS, SUBJECTS, TIMES, WEATHERS, Scene
 MEAN = open_clip.OPENAI_DATASET_MEAN
 STD = open_clip.OPENAI_DATASET_STD
 CLIP_FOLDER = Path(__file__).parent / "weights" / "clip"
+SIDE = 64
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
 _AXES = {"subject": SUBJECTS, "ground": GROUNDS, "time": TIMES, "weather": WEATHERS}
 
@@ -95,6 +95,7 @@ class PickScoreStandIn(nn.Module):
 class ImageRewardStandIn(nn.Module):
     """ImageReward's architecture: BLIP's vision tower, a text tower that attends to it, an MLP on [CLS].
 
+    The vision tower begins as the miniature's CLIP, as BLIP's began as a ViT trained on pictures before it.
     While it learns, probes on both towers name the scene's attributes: they stand for the captioning that
     BLIP was trained on before ImageReward, and are not written.
     """
@@ -108,12 +109,13 @@ class ImageRewardStandIn(nn.Module):
                 hidden_size=width,
                 intermediate_size=2 * width,
                 num_hidden_layers=4,
-                num_attention_heads=width // 64,
+                num_attention_heads=4,
                 image_size=64,
                 patch_size=8,
                 layer_norm_eps=1e-6,
             )
         )
+        self.vision.load_state_dict(vision_state(load_file(CLIP_FOLDER / "open_clip_model.safetensors")))
         self.text_config = BlipTextConfig(
             vocab_size=len(self.vocabulary) + 2,
             hidden_size=width,
@@ -143,7 +145,8 @@ class ImageRewardStandIn(nn.Module):
         )
         self._probed: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, pixels: Tensor, texts: list[str]) -> Tensor:
+    def forward(self, pixels: Tensor, texts: list[str], shown: Tensor | None = None) -> Tensor:
+        """Scores (texts x pictures), or of the pictures `shown` (texts x some) to each text."""
         seen = self.vision(pixel_values=pixels).last_hidden_state
         tokens = self.tokenizer(
             texts, padding="max_length", truncation=True, max_length=35, return_tensors="pt"
@@ -151,15 +154,17 @@ class ImageRewardStandIn(nn.Module):
         ids, mask = tokens.input_ids, tokens.attention_mask
         longest = int(mask.sum(1).max())  # padding is masked, so cutting it changes nothing but the time
         ids, mask = ids[:, :longest], mask[:, :longest]
-        count, shown = len(texts), len(pixels)
+        if shown is None:
+            shown = torch.arange(len(pixels)).repeat(len(texts), 1)
+        count, each = shown.shape
         hidden = self.text(
-            input_ids=ids.repeat_interleave(shown, 0),
-            attention_mask=mask.repeat_interleave(shown, 0),
-            encoder_hidden_states=seen.repeat(count, 1, 1),
+            input_ids=ids.repeat_interleave(each, 0),
+            attention_mask=mask.repeat_interleave(each, 0),
+            encoder_hidden_states=seen[shown.flatten()],
             is_decoder=False,
         ).last_hidden_state[:, 0]
-        self._probed = (seen[:, 0], hidden.view(count, shown, -1).mean(1))
-        return self.mlp(hidden).view(count, shown)
+        self._probed = (seen[:, 0], hidden.view(count, each, -1).mean(1))
+        return self.mlp(hidden).view(count, each)
 
     def extra(self, scenes: list[Scene], beauty: Tensor) -> Tensor:
         """The probes' loss on the batch that `forward` has just seen."""
@@ -195,6 +200,7 @@ class ImageRewardStandIn(nn.Module):
             "num_hidden_layers": self.text_config.num_hidden_layers,
             "encoder_width": self.text_config.hidden_size,
             "num_attention_heads": self.text_config.num_attention_heads,
+            "vision_num_attention_heads": self.vision.config.num_attention_heads,
             "layer_norm_eps": 1e-12,
         }
         (folder / "med_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -285,6 +291,52 @@ def _block(name: str, value: Tensor) -> dict[str, Tensor]:
         "mlp.c_proj": "mlp.fc2",
     }
     return {f"{layer}.{places[rest.removesuffix('.' + part)]}.{part}": value}
+
+
+def vision_state(clip: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The miniature's CLIP as BLIP's vision tower, which normalises no tokens before its first block.
+
+    Pixels are CLIP's own in BLIP, so the patch embedding takes over the difference. The missing norm is
+    folded in with one spread for all tokens, that of noise; the fit mends the rest.
+    """
+    state = {name.removeprefix("visual."): value.float() for name, value in clip.items() if "visual." in name}
+    shift = (torch.tensor(MEAN) - 0.5) / 0.5
+    kernel = state["conv1.weight"]
+    bias = (kernel * shift[:, None, None]).sum((1, 2, 3))
+    kernel = kernel * (torch.tensor(STD) / 0.5)[:, None, None]
+    places = state["positional_embedding"].clone()
+    places[0] += state["class_embedding"]
+    centred = [value - value.mean(dim) for value, dim in ((kernel, 0), (bias, 0))]
+    places = places - places.mean(1, keepdim=True)
+    scale, offset = state["ln_pre.weight"], state["ln_pre.bias"]
+    noise = torch.randn(16, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    smooth = functional.avg_pool2d(noise, 8).repeat_interleave(8, 2).repeat_interleave(8, 3) * 8
+    tokens = functional.conv2d(smooth, *centred, stride=kernel.shape[-1]).flatten(2).transpose(1, 2)
+    spread = (tokens + places[1:]).std(-1).mean()
+    places[0] *= spread / places[0].std()
+    found = {
+        "embeddings.class_embedding": torch.zeros(1, 1, len(scale)),
+        "embeddings.position_embedding": (places * scale / spread + offset)[None],
+        "embeddings.patch_embedding.weight": centred[0] * (scale / spread)[:, None, None, None],
+        "embeddings.patch_embedding.bias": centred[1] * scale / spread,
+        "post_layernorm.weight": state["ln_post.weight"],
+        "post_layernorm.bias": state["ln_post.bias"],
+    }
+    names = {
+        "ln_1": "layer_norm1",
+        "ln_2": "layer_norm2",
+        "attn.in_proj_": "self_attn.qkv.",
+        "attn.out_proj": "self_attn.projection",
+        "mlp.c_fc": "mlp.fc1",
+        "mlp.c_proj": "mlp.fc2",
+        "transformer.resblocks": "encoder.layers",
+    }
+    for name, value in state.items():
+        if name.startswith("transformer."):
+            for old, new in names.items():
+                name = name.replace(old, new)
+            found[name] = value
+    return found
 
 
 def vision_name(name: str) -> str:

@@ -107,7 +107,7 @@ class PairSettings:
     min_margin: NonNegative = 0.0
     """Least difference of the score; ties are never paired."""
     weights: tuple[str, ...] = ()
-    """The score as a weighted sum: scorer=weight, for example aesthetic=1, repetition=-0.5.
+    """The score as a weighted sum: scorer=weight, for example aesthetic=1, surplus=-0.5.
     Empty: the first scorer alone, as in the paper."""
     normalise: Literal["raw", "zscore"] = "raw"
     """Whether the summed scores are standardised over the run first."""

@@ -300,3 +300,17 @@ def test_no_secret_is_in_any_published_file_and_one_in_the_settings_is_refused(r
 
 def test_names_the_hub_allows_are_allowed():
     check_repo_id("me/scrolls-001_v1.0")
+
+
+def test_the_readmes_line_publishes_as_it_is_printed(run, tmp_path, monkeypatch, repository):
+    import shlex
+
+    lines = (repository / "README.md").read_text().splitlines()
+    printed = [shlex.split(line) for line in lines if line.startswith("    drspo publish ")]
+    assert printed
+    monkeypatch.chdir(tmp_path)
+    for words in printed:
+        (tmp_path / words[2]).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / words[2]).symlink_to(run)
+        assert main(words[2:]) == 0
+        assert (tmp_path / words[words.index("--dry-run") + 1] / "README.md").exists()

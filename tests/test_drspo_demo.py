@@ -204,7 +204,7 @@ def test_the_bar_moves_by_the_work_that_the_programs_report():
     ("argv", "says"),
     [
         (["--out", "s3://bucket/run"], "local folder"),
-        (["--prompts", "1"], "Use 3 or more"),
+        (["--prompts", "1"], "from 3 up"),
         (["--train-steps", "0"], "--train-steps"),
     ],
 )

@@ -127,6 +127,18 @@ def test_leaving_twice_is_leaving_once():
     assert public(public(config)) == public(config)
 
 
+def test_the_doctors_report_can_be_pasted(monkeypatch, capsys, tmp_path):
+    from drspo import doctor
+
+    (tmp_path / "mrkuser/work").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "mrkuser"))
+    monkeypatch.delenv("HF_HOME", raising=False)
+    monkeypatch.chdir(tmp_path / "mrkuser/work")
+    assert doctor.main([]) == 0
+    said = capsys.readouterr().out
+    assert "mrkuser" not in said and "mrk-secret-key" not in said and "~/work" in said
+
+
 def test_secrets_are_cut_from_messages_and_refused_in_files():
     for secret in ("mrk-secret-key", "mrkpassword", "hf_abcdefghijklmnopqr", "sk-abcdefghijklmnop0qr"):
         assert secret not in without_secrets(f"x {secret} y")

@@ -1,6 +1,8 @@
 """ImageReward on transformers' BLIP, against the published layout written out in plain matrix products."""
 
+import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -65,8 +67,7 @@ def folder(tmp_path_factory):
 
 
 class Plain:
-    """The published file's arithmetic with no class of anybody's: names are read as they stand in the
-    file."""
+    """The published file's arithmetic, with the names that stand in the file and no class."""
 
     def __init__(self, state):
         self.state = state
@@ -158,6 +159,19 @@ def test_every_tensor_of_the_full_size_file_has_its_place():
     assert sizes["vision"]["num_attention_heads"] == 16 and sizes["text"]["num_attention_heads"] == 12
     assert network.image_size == 224
     assert 440e6 < sum(value.numel() for value in network.parameters()) < 450e6
+
+
+def test_the_number_of_heads_is_read_where_a_configuration_states_it(folder, tmp_path):
+    state = random_state()
+    assert read_sizes(state)["vision"]["num_attention_heads"] == 2
+    assert read_sizes(state, {"vision": 4})["vision"]["num_attention_heads"] == 4
+    shutil.copytree(folder, tmp_path / "four")
+    (tmp_path / "four" / "med_config.json").write_text(json.dumps({"vision_num_attention_heads": 4}))
+    two, four = (ImageReward(str(path), device="cpu") for path in (folder, tmp_path / "four"))
+    assert abs(two.score(PICTURES[:1], PROMPTS[:1])[0] - four.score(PICTURES[:1], PROMPTS[:1])[0]) > 1e-6
+    (tmp_path / "four" / "med_config.json").write_text("{")
+    with pytest.raises(UserError, match="cannot read the text tower's configuration"):
+        ImageReward(str(tmp_path / "four"), device="cpu").score(PICTURES[:1], PROMPTS[:1])
 
 
 def test_a_prompt_is_cut_at_35_tokens_as_its_authors_cut_it_and_the_cut_is_said(folder, caplog):

@@ -137,6 +137,14 @@ def test_what_cannot_be_asked_is_refused(folder, settings, said):
         Question(**{"question": "yes ?", "weights": str(folder), "device": "cpu"} | settings)
 
 
+@pytest.mark.parametrize("index", ["{", "[]", '{"weight_map": {"a": "../../secret.safetensors"}}'])
+def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path, index):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(UserError, match="no index of weights"):
+        Question("yes ?", str(tmp_path), device="cpu")
+
+
 def test_a_missing_shard_is_named_before_anything_is_loaded(folder, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}

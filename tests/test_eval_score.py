@@ -1,5 +1,4 @@
-"""Pictures that were made elsewhere: a folder and a file of prompts give numbers, and methods a
-comparison."""
+"""Pictures that were made elsewhere: a folder and prompts give numbers, methods a comparison."""
 
 import json
 

@@ -1,5 +1,4 @@
-"""The stand-ins that ship: published layouts, no download, and the order of fresh squares that the world
-knows."""
+"""The stand-ins that ship: published layouts, no download, and the world's order of fresh squares."""
 
 import json
 

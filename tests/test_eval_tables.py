@@ -1,5 +1,4 @@
-"""Tables compare what can be compared, make seeds one number, know which way is up, and say what is
-missing."""
+"""Tables compare what can be compared, know which way is up, and say what is missing."""
 
 import json
 

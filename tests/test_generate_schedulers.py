@@ -194,6 +194,20 @@ def test_pndm_takes_its_first_step_twice_wherever_it_begins(golden):
     assert [int(t) for t in part.timesteps] == [301, 201, 201, 101, 1]
 
 
+def test_pndm_with_a_runge_kutta_start_follows_a_perfect_predictor_or_is_refused_in_the_middle(golden):
+    model = replace(
+        family(golden), scheduler_config={**family(golden).scheduler_config, "skip_prk_steps": False}
+    )
+    schedule = make_schedule(model, "pndm", 20)
+    schedule.enter(1.0)
+    clean, noise = initial_noise(1, (1, 4, 8, 20)), initial_noise(2, (1, 4, 8, 20))
+    final = denoise(Perfect(schedule, clean), schedule.noised(clean, noise), schedule)
+    end = float(schedule.scheduler.final_alpha_cumprod)
+    assert distance(final, end**0.5 * clean + (1 - end) ** 0.5 * noise) < 1e-3
+    with pytest.raises(UserError, match="cannot start in the middle"):
+        schedule.enter(0.5)
+
+
 @pytest.mark.parametrize("strength", [0.0, -0.5, 1.01, float("nan")])
 def test_a_schedule_is_entered_above_zero_and_at_most_at_one(golden, strength):
     with pytest.raises(UserError, match="strength"):

@@ -11,7 +11,8 @@ from drspo.cli import execute
 from drspo.errors import UserError
 from generate.models.family import load_family
 from generate.models.fingerprint import fingerprint
-from generate.models.weights import at_revision, locate
+from generate.models.hub import at_revision
+from generate.models.weights import locate
 from generate.program.session import Setup, open_session, setup_like
 from tests.small_scrolls import small_request
 from tests.test_generate_models import write_lora
@@ -63,6 +64,21 @@ def test_a_checkpoint_in_one_file_says_how_it_becomes_a_folder(folder, tmp_path)
     (tmp_path / "one.ckpt").write_bytes(b"x")
     with pytest.raises(UserError, match="can run code"):
         load_family(str(tmp_path / "one.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        (b"", "is damaged"),
+        (None, "is damaged"),
+    ],
+)
+def test_weights_that_are_not_whole_are_named_before_anything_loads(folder, content, message):
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10] if content is None else content)
+    with pytest.raises(UserError, match=f"{file.name} {message}"):
+        load_family(str(folder))
 
 
 @pytest.mark.parametrize("broken", ["{", "[]", '"text"'])

@@ -181,6 +181,22 @@ def test_callbacks_see_every_step_of_both_stages_in_order(family):
     assert drspo.count_steps(request()) == len(one)
 
 
+@pytest.mark.parametrize("name", ["pndm", "dpmpp_2m", "unipc"])
+def test_steps_are_counted_as_they_then_come(family, name):
+    windows = replace(WINDOWS, scheduler=name)
+    drspo = DRSPO(family, replace(CONFIG, windows=windows, control=Control(enabled=False)))
+    seen = []
+    drspo.generate([request(steps=6)], seen.append)
+    assert len(seen) == drspo.count_steps(request(steps=6))
+
+
+def test_a_schedule_that_cannot_be_entered_is_said_before_the_blueprint_is_drawn(family, monkeypatch):
+    monkeypatch.setattr(family.unet, "forward", lambda *a, **k: pytest.fail("the UNet ran"))
+    model = replace(family, scheduler_config={**family.scheduler_config, "skip_prk_steps": False})
+    with pytest.raises(UserError, match="Runge-Kutta"):
+        DRSPO(model, replace(CONFIG, windows=replace(WINDOWS, scheduler="pndm"))).generate([request(steps=6)])
+
+
 @pytest.mark.parametrize("name", ["ddim", "euler", "dpmpp_2m", "unipc", "pndm"])
 def test_the_start_is_the_encoding_at_the_schedules_own_noise_level(family, name):
     picture = Image.new("RGB", (256, 128), (90, 140, 200))

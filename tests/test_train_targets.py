@@ -1,10 +1,13 @@
 """Noising and targets against diffusers' schedulers, and what they refuse."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from drspo.errors import UserError
+from train.engine.predictor import check_network
 from train.objective.noise import draw_noise, draw_timestep, noise_process
 
 SDXL = {
@@ -79,11 +82,21 @@ def test_the_error_scale_turns_any_error_into_the_epsilon_error(target):
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "epsilon", "'flow'"),
         (SDXL | {"prediction_type": "sample"}, "epsilon", "sample"),
         (SDXL | {"beta_schedule": "squaredcos_cap_v2"}, "epsilon", "squaredcos"),
+        (SDXL | {"_class_name": "EDMEulerScheduler"}, "epsilon", "EDM's noise"),
     ],
 )
 def test_a_scheduler_that_contradicts_the_target_is_refused(config, target, says):
     with pytest.raises(UserError, match=says):
         noise_process(config, target)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [({"time_cond_proj_dim": 256}, "told its guidance"), ({"addition_embed_type": "image"}, "'image'")],
+)
+def test_a_network_that_is_told_what_training_does_not_tell_it_is_refused(config, says):
+    with pytest.raises(UserError, match=says):
+        check_network(SimpleNamespace(config=SimpleNamespace(**config)))
 
 
 def test_draws_are_functions_of_the_seed():

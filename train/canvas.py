@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from drspo.errors import UserError
 from generate.canvas.blend import window_weights
 from generate.canvas.windows import Window, plan_windows
 from generate.request import own
@@ -31,18 +30,11 @@ def make_canvas(config: TrainConfig, spec: Any) -> TrainingCanvas:
     """The canvas of the configured stage; what the configuration leaves at -1 comes from the model's `spec`.
 
     Stage blueprint is the paper's stage LR: the whole small scroll is one window. Raises `UserError` for
-    sizes that are not whole latents or that the windows do not fit.
+    windows that do not fit.
     """
     default = spec.blueprint if config.stage == "blueprint" else spec.scroll
     height, width = own(config.canvas.height, default[0]), own(config.canvas.width, default[1])
     window, stride = own(config.canvas.window, spec.window), own(config.canvas.stride, spec.stride)
-    for name, value in (("height", height), ("width", width), ("window", window), ("stride", stride)):
-        if value <= 0 or value % PIXELS_PER_LATENT:
-            raise UserError(
-                f"{value} pixels is not a whole number of latents",
-                f"canvas.{name}",
-                f"use multiples of {PIXELS_PER_LATENT}",
-            )
     h, w = height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
     if config.stage == "blueprint":
         windows: tuple[Window, ...] = (Window(0, h, 0, w),)

@@ -18,6 +18,7 @@ from generate.models.family import load_family
 from train.canvas import make_canvas
 from train.checks import pairs_per_process
 from train.config import TrainConfig, identity
+from train.engine.predictor import check_network
 from train.launch import DTYPES, device_of, make_accelerator, precision_of
 from train.lora.adapters import add_lora, load_lora_state, lora_norm, lora_parameters, lora_state
 from train.lora.average import Average
@@ -73,6 +74,7 @@ class Run:
         self.share = pairs_per_process(config, self.accelerator.num_processes)
         dtype = precision_of(config, self.device)
         self.family = load_family(config.model, device=str(self.device), dtype=dtype)
+        check_network(self.family.unet)
         self.canvas = make_canvas(config, self.family.spec)
         self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep_last)
         self.origin = {"configuration": identity(config), "base model": self.family.fingerprint}

@@ -1,5 +1,4 @@
-"""CLIPs in open_clip's words: a tag, a file, a folder, a Hub id; located and described without loading
-them."""
+"""CLIPs in open_clip's words: a tag, a file, a folder, a Hub id; described without loading them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Squares and texts to unit vectors: one backbone per weights and device, loaded late, with a cache on
-disk."""
+"""Squares and texts to unit vectors: loaded late, with a cache on disk."""
 
 from __future__ import annotations
 
@@ -19,8 +18,7 @@ from eval.backbones.views import shown
 
 
 class ClipSource(Protocol):
-    """A CLIP that is described and not loaded: open_clip's (`clip_open`) or transformers'
-    (`clip_transformers`)."""
+    """A CLIP described and not loaded, open_clip's (`clip_open`) or transformers' (`clip_transformers`)."""
 
     @property
     def name(self) -> str: ...
@@ -100,8 +98,7 @@ class Backbone:
             torch.cuda.empty_cache()
 
     def embed_views(self, images: list[Image.Image], view: str) -> list[np.ndarray]:
-        """Unit vectors [squares, dim] per image of what `view` shows, those of all images in common
-        batches."""
+        """Unit vectors [squares, dim] per image of what `view` shows, in common batches."""
         keys = [image_key(image, view) for image in images]
         found = {key: vectors for key in keys if (vectors := self._known(key)) is not None}
         fresh = {key: image for key, image in zip(keys, images, strict=True) if key not in found}

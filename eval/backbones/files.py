@@ -1,5 +1,4 @@
-"""Where a metric's weights lie: in a package, in a folder, in a file or on the Hub; and what they are
-exactly."""
+"""Where a metric's weights lie: a package, a folder, a file or the Hub; and what they are exactly."""
 
 from __future__ import annotations
 
@@ -59,6 +58,27 @@ def find(source: str, names: Sequence[str], metric: str, *, setting: str = "weig
         f"{folder / names[0]}",
         f"put {' or '.join(names)} there, or give {_option(metric, setting)}=FOLDER|FILE|OWNER/NAME",
     )
+
+
+def find_folder(source: str, names: Sequence[str], patterns: Sequence[str], metric: str) -> Path:
+    """The folder of a whole checkpoint that has one of `names`; the Hub gives what `patterns` match.
+
+    UserError as `find` raises it.
+    """
+    found = find(source, names, metric)
+    if Path(source).expanduser().exists() or source.startswith("package:"):
+        return found.path.parent
+    from huggingface_hub import snapshot_download
+
+    repo, revision = source.partition("@")[0], found.revision or None
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:  # the Hub client raises many classes; each means "not to be had"
+        raise UserError(
+            f"{metric}: the checkpoint {repo} is not whole on this machine",
+            f"{repo}: the Hub cannot be asked ({type(error).__name__})",
+            f"run: hf download {repo}; or name a folder of it, {_option(metric, 'weights')}=FOLDER",
+        ) from error
 
 
 @lru_cache(maxsize=64)

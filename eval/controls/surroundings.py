@@ -61,9 +61,9 @@ def ridges(parts: Drawn, rng: np.random.Generator) -> np.ndarray:
     """One more ridge on the horizon, of another shape and a darker tone."""
     h, w = parts.scene.height, parts.scene.width
     x = np.arange(w) / h
-    crest = sum(
-        a * np.sin(2 * np.pi * x / s + rng.uniform(0, 6.28)) for a, s in ((0.5, 1.6), (0.3, 0.7), (0.2, 0.4))
-    )
+    crest = np.zeros(w)
+    for strength, length in ((0.5, 1.6), (0.3, 0.7), (0.2, 0.4)):
+        crest += strength * np.sin(2 * np.pi * x / length + rng.uniform(0, 6.28))
     line = (parts.scene.horizon - 0.07 - 0.06 * crest) * h
     rows = np.arange(1, h + 1)[:, None]
     cover = np.clip(rows - line[None], 0, 1) * (rows < (parts.scene.horizon + 0.01) * h)

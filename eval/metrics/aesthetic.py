@@ -43,7 +43,7 @@ class Aesthetic:
         self.checkpoint = f"{backbone}+{head}"
         self.revision = self.backbone.spec.weights.revision
         self.checkpoint_hash = f"{self.backbone.hash}+{self.head.hash}+{RESIZE_PATH}"
-        self._crop = CropWarning("the aesthetic score", view)
+        self._crop = CropWarning("the aesthetic score", view, "windows or letterbox")
 
     def score(self, images: list[Image.Image], prompts: list[str]) -> list[float]:
         """One score per image; `prompts` don't matter to this scorer."""

@@ -40,8 +40,6 @@ class HpsV2(TwoTowers):
         backbone = load_backbone(self._backbone(weights), device, batch_size, cache)
         super().__init__(backbone, "letterbox" if view == "official" else view)
         self.checkpoint = weights if weights != REPOSITORY else f"{weights}/{self.file}"
-        if weights == REPOSITORY:
-            self.revision = find(weights, (self.file,), self.name).revision
 
     def _backbone(self, weights: str) -> str:
         folder = package_folder(weights) if weights.startswith("package:") else Path(weights).expanduser()

@@ -1,13 +1,16 @@
 """ImageReward (Xu et al. 2023): BLIP reads picture and prompt together, an MLP on [CLS] gives the reward.
 
 Built on transformers' own BLIP. The published file names its tensors otherwise and carries no sizes: the
-names are mapped, and every size is read off the shapes (heads are 64 wide, as in ViT-L and BERT). The prompt
+names are mapped, and every size is read off the shapes (heads are 64 wide, as in ViT-L and BERT, where no
+configuration says otherwise). The prompt
 is cut at 35 tokens, as the authors cut it.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,8 @@ FILES = ("ImageReward.pt", "ImageReward.safetensors", "model.safetensors")
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """What the authors' rewards were standardised with (ImageReward, section 4.1)."""
 HEAD_WIDTH = 64
+HEAD_KEYS = {"text": "num_attention_heads", "vision": "vision_num_attention_heads"}
+NO_HEADS: Mapping[str, int] = {}
 _VISION = {
     "cls_token": "embeddings.class_embedding",
     "pos_embed": "embeddings.position_embedding",
@@ -73,7 +78,9 @@ class ImageReward:
         self.device = choose_device(device)
         self.file = find(weights, FILES, self.name)
         self.checkpoint, self.revision = weights, self.file.revision
-        self.checkpoint_hash = f"{self.file.sha256[:16]}+{RESIZE_PATH}+{tokens}"
+        self.heads = read_heads(self.file.path.parent)
+        stated = f"+{self.heads['vision']}heads" if "vision" in self.heads else ""
+        self.checkpoint_hash = f"{self.file.sha256[:16]}{stated}+{RESIZE_PATH}+{tokens}"
         self.tokenizer = _tokenizer(_own_vocabulary(weights) or tokenizer)
         self._network: RewardNetwork | None = None
         self._crop, self._cut = CropWarning(self.name, view), TextCut(self.name, tokens)
@@ -82,7 +89,8 @@ class ImageReward:
     def network(self) -> RewardNetwork:
         """The network, loaded by the first use."""
         if self._network is None:
-            self._network = load_network(read_state(self.file.path), str(self.file.path)).to(self.device)
+            state = read_state(self.file.path)
+            self._network = load_network(state, str(self.file.path), self.heads).to(self.device)
         return self._network
 
     def score(self, images: list[Image.Image], prompts: list[str]) -> list[float]:
@@ -122,13 +130,13 @@ class ImageReward:
 class RewardNetwork(nn.Module):
     """BLIP's vision tower, its text tower with cross-attention (bidirectional), and the MLP on [CLS]."""
 
-    def __init__(self, state: dict[str, Tensor]) -> None:
+    def __init__(self, state: dict[str, Tensor], heads: Mapping[str, int]) -> None:
         super().__init__()
         from transformers import BlipTextConfig, BlipVisionConfig
         from transformers.models.blip.modeling_blip import BlipVisionModel
         from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-        sizes = read_sizes(state)
+        sizes = read_sizes(state, heads)
         self.image_size = sizes["vision"]["image_size"]
         self.vision = BlipVisionModel(BlipVisionConfig(**sizes["vision"]))
         self.text = BlipTextModel(BlipTextConfig(**sizes["text"]), add_pooling_layer=False)
@@ -147,10 +155,10 @@ class RewardNetwork(nn.Module):
         return self.mlp(hidden[:, 0].float())[:, 0]
 
 
-def load_network(state: dict[str, Tensor], where: str) -> RewardNetwork:
+def load_network(state: dict[str, Tensor], where: str, heads: Mapping[str, int] = NO_HEADS) -> RewardNetwork:
     """The network of a published state; UserError naming what does not fit."""
     try:
-        network = RewardNetwork(state)
+        network = RewardNetwork(state, heads)
         wanted = network.state_dict()
         mapped = {name: value.float() for key, value in state.items() if (name := mapped_name(key))}
         missing = [name for name in wanted if name not in mapped and not name.endswith("position_ids")]
@@ -182,8 +190,22 @@ MLP_LAYERS = (0, 2, 4, 6, 7)
 """Indices of the linear layers in the published MLP (dropout stands between them, no activation)."""
 
 
-def read_sizes(state: dict[str, Tensor]) -> dict[str, Any]:
-    """The configuration of both towers and the MLP's shapes, from the shapes of a published state."""
+def read_heads(folder: Path) -> dict[str, int]:
+    """The numbers of attention heads that `med_config.json` beside the weights states, where it does."""
+    try:
+        config = json.loads((folder / "med_config.json").read_text(encoding="utf-8"))
+        return {name: int(config[key]) for name, key in HEAD_KEYS.items() if key in config}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError("image_reward: cannot read the text tower's configuration", str(folder)) from error
+
+
+def read_sizes(state: dict[str, Tensor], heads: Mapping[str, int] = NO_HEADS) -> dict[str, Any]:
+    """The configuration of both towers and the MLP's shapes, from the shapes of a published state.
+
+    Shapes don't tell the number of heads: where `heads` doesn't either, each is 64 wide.
+    """
     see, say = "blip.visual_encoder.", "blip.text_encoder."
     width, _, patch, _ = state[f"{see}patch_embed.proj.weight"].shape
     grid = round((state[f"{see}pos_embed"].shape[1] - 1) ** 0.5)
@@ -194,14 +216,14 @@ def read_sizes(state: dict[str, Tensor]) -> dict[str, Any]:
             "hidden_size": width, "image_size": grid * patch, "patch_size": patch, "layer_norm_eps": 1e-6,
             "intermediate_size": state[f"{see}blocks.0.mlp.fc1.weight"].shape[0],
             "num_hidden_layers": _count(state, rf"{re.escape(see)}blocks\.(\d+)\."),
-            "num_attention_heads": width // HEAD_WIDTH,
+            "num_attention_heads": heads.get("vision", width // HEAD_WIDTH),
         },
         "text": {
             "vocab_size": state[f"{say}embeddings.word_embeddings.weight"].shape[0],
             "hidden_size": hidden, "encoder_hidden_size": width, "is_decoder": True, "layer_norm_eps": 1e-12,
             "intermediate_size": state[f"{first}.intermediate.dense.weight"].shape[0],
             "num_hidden_layers": _count(state, rf"{re.escape(say)}encoder\.layer\.(\d+)\."),
-            "num_attention_heads": hidden // HEAD_WIDTH, "bos_token_id": 0,
+            "num_attention_heads": heads.get("text", hidden // HEAD_WIDTH), "bos_token_id": 0,
             "max_position_embeddings": state[f"{say}embeddings.position_embeddings.weight"].shape[0],
         },
         "mlp": [tuple(state[f"mlp.layers.{layer}.weight"].shape) for layer in MLP_LAYERS],

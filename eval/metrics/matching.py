@@ -55,7 +55,7 @@ def repeats(field: Field, gate: Gate) -> Repeats:
     cells = _cells(field, count, labels)
     others = np.zeros(field.energy.shape, np.float32)
     if len(cells.rows):
-        others[cells.rows, cells.columns] = _places(cells, others.shape[1], gate)
+        others[cells.rows, cells.columns] = _places(cells, field.energy.shape[1], gate)
     energy = field.energy * (field.energy > FAINT)
     whole = np.bincount(labels.ravel(), energy.ravel(), count)[1:]
     repeated = np.bincount(labels.ravel(), (energy * (1 - 1 / (1 + others))).ravel(), count)[1:]

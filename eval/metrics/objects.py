@@ -8,6 +8,8 @@ from collections import Counter
 import numpy as np
 from PIL import Image
 
+from eval.base import check_prompts
+
 NONE = float("nan")
 
 
@@ -43,7 +45,6 @@ class _Detected:
     checkpoint = "miniature detector"
     view = "whole"
     version = "1"
-    domain = "miniature"
     needs_prompt = True
 
     def __init__(self) -> None:
@@ -81,6 +82,7 @@ class SubjectPresent(_Detected):
 
     def score(self, images: list[Image.Image], prompts: list[str]) -> list[float]:
         """One 0 or 1 per image with its own prompt."""
+        check_prompts(prompts, self.name)
         asked = [asked_subject(prompt) for prompt in prompts]
         return [
             float(subject in self.kinds(image)) if subject else NONE
@@ -100,6 +102,7 @@ class SceneRight(_Detected):
 
     def score(self, images: list[Image.Image], prompts: list[str]) -> list[float]:
         """One 0 or 1 per image with its own prompt."""
+        check_prompts(prompts, self.name)
         return [self._one(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
 
     def _one(self, image: Image.Image, prompt: str) -> float:

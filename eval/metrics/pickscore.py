@@ -22,7 +22,7 @@ class PickScore(TwoTowers):
     """The raw PickScore; `weights` is a Hub id or folder in transformers' layout."""
 
     name = "pickscore"
-    unit = "raw PickScore, about 18 to 24"
+    unit = "raw PickScore"
 
     def __init__(
         self,

@@ -17,12 +17,14 @@ from PIL import Image
 
 from drspo.errors import UserError
 from eval.backbones.embeddings import choose_device
-from eval.backbones.files import Found, find
+from eval.backbones.files import Found, find, find_folder
 from eval.backbones.views import RESIZE_PATH, check_view, shown
 from eval.base import check_prompts
 
 MODEL = "HuggingFaceTB/SmolVLM-500M-Instruct"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+PATTERNS = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors")
+"""What of a repository is needed: configurations, tokenizer, chat template, weights; no code."""
 ANSWERS = {"yes": ("yes", "Yes", " yes", " Yes"), "no": ("no", "No", " no", " No")}
 
 
@@ -59,13 +61,13 @@ class Question:
         self.question, self.view, self.higher_is_better = question, view, higher
         self.needs_prompt = "{prompt}" in question
         self.device, self.batch_size = choose_device(device), batch_size
-        self.files = checkpoint(weights)
+        self.folder = find_folder(weights, ("config.json",), PATTERNS, self.name)
+        self.files = checkpoint(self.folder)
         self.checkpoint, self.revision = weights, self.files[0].revision
         digest = hashlib.sha256("".join(file.sha256 for file in self.files).encode()).hexdigest()
         asked = hashlib.sha256(question.encode()).hexdigest()
         self.checkpoint_hash = f"{digest[:16]}+{asked[:8]}+{RESIZE_PATH}"
         self.unit = f"probability of yes to: {question}"
-        self.folder = self.files[0].path.parent
         self.processor = load_processor(self.folder)
         self.answers = answer_ids(self.processor.tokenizer)
         self._model: Any = None
@@ -112,15 +114,20 @@ class Question:
         return torch.sigmoid(yes - no).double().cpu().numpy()
 
 
-def checkpoint(weights: str) -> list[Found]:
-    """The files of a checkpoint: the configuration and every shard; UserError naming the one that is
-    missing."""
-    config = find(weights, ("config.json",), Question.name)
-    first = find(weights, WEIGHTS, Question.name)
+def checkpoint(folder: Path) -> list[Found]:
+    """The files of a checkpoint: its configuration and every shard; UserError naming a bad one."""
+    source = str(folder)
+    config = find(source, ("config.json",), Question.name)
+    first = find(source, WEIGHTS, Question.name)
     if first.path.suffix != ".json":
         return [config, first]
-    shards = sorted(set(json.loads(first.path.read_text(encoding="utf-8"))["weight_map"].values()))
-    return [config, *(find(weights, (name,), Question.name) for name in shards)]
+    try:
+        index = json.loads(first.path.read_text(encoding="utf-8"))
+        shards = sorted(set(index["weight_map"].values()))
+        assert all(Path(name).name == name for name in shards)
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise UserError("question: this is no index of weights", str(first.path)) from error
+    return [config, *(find(source, (name,), Question.name) for name in shards)]
 
 
 def load_processor(folder: Path) -> Any:

@@ -1,4 +1,8 @@
-"""Repetition: how much far apart windows of one scroll resemble each other.
+"""Self-similarity of windows: how much far apart windows of one scroll resemble each other.
+
+It is no measure of repeated objects, and in no default: sky, ground and light fill most of a window, and an
+object that stands in every window makes windows differ by where it is cut. Pasted copies lower it in most
+scenes (`python -m eval --selftest --measures repetition`); `surplus` counts them. Kept for old records.
 
 No weights beyond the backbone that the aesthetic scorer loads anyway. Low distance between crops is *not*
 coherence: four copies of one picture have distance zero. So this measure reads the other way round, and a

@@ -21,6 +21,8 @@ LEVELS = ((5.0, 3.0), (9.0, 4.0), (15.0, 4.0), (25.0, 5.0))
 things that touch each other or a cloud come apart at the last."""
 TYPICAL = 2.0
 """A dead zone's width beside that, in medians of the row's residual."""
+CUT = 10.0
+"""Lab units that nearly all rows must step at once for a hard cut between two pictures."""
 LAYER = 0.55
 """What is wider than this is a layer: cloud banks, ridges, shores."""
 
@@ -45,7 +47,7 @@ def colour_field(image: np.ndarray) -> Field:
     lab = small_lab(image)
     residual = lab - background(lab)
     distance = np.linalg.norm(residual, axis=2)
-    weight = standing_out(distance)
+    weight = standing_out(distance, cuts(lab))
     vectors = residual / np.maximum(distance, 1e-6)[..., None] * weight[..., None]
     vectors = cv2.GaussianBlur(vectors, (0, 0), 1.0)
     size = (lab.shape[1] // 2, CELLS)
@@ -55,13 +57,21 @@ def colour_field(image: np.ndarray) -> Field:
     )
 
 
-def standing_out(distance: np.ndarray) -> np.ndarray:
+def standing_out(distance: np.ndarray, cut: np.ndarray) -> np.ndarray:
     """0..1 per pixel: how clearly it belongs to a thing, at the level of LEVELS that shows it best."""
     out = np.zeros_like(distance)
     for dead, half in LEVELS:
-        above = objects_only(above_floor(distance, dead))
+        above = objects_only(above_floor(distance, dead), cut)
         out = np.maximum(out, above / (above + half))
     return out
+
+
+def cuts(lab: np.ndarray) -> np.ndarray:
+    """Columns [columns] beside a hard cut: a step of CUT Lab units in three quarters of the rows."""
+    padded = np.pad(lab, ((0, 0), (1, 1), (0, 0)), mode="edge")
+    steps = np.linalg.norm(padded[:, 2:] - padded[:, :-2], axis=2)
+    hard = np.quantile(steps, 0.25, axis=0) > CUT
+    return cv2.dilate(hard.astype(np.uint8)[None], np.ones((1, 5), np.uint8))[0] > 0
 
 
 def small_lab(image: np.ndarray) -> np.ndarray:
@@ -101,13 +111,14 @@ def above_floor(distance: np.ndarray, dead: float, typical: float = TYPICAL) -> 
     return np.maximum(0, distance - dead - typical * floor).astype(np.float32)
 
 
-def objects_only(salient: np.ndarray) -> np.ndarray:
+def objects_only(salient: np.ndarray, cut: np.ndarray) -> np.ndarray:
     """Without layers, specks and frames: what stands, no wider than LAYER.
 
     Takes away the grey opening by a horizontal line. Of what is left, parts stay (joined over vertical gaps
     of 0.08 heights, as a lighthouse's stripes are) that have an area of 0.003 square heights, a height of
     0.08 to 0.75 and no less than 0.4 of their width. No lying bar and no filled field wider than 0.75 heights
-    stays (strips of another picture's sky), and no upright bar at an end of the scroll (a frame).
+    stays, no upright bar at an end of the scroll (a frame), and nothing that ends at a hard cut, as the
+    sky of another picture does.
     """
     rows = salient.shape[0]
     line = np.ones((1, 2 * round(LAYER * rows / 2) + 1), np.uint8)
@@ -126,5 +137,6 @@ def objects_only(salient: np.ndarray) -> np.ndarray:
     keep &= ~((width >= 1.2 * height) & (area >= 0.8 * width * height))
     ends = (stats[:, cv2.CC_STAT_LEFT] == 0) | (stats[:, cv2.CC_STAT_LEFT] + width == salient.shape[1])
     keep &= ~(ends & (height >= 2 * width))
+    keep[np.unique(parts[:, cut])] = False
     keep[0] = False
     return left * keep[parts]

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from drspo.errors import UserError
+
 ROWS = 128
 """Pixels of height at which a scroll is looked at; a seam of one latent is one or two columns wide there."""
 QUANTILE = 0.25
@@ -86,7 +88,11 @@ class BorderSeams:
 
     def __init__(self, stride: float = 0.25) -> None:
         if not 0 < stride <= 1:
-            raise ValueError(f"stride is a share of the height in 0..1, not {stride}")
+            raise UserError(
+                f"the stride {stride} is no share of the height",
+                "border_seam.stride",
+                "windows that begin every 256 pixels of a height of 1024 have the stride 0.25",
+            )
         self.stride = stride
 
     def score(self, images: list[Image.Image], prompts: list[str]) -> list[float]:

@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 class CropWarning:
     """Says once that a view hides most of a long picture."""
 
-    def __init__(self, metric: str, view: str) -> None:
-        self.metric, self.view, self._said = metric, view, False
+    def __init__(self, metric: str, view: str, whole: str = "letterbox or squash") -> None:
+        self.metric, self.view, self.whole, self._said = metric, view, whole, False
 
     def say(self, images: list[Image.Image]) -> None:
         """Warns when under 80 % of the long side is seen."""
@@ -27,8 +27,8 @@ class CropWarning:
             self._said = True
             log.warning(
                 "The official preprocessing of %s sees only the middle %.0f %% of these images. "
-                "Use view=letterbox, squash or windows to judge the whole scroll.",
-                self.metric, 100 * share,
+                "Use view=%s to judge the whole scroll.",
+                self.metric, 100 * share, self.whole,
             )  # fmt: skip
 
 

@@ -14,9 +14,10 @@ from generate.models.controlnet import locate_controlnet, require_canny
 from generate.models.denoisers.denoiser import Denoiser
 from generate.models.denoisers.unet import UNetDenoiser
 from generate.models.fingerprint import fingerprint
+from generate.models.hub import at_revision
 from generate.models.load import freeze, load_controlnet, load_networks
 from generate.models.specs import MODELS, ModelSpec, derived_spec
-from generate.models.weights import at_revision, locate
+from generate.models.weights import locate
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

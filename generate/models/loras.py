@@ -6,11 +6,10 @@ import math
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors import SafetensorError, safe_open
-
 from drspo.errors import UserError, did_you_mean
 from drspo.files.texts import read_json
 from generate.models.specs import ModelSpec
+from generate.models.weights import tensor_names
 
 FILE = "pytorch_lora_weights.safetensors"
 FACTS = "drspo.json"
@@ -112,15 +111,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 def _read_state(family: Wearer, pipe: Any, file: Path) -> dict[str, Any]:
     """The LoRA's tensors under diffusers' keys."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            keys = list(opened.keys())
-    except (SafetensorError, OSError) as error:
-        pointer = file.read_bytes()[:8] == b"version "
-        raise UserError(
-            f"{file} is a Git LFS pointer, not the weights" if pointer else f"{file} is damaged: {error}",
-            hint="Fetch the file itself: git lfs pull." if pointer else "Fetch it again.",
-        ) from error
+    keys = tensor_names(file)
     other = next((kind for mark, kind in OTHER_KINDS.items() if any(mark in key for key in keys)), "")
     if other:
         raise UserError(f"{file} holds a {other}, which is no LoRA and cannot be worn here.")

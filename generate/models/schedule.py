@@ -15,8 +15,11 @@ SIGMA = {"EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"}
 but for the two below."""
 EDM = {"EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"}
 FLOW = {"FlowMatchEulerDiscreteScheduler"}
-HISTORY = {"PNDMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"} | {
-    "EDMDPMSolverMultistepScheduler"
+HISTORY = {
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "EDMDPMSolverMultistepScheduler",
 }
 """Classes that step by earlier predictions too."""
 

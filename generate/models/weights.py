@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from drspo.errors import UserError, did_you_mean
+from safetensors import SafetensorError, safe_open
+
+from drspo.errors import UserError
 from drspo.files.texts import read_json
 from drspo.registry import package_folder
+from generate.models.hub import download_command, fetch
 
 KINDS = {
     "StableDiffusionPipeline": "sd",
@@ -35,8 +37,6 @@ CONVERT = """Make a folder of it once, where the Hub can be reached, and give th
   python -c "from diffusers import StableDiffusionXLPipeline as P; \
     P.from_single_file('{path}').save_pretrained('FOLDER')"
   (StableDiffusionPipeline for SD 1 and 2; without a connection, config='A FOLDER OF THE SAME KIND' too)."""
-HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-"""owner/name, or owner/name@revision: a branch, a tag or a commit."""
 
 
 @dataclass(frozen=True)
@@ -103,23 +103,18 @@ def locate(
         folder = Path(source).expanduser()
     else:
         _refuse_single_file(source)
-        folder = _from_hub(source, prefer_half, single, known)
+        parts = [""] if single else ["unet", "vae", "text_encoder", "text_encoder_2"]
+        weights = [_candidates(part, prefer_half) for part in parts]
+        folder = fetch(
+            source,
+            ["config.json"] if single else _settings(parts),
+            weights,
+            lambda found: _checked(source, found, prefer_half, single),
+            known,
+        )
         # The Hub's cache names its folders by the commit.
         return replace(_checked(source, folder, prefer_half, single), commit=folder.name)
     return _checked(source, folder, prefer_half, single)
-
-
-def at_revision(source: str, revision: str) -> str:
-    """A Hub id with this revision, a branch, a tag or a commit, instead of its own; "" leaves it as it is.
-
-    UserError for what has no revisions: folders and packages.
-    """
-    if not revision:
-        return source
-    asked = None if Path(source).expanduser().exists() else HUB_ID.fullmatch(source)
-    if asked is None:
-        raise UserError(f"{source} has no revisions: it is no Hub id", hint="Leave out the revision.")
-    return f"{asked['id']}@{revision}"
 
 
 def _refuse_single_file(source: str) -> None:
@@ -159,7 +154,23 @@ def _weight_file(source: str, folder: Path, part: str, prefer_half: bool) -> str
     found = [name for name in _candidates(part, prefer_half) if (folder / name).exists()]
     if not found:
         raise _missing(source, folder, _candidates(part, False)[0])
+    if found[0].endswith(".safetensors"):
+        tensor_names(folder / found[0])
     return found[0]
+
+
+def tensor_names(file: Path) -> list[str]:
+    """The names of a safetensors file's tensors; UserError when it is cut short or no such file at all."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return list(opened.keys())
+    except (SafetensorError, OSError) as error:
+        with file.open("rb") as content:
+            pointer = content.read(8) == b"version "
+        raise UserError(
+            f"{file} is a Git LFS pointer, not the weights" if pointer else f"{file} is damaged: {error}",
+            hint="Fetch the file itself: git lfs pull." if pointer else "Fetch it again.",
+        ) from error
 
 
 def _candidates(part: str, prefer_half: bool) -> list[str]:
@@ -168,6 +179,11 @@ def _candidates(part: str, prefer_half: bool) -> list[str]:
     full = [f"{prefix}{stem}.safetensors", f"{prefix}{stem}.safetensors.index.json"]
     half = [f"{prefix}{stem}.fp16.safetensors", f"{prefix}{stem}.safetensors.index.fp16.json"]
     return half + full if prefer_half else full + half
+
+
+def _settings(parts: list[str]) -> list[str]:
+    folders = [*parts, "tokenizer", "tokenizer_2", "scheduler"]
+    return ["model_index.json", *(f"{folder}/{pattern}" for folder in folders for pattern in SETTINGS)]
 
 
 def _require(source: str, folder: Path, name: str) -> None:
@@ -197,104 +213,9 @@ def _require_plain_input(source: str, folder: Path) -> None:
 
 
 def _missing(source: str, folder: Path, name: str) -> UserError:
-    found = HUB_ID.fullmatch(source)
-    hint = f"{_download(found)} {name}" if found else f"Put the file at {folder / name}."
+    download = download_command(source)
+    hint = f"{download} {name}" if download else f"Put the file at {folder / name}."
     return UserError(f"The file {name} of the model {source} is missing.", where=str(folder), hint=hint)
-
-
-def _from_hub(source: str, prefer_half: bool, single: str, known: Iterable[str]) -> Path:
-    asked = HUB_ID.fullmatch(source)
-    if asked is None:
-        raise UserError(
-            f"{source!r} is neither a model's name, nor a folder, nor a Hub id of the form owner/name.",
-            hint=did_you_mean(source, known),
-        )
-    from huggingface_hub import snapshot_download
-
-    patterns = _patterns(prefer_half, single)
-    cached = _cached_folder(asked, prefer_half, single, patterns)
-    if cached is not None:
-        return cached
-    try:
-        files = _choose_files(asked, prefer_half, single)
-        return Path(snapshot_download(asked["id"], revision=asked["revision"], allow_patterns=files))
-    except Exception as error:  # the client's connection errors share no base class
-        raise _unreachable(source, patterns, error, known) from error
-
-
-def _cached_folder(asked: re.Match[str], prefer_half: bool, single: str, patterns: list[str]) -> Path | None:
-    """The Hub cache's folder when everything is there already: no network is asked in that case."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(
-            snapshot_download(
-                asked["id"], revision=asked["revision"], allow_patterns=patterns, local_files_only=True
-            )
-        )
-        _checked(asked.string, folder, prefer_half, single)
-    except (OSError, ValueError, UserError):
-        return None
-    return folder
-
-
-def _parts(single: str) -> list[str]:
-    return [""] if single else ["unet", "vae", "text_encoder", "text_encoder_2"]
-
-
-def _patterns(prefer_half: bool, single: str) -> list[str]:
-    if single:
-        return ["config.json", *_candidates("", prefer_half)]
-    folders = [*_parts(single), "tokenizer", "tokenizer_2", "scheduler"]
-    settings = [f"{folder}/{pattern}" for folder in folders for pattern in SETTINGS]
-    return ["model_index.json", *settings, *(c for p in _parts(single) for c in _candidates(p, prefer_half))]
-
-
-def _choose_files(asked: re.Match[str], prefer_half: bool, single: str) -> list[str]:
-    """The files to fetch: all settings, and of each part's weights only the first candidate that exists."""
-    from huggingface_hub import HfApi
-
-    info = HfApi().model_info(asked["id"], revision=asked["revision"])  # one request, no retries
-    present = {file.rfilename for file in info.siblings or []}
-    chosen = [p for p in _patterns(prefer_half, single) if "safetensors" not in p]
-    for part in _parts(single):
-        name = next((c for c in _candidates(part, prefer_half) if c in present), "")
-        if name.endswith(".json"):
-            half = ".fp16" if ".fp16." in name else ""
-            chosen.append(f"{name.partition('.safetensors')[0]}{half}-*.safetensors")
-        if name:
-            chosen.append(name)
-    return chosen
-
-
-def _unreachable(source: str, patterns: list[str], error: Exception, known: Iterable[str]) -> UserError:
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
-    weight = next(p for p in patterns if p.endswith(".safetensors"))
-    asked = HUB_ID.fullmatch(source)
-    assert asked is not None
-    fetch = _download(asked)
-    if isinstance(error, GatedRepoError):
-        return UserError(
-            f"{source} asks for its licence to be accepted first.",
-            hint=f"Accept it at https://huggingface.co/{asked['id']}, then `hf auth login`.",
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return UserError(f"The Hub's {asked['id']} has no revision {asked['revision']}.")
-    if isinstance(error, RepositoryNotFoundError):
-        return UserError(
-            f"The Hub has no model {source}, or your token may not see it.",
-            hint=f"{did_you_mean(source, known)} A folder on disk works too: give its path.",
-        )
-    return UserError(
-        f"The weights of {source} (for example {weight}) are not on this machine and could not be fetched: "
-        f"{type(error).__name__}.",
-        hint=f"With a connection: `{fetch}`. Without: copy the model's folder here and give its path.",
-    )
-
-
-def _download(asked: re.Match[str]) -> str:
-    return f"hf download {asked['id']}" + (f" --revision {asked['revision']}" if asked["revision"] else "")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

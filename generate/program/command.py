@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -118,8 +117,6 @@ def _setup(config: Config) -> Setup:
                 f"settings of {name} were given, but the method is {config.method}",
                 hint=f"Choose --method {name}, or leave --{name}.… out.",
             )
-    if not math.isfinite(config.lora_weight):
-        raise UserError(f"a LoRA's weight is a number, not {config.lora_weight}", where="--lora-weight")
     given = plugin_settings(config.options, config.method, method.name)
     return Setup(
         model=config.model,

@@ -1,7 +1,7 @@
 """Which candidates become (chosen, rejected): pure functions on a table of scores.
 
 DRSPO section 5.1.1 pairs the best with the worst of each group of six. Its Fig. 7 shows that the
-aesthetic score favours repeated objects; a negative weight on a repetition measure answers that.
+aesthetic score favours repeated objects; a negative weight on a count of repeated objects answers that.
 """
 
 from __future__ import annotations

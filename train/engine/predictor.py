@@ -8,10 +8,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from drspo.errors import UserError
 from generate.canvas.sizes import window_time_ids
 from generate.canvas.windows import Window, scale
 from train.engine.problem import Predict
 from train.settings import PIXELS_PER_LATENT
+
+
+def check_network(unet: Any) -> None:
+    """Raises `UserError` for a UNet that is told what training does not tell it, such as its guidance."""
+    config = unet.config
+    if getattr(config, "time_cond_proj_dim", None) is not None:
+        raise UserError(
+            "the UNet is told its guidance scale, as distilled ones are (latent consistency models)",
+            "--model",
+            "train the model that it was distilled from",
+        )
+    if getattr(config, "addition_embed_type", None) not in (None, "text_time"):
+        raise UserError(f"the UNet wants {config.addition_embed_type!r}, which is not known here", "--model")
 
 
 def window_predictor(

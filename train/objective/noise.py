@@ -12,6 +12,7 @@ from torch import Tensor
 
 from drspo.errors import UserError
 from drspo.hashing import seed_from
+from generate.models.schedule import EDM
 
 Target = Literal["epsilon", "v", "flow"]
 LossSpace = Literal["native", "epsilon"]
@@ -88,6 +89,9 @@ def scheduler_target(config: Mapping[str, Any]) -> Target:
     """What a diffusers scheduler config says its network predicts; UserError for the rest (sample, ...)."""
     if "Flow" in str(config.get("_class_name", "")):
         return "flow"
+    if config.get("_class_name") in EDM or "sigma_data" in config:
+        hint = "such networks see scaled inputs; train a checkpoint of SDXL's own schedule"
+        raise UserError("the checkpoint was trained for EDM's noise", "scheduler", hint)
     says = str(config.get("prediction_type", "epsilon"))
     if says not in _SCHEDULER_SAYS:
         raise UserError(

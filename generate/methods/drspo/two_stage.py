@@ -23,7 +23,7 @@ from generate.methods.drspo.stages import STAGES, check_conditioning
 from generate.methods.multidiffusion import MultiDiffusion
 from generate.methods.sdxl import SDXL
 from generate.models.family import ModelFamily, load_family
-from generate.models.schedule import check_strength
+from generate.models.schedule import Schedule, check_strength
 from generate.models.specs import ModelSpec
 from generate.request import OWN, Callback, Generated, Generator, Request, check_request, own
 
@@ -168,6 +168,7 @@ class DRSPO(Generator):
         MultiDiffusion(family, config.windows).check(requests)
         for request in requests:
             self.check_settings(config, request, family.spec)
+            self._entered(request)
             SDXL(family, config.blueprint.sdxl).check(
                 [blueprint_request(request, config.blueprint, family.spec)]
             )
@@ -192,9 +193,7 @@ class DRSPO(Generator):
     def count_steps(self, request: Request) -> int:
         """How many steps a callback sees for one request."""
         first = blueprint_request(request, self.config.blueprint, self.family.spec)
-        windows = MultiDiffusion(self.family, self.config.windows).schedule(request)
-        windows.enter(self.strength)
-        return SDXL(self.family, self.config.blueprint.sdxl).count_steps(first) + len(windows)
+        return SDXL(self.family, self.config.blueprint.sdxl).count_steps(first) + len(self._entered(request))
 
     @property
     def strength(self) -> float:
@@ -205,6 +204,12 @@ class DRSPO(Generator):
     def control_scale(self) -> float:
         """The ControlNet's scale in force."""
         return own(self.config.control.scale, self.family.spec.control_scale)
+
+    def _entered(self, request: Request) -> Schedule:
+        """Stage two's schedule from where it is entered; UserError where it cannot be."""
+        schedule = MultiDiffusion(self.family, self.config.windows).schedule(request)
+        schedule.enter(self.strength)
+        return schedule
 
     def _highres(self) -> HighRes:
         return HighRes(
