@@ -22,7 +22,7 @@ from miniature.fit_autoencoder import PICTURES, draw_copies, edge_weight
 from miniature.loop import Task, train
 from miniature.pictures import BLUEPRINT, SQUARE, WIDE, painted, to_tensor
 
-STEPS = 900
+STEPS = 1300
 _CYCLE = (SQUARE, BLUEPRINT, SQUARE, BLUEPRINT, WIDE, BLUEPRINT)
 _BATCH = {SQUARE: 3, BLUEPRINT: 3, WIDE: 2}
 _SQUARED, _SLOPES, _STEEP = 8.0, 2.0, 6.0  # weights of the terms beside L1's one

@@ -1,5 +1,6 @@
 """One run per folder: the lock names its owner, and a dead owner does not keep it."""
 
+import errno
 import json
 import os
 import signal
@@ -84,3 +85,14 @@ def test_the_lock_may_be_taken_again_after_it_was_given_back(tmp_path, caplog):
         with FolderLock(tmp_path):
             pass
     assert "taking over" not in caplog.text
+
+
+def test_where_the_file_system_keeps_no_locks_signs_of_life_count(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
+    with FolderLock(tmp_path), pytest.raises(UserError, match="another run works in this folder"):
+        FolderLock(tmp_path).acquire()
+    with FolderLock(tmp_path):
+        pass

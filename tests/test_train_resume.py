@@ -67,6 +67,21 @@ def test_the_same_pairs_go_on_whatever_happened_to_their_files(golden, source, t
     assert (out / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
+def test_a_run_of_an_earlier_version_goes_on_and_says_what_cannot_be_checked(
+    golden, source, tmp_path, caplog
+):
+    out = train(golden, source, tmp_path / "run", max_steps=2)
+    state, listing = out / "checkpoints" / "step-000002" / "state.json", out / "pairs.json"
+    for path, names in ((state, ("origin", "pairs")), (listing, ("source",))):
+        facts = inner = json.loads(path.read_text())
+        for name in names[:-1]:
+            inner = inner[name]
+        del inner[names[-1]]
+        path.write_text(json.dumps(facts))
+    assert main(["--resume", str(out), "--max-steps", "3"]) == 0
+    assert "does not say which pairs it was trained on" in caplog.text and len(records(out)) == 3
+
+
 def damage(path) -> None:
     data = bytearray(path.read_bytes())
     data[-3] ^= 1

@@ -1,8 +1,5 @@
-"""The windowed gradient engine against plain autograd, closed forms, and its own promise of flat memory."""
+"""The windowed gradient engine against plain autograd and closed forms."""
 
-import math
-import weakref
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -11,63 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from generate.canvas.blend import blend, window_weights
-from generate.canvas.windows import Window, plan_windows
+from generate.canvas.blend import blend
+from generate.canvas.windows import Window
 from tests.small_scrolls import overlap_counts
-from train.engine import gradient as engine
-from train.engine.field import Field
-from train.engine.problem import Problem, Side, Trainable
+from tests.train_scrolls import SCHEDULES, Net, aimed, distance, errors, gradients, grids, make_problem
 from train.engine.window_order import window_order
 
-SCHEDULES = ["stream", "two_pass", "autograd"]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
-
-
-class Net(nn.Module):
-    """A small network with two layers to train, dropout, and knowledge of where its window lies."""
-
-    def __init__(self, dtype=torch.float64, dropout=0.0, seed=0):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.first = nn.Conv2d(4, 6, 3, padding=1)
-            self.second = nn.Conv2d(6, 4, 3, padding=1)
-        self.dropout = dropout
-        self.to(dtype)
-
-    def forward(self, crops, windows):
-        place = torch.tensor([math.sin(w.x0 + 2.0 * w.y0) for w in windows], dtype=crops.dtype)
-        hidden = torch.tanh(self.first(crops) + place[:, None, None, None])
-        return self.second(nn.functional.dropout(hidden, self.dropout, training=True))
-
-
-def make_problem(net, grid, *, window, stride, kind="uniform", dtype=torch.float64, seed=0, **more):
-    height, width = grid
-    generator = torch.Generator().manual_seed(seed)
-    latents, target = (torch.randn(1, 4, height, width, generator=generator, dtype=dtype) for _ in range(2))
-    return Problem(
-        sides=(Side(latents=latents, target=target),),
-        windows=plan_windows(height, width, window, stride),
-        weights=window_weights(kind, window, window),
-        predict=net,
-        **more,
-    )
-
-
-def aimed(problem, target):
-    """The problem with another target."""
-    return replace(problem, sides=(replace(problem.sides[0], target=target),))
-
-
-def gradients(problem, parameters, schedule="stream", anchor=None):
-    """The engine's result for a problem of one scroll."""
-    trainable = Trainable(parameters, off=nullcontext)
-    return engine.gradients(Field(problem), trainable, schedule, anchor)[0]
-
-
-def errors(problem):
-    """The engine's error and average for a problem of one scroll."""
-    return engine.errors(Field(problem))[0]
 
 
 def plain_gradient(problem, parameters):
@@ -94,11 +41,6 @@ def plain_gradient(problem, parameters):
     return error, average, torch.autograd.grad(error, parameters)
 
 
-def distance(a, b):
-    flat_a, flat_b = (torch.cat([x.reshape(-1) for x in xs]) for xs in (a, b))
-    return float((flat_a - flat_b).norm() / flat_b.norm())
-
-
 def assert_every_schedule_agrees(problem, net):
     parameters, tolerance = list(net.parameters()), TOLERANCE[problem.sides[0].latents.dtype]
     torch.manual_seed(7)
@@ -109,17 +51,6 @@ def assert_every_schedule_agrees(problem, net):
         assert result.error == pytest.approx(float(error.detach()), rel=tolerance), schedule
         assert distance([result.aggregate], [average.detach()]) < tolerance, schedule
         assert distance(result.grads, expected) < tolerance, schedule
-
-
-@st.composite
-def grids(draw):
-    """A canvas with 1 to 29 windows, in one or two dimensions, with or without a remainder at the edge."""
-    window = draw(st.sampled_from([4, 6, 8]))
-    stride = draw(st.integers(1, window))
-    flat = draw(st.booleans())
-    height = window if flat else window + draw(st.integers(0, 2 * stride))
-    width = window + draw(st.integers(0, (28 if flat else 6) * stride))
-    return (height, width), window, stride
 
 
 @settings(max_examples=12)
@@ -280,66 +211,6 @@ def test_a_parameter_that_the_network_does_not_use_gets_a_zero_gradient():
     problem = make_problem(net, (8, 20), window=8, stride=4)
     result = gradients(problem, [*net.parameters(), idle])
     assert torch.equal(result.grads[-1], torch.zeros(3, dtype=torch.float64))
-
-
-class Alive:
-    """Counts windows whose graphs still hold saved tensors, independently of the engine's own count."""
-
-    def __init__(self, net):
-        self.net, self.tokens, self.peak, self.calls = net, weakref.WeakSet(), 0, 0
-
-    def __call__(self, crops, windows):
-        token = Token(tuple(windows))
-
-        def pack(tensor):
-            self.tokens.add(token)
-            return tensor, token
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed[0]):
-            predictions = self.net(crops, windows)
-        self.calls += torch.is_grad_enabled()
-        self.peak = max(self.peak, sum(len(t.windows) for t in self.tokens))
-        return predictions
-
-
-class Token:
-    def __init__(self, windows):
-        self.windows = windows
-
-
-@pytest.mark.parametrize("windows", [4, 8, 13, 29])
-@pytest.mark.parametrize(
-    ("schedule", "most", "forwards"), [("stream", 4, 1), ("two_pass", 1, 1), ("autograd", 99, 1)]
-)
-def test_the_windows_alive_do_not_grow_with_the_scroll(windows, schedule, most, forwards):
-    watched = Alive(Net())
-    problem = make_problem(watched, (8, 8 + 2 * (windows - 1)), window=8, stride=2)
-    result = gradients(problem, list(watched.net.parameters()), schedule)
-    assert watched.peak == min(most, windows) == result.alive_peak
-    assert watched.calls == forwards * windows
-    assert len(watched.tokens) == 0
-
-
-@given(shape=grids(), micro_batch=st.integers(1, 4))
-def test_streaming_keeps_one_strip_of_windows_alive_and_forgets_none(shape, micro_batch):
-    (height, width), window, stride = shape
-    windows = plan_windows(height, width, window, stride)
-    plan = window_order(windows, micro_batch)
-    assert sorted(i for group in plan.groups for i in group) == list(range(len(windows)))
-    assert sorted(k for done in plan.release for k in done) == list(range(len(plan.groups)))
-    rows = len({w.y0 for w in windows})
-    reach = -(-window // stride)
-    extra = 1 if (width - window) % stride or (height - window) % stride else 0
-    strip = min(rows, len(windows) // rows)
-    assert plan.peak <= (reach + extra) * strip + 2 * micro_batch - 1
-    if rows == 1 and micro_batch == 1 and not extra:
-        assert plan.peak == min(reach, len(windows))
-
-
-def test_a_tall_grid_streams_along_its_longer_side():
-    tall = window_order(plan_windows(64, 16, 8, 4))
-    wide = window_order(plan_windows(16, 64, 8, 4))
-    assert tall.peak == wide.peak <= 2 * 3 + 1
 
 
 def test_windows_that_leave_a_gap_are_refused():

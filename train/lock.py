@@ -38,10 +38,11 @@ class FolderLock:
         """Takes the lock; `UserError` that names the owner where another run holds it. What a dead owner left
         is taken over, which the log says."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self._opened()
+        file, kernel = self._opened()
         found = _owner(file)
         host = socket.gethostname()
-        if found and found["host"] != host and time.time() - self.path.stat().st_mtime < SILENCE:
+        alive = bool(found) and time.time() - self.path.stat().st_mtime < SILENCE
+        if alive and not (kernel and found["host"] == host):
             file.close()
             raise self._held(found)
         if found:
@@ -69,10 +70,11 @@ class FolderLock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def _opened(self) -> IO[str]:
-        """The lock's file, locked."""
+    def _opened(self) -> tuple[IO[str], bool]:
+        """The lock's file, and whether the kernel locked it, which some shared file systems cannot."""
         while True:
             file = self.path.open("a+")  # noqa: SIM115  # stays open as long as the lock is held
+            kernel = True
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -80,12 +82,12 @@ class FolderLock:
                 file.close()
                 raise self._held(found) from None
             except OSError:
-                log.debug("%s: the file system keeps no locks; only signs of life are looked at", self.path)
+                kernel = False  # then only signs of life are looked at
             # Its owner may have removed the file between our opening and locking it: then it is no longer
             # the one that the next run will open.
             with suppress(FileNotFoundError):
                 if os.fstat(file.fileno()).st_ino == self.path.stat().st_ino:
-                    return file
+                    return file, kernel
             file.close()
 
     def _held(self, found: dict[str, Any]) -> UserError:

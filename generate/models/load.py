@@ -66,6 +66,9 @@ def load_controlnet(found: Checkpoint, dtype: torch.dtype) -> Any:
 @contextlib.contextmanager
 def _damage_named(found: Checkpoint, part: str) -> Iterator[None]:
     """Turns what the libraries raise for files that are cut off or contradictory into a UserError."""
+    inside = "" if part == "ControlNet" else part
+    if (found.folder / inside / "config.json").is_file():
+        found.config(inside)  # bounded, before anything is built by it
     try:
         yield
     except (UserError, MemoryError, torch.OutOfMemoryError):

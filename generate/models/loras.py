@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any, Protocol
 
 from drspo.errors import UserError, did_you_mean
+from drspo.files.texts import read_json
 from generate.models.specs import ModelSpec
 from generate.models.weights import tensor_names
 
@@ -103,10 +103,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     beside = (path if path.is_dir() else path.parent) / FACTS
     if not beside.is_file():
         return {}
-    try:
-        facts = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{beside} is not readable: {error}") from error
+    facts = read_json(beside)
     if not isinstance(facts, dict):
         raise UserError(f"{beside} is no JSON object")
     return facts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from drspo.errors import UserError
+from drspo.files.texts import read_json
 from drspo.registry import package_folder
 from generate.models.hub import download_command, fetch
 
@@ -219,10 +219,17 @@ def _missing(source: str, folder: Path, name: str) -> UserError:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"Cannot read the model's settings: {error}", where=str(path)) from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise UserError("The model's settings are no JSON object.", where=str(path))
+    for key, value in content.items():
+        most = 1000 if "layers" in key else 100_000 if key == "num_train_timesteps" else 1 << 31
+        if any(abs(number) > most for number in _integers(value)):  # it would be built before it is compared
+            raise UserError(f"The model's settings ask for {key} {value!r:.60}.", where=str(path))
     return content
+
+
+def _integers(value: Any) -> list[int]:
+    if isinstance(value, list):
+        return [number for item in value for number in _integers(item)]
+    return [value] if isinstance(value, int) else []

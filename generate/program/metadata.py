@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
+from drspo.config import from_dict
 from drspo.errors import UserError
 from drspo.files.pictures import opened
 from drspo.leaving import public_name
@@ -24,6 +25,13 @@ from generate.request import Request
 KEY = "drspo"
 FORMATS = {".png": "PNG", ".webp": "WEBP"}
 _EXIF_DESCRIPTION = 0x010E
+
+
+# What a record's free parts hold, where they hold it: a stranger's may hold anything.
+_OF_LORAS = (("path", str), ("weight", (int, float)), ("sha256", str))
+_OPTIONS = {"threads": 0, "window_batch": 0} | dict.fromkeys(
+    ("device", "dtype", "revision", "controlnet", "controlnet_revision", "controlnet_fingerprint"), ""
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +63,15 @@ class Record:
     def from_dict(cls, values: dict[str, Any]) -> Record:
         """The record that `to_dict` gave; ValueError when a part is missing or of the wrong kind."""
         try:
-            return cls(**{**values, "request": Request(**values["request"])})
-        except (TypeError, KeyError) as error:
+            found = from_dict(cls, values)
+        except (UserError, TypeError) as error:
             raise ValueError(str(error)) from error
+        loras = [(facts.get(name), kind) for facts in found.loras.values() for name, kind in _OF_LORAS]
+        options = [(found.options.get(name, default), type(default)) for name, default in _OPTIONS.items()]
+        for value, kind in (*loras, *options):
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise ValueError(f"{value!r:.80} is not of the right kind")
+        return found
 
 
 def versions() -> dict[str, str]:
@@ -120,7 +134,7 @@ def parse(data: bytes, where: str) -> Record:
     try:
         values = json.loads(text)
         kind = values.pop("format")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"the record inside {where} is damaged", hint=str(error)) from error
     if kind != 1:
         raise UserError(f"the record inside {where} has format {kind}; this version reads format 1")

@@ -170,8 +170,8 @@ def setup_like(record: Record, setup: Setup) -> Setup:
         conditioning=setup.conditioning or CANNY,  # when the scroll was made, it was checked
         names=names | {model: record.model, control: controlnet},
         other_base=True,  # the hashes are compared, which says more
-        device=record.options["device"] if setup.device == "auto" else setup.device,
-        dtype=record.options["dtype"] if setup.dtype == "auto" else setup.dtype,
+        device=record.options.get("device", "auto") if setup.device == "auto" else setup.device,
+        dtype=record.options.get("dtype", "auto") if setup.dtype == "auto" else setup.dtype,
         threads=record.options.get("threads", 0),
         window_batch=record.options.get("window_batch", 0),
     )
