@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dataset_builder.hub import lora
 from dataset_builder.report.card import card_files, read_sources
@@ -22,6 +21,7 @@ from drspo.files.run import RunDir
 from drspo.files.storage import Storage
 from drspo.leaving import refuse_secrets
 from drspo.licences import check_licence
+from pipeline.parquet import open_parquet
 
 # Everything under these names is ours: whatever a newer publication lacks is deleted there.
 OWNED = {
@@ -125,7 +125,7 @@ def _checked(tree: Tree) -> Tree:
 def _texts(storage: Storage, name: str) -> bytes:
     """Every text of a shard and of its metadata; its pictures are what we encoded, and carry none."""
     with storage.open(name) as stream:
-        file = pq.ParquetFile(stream)
+        file = open_parquet(stream, name)
         schema = file.schema_arrow
         columns = [field.name for field in schema if pa.types.is_string(field.type)]
         found = [*(schema.metadata or {}).values()]

@@ -24,6 +24,7 @@ from drspo.files.run import RunDir
 from drspo.leaving import public, public_text
 from pipeline.candidates.provenance import read_models
 from pipeline.llm.questions import load_template
+from pipeline.parquet import open_parquet
 from pipeline.shards import is_shard
 
 
@@ -139,7 +140,7 @@ def _scorer_versions(sources: Sources) -> dict[str, str]:
     for name in sources.run.list("units/"):
         with sources.run.open(name) as stream:
             column = "candidates.list.element.scorer_versions"
-            groups = pq.ParquetFile(stream).read(columns=[column]).to_pylist()
+            groups = open_parquet(stream, name).read(columns=[column]).to_pylist()
         for candidate in (c for group in groups for c in group["candidates"] or []):
             if versions := {k: v for k, v in (candidate["scorer_versions"] or {}).items() if v}:
                 return {name: public_text(version) for name, version in versions.items()}

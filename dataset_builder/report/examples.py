@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import pyarrow.parquet as pq
 from PIL import Image
 
 from drspo.files.pictures import read_picture
 from drspo.files.run import RunDir
+from pipeline.parquet import open_parquet
 
 SIDES = ("chosen", "rejected")
 QUANTILES = (0.9, 0.5, 0.1)
@@ -23,7 +23,7 @@ def example_pairs(run: RunDir, shards: list[str]) -> list[tuple[bytes, dict[str,
     found = []
     for name, group, index in _places(run, shards):
         with run.open(name) as stream:
-            table = pq.ParquetFile(stream).read_row_group(group, columns=[*_FACTS, *SIDES])
+            table = open_parquet(stream, name).read_row_group(group, columns=[*_FACTS, *SIDES])
         row = table.slice(index, 1).to_pylist()[0]
         found.append((_stacked(row), {key: row[key] for key in _FACTS}))
     return found
@@ -34,7 +34,7 @@ def _places(run: RunDir, shards: list[str]) -> list[tuple[str, int, int]]:
     pairs = []
     for name in shards:
         with run.open(name) as stream:
-            file = pq.ParquetFile(stream)
+            file = open_parquet(stream, name)
             for group in range(file.num_row_groups):
                 rows = file.read_row_group(group, columns=["pair_id", "margin"]).to_pylist()
                 pairs += [(row["margin"], row["pair_id"], name, group, i) for i, row in enumerate(rows)]

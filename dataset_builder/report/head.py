@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow.parquet as pq
 import yaml
 
 from drspo.files.run import RunDir
+from pipeline.parquet import open_parquet
 from pipeline.shards import SPLITS
 
 CONFIGS = {"default": "data", "pickapic": "pickapic"}
@@ -47,7 +47,7 @@ def _info(run: RunDir, config: str, names: list[str]) -> dict[str, Any]:
         rows = size = 0
         for name in of_split:
             with run.open(name) as stream:
-                footer = pq.ParquetFile(stream)
+                footer = open_parquet(stream, name)
                 groups = range(footer.num_row_groups)
                 rows += footer.metadata.num_rows
                 size += sum(footer.metadata.row_group(index).total_byte_size for index in groups)
