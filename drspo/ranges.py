@@ -44,10 +44,10 @@ class Range:
         kind = f"a multiple of {self.multiple}" if self.multiple > 1 else "a number"
         parts = []
         if math.isfinite(self.least):
-            parts.append(f"above {self.least:.15g}" if self.open_least else f"from {self.least:.15g}")
+            parts.append(f"above {_text(self.least)}" if self.open_least else f"from {_text(self.least)}")
         if math.isfinite(self.most):
-            parts.append(f"below {self.most:.15g}" if self.open_most else f"up to {self.most:.15g}")
-        also = "".join(f", or {value:.15g}" for value in self.also)
+            parts.append(f"below {_text(self.most)}" if self.open_most else f"up to {_text(self.most)}")
+        also = "".join(f", or {_text(value)}" for value in self.also)
         return " ".join([kind, *(parts or ["that is finite"])]) + also
 
     def nearest(self, value: float) -> str:
@@ -56,7 +56,11 @@ class Range:
             return ""
         below = value // self.multiple * self.multiple
         near = [n for n in (below, below + self.multiple) if self.least <= n <= self.most]
-        return f" The nearest: {' and '.join(f'{n:.15g}' for n in near)}."
+        return f" The nearest: {' and '.join(_text(n) for n in near)}."
+
+
+def _text(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.15g}"
 
 
 MOST_PIXELS = 1 << 20  # of one side
@@ -66,6 +70,7 @@ Seed = Annotated[int, Range(0, 2**63 - 1)]
 Steps = Annotated[int, Range(1, 1000)]
 Pixels = Annotated[int, Range(8, MOST_PIXELS, multiple=8)]
 OwnPixels = Annotated[int, Range(8, MOST_PIXELS, multiple=8, also=(-1,))]  # -1: the model's own
+OwnSide = Annotated[int, Range(1, MOST_PIXELS, also=(-1,))]  # of what the model has its own multiple for
 OwnSteps = Annotated[int, Range(1, 1000, also=(-1,))]
 OwnScale = Annotated[float, Range(0, 1000, also=(-1,))]
 Share = Annotated[float, Range(0, 1)]

@@ -87,12 +87,14 @@ def _entry(key: str, kind: Any, annotated: Any, node: yaml.Node, where: str) -> 
     variadic = typing.get_origin(kind) in (tuple, list, dict, set, frozenset)
     positional = any("Positional" in repr(mark) for mark in getattr(annotated, "__metadata__", ()))
     tokens: tuple[str, ...]
+    if not variadic and len(values) != 1:
+        raise UserError(f"{key} is one value, not a list", where=where)
     if kind is bool:
         tokens = boolean_tokens(key, _truth(key, values[0], where))
     elif positional:
         tokens = ()
     else:
-        tokens = _option_tokens(key, values, variadic, where)
+        tokens = _option_tokens(key, values, where)
     expects = expected(kind)
     return Entry(
         key=key,
@@ -141,10 +143,8 @@ def boolean_tokens(key: str, value: bool) -> tuple[str]:
     return (f"--{path}{dot}{'' if value else 'no-'}{name}".replace("_", "-"),)
 
 
-def _option_tokens(key: str, values: list[str], variadic: bool, where: str) -> tuple[str, ...]:
+def _option_tokens(key: str, values: list[str], where: str) -> tuple[str, ...]:
     option = "--" + key.replace("_", "-")
-    if not variadic and len(values) != 1:
-        raise UserError(f"{key} is one value, not a list", where=where)
     dashed = [value for value in values if value.startswith("-") and not _is_number(value)]
     if not dashed:
         return (option, *values)

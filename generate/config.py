@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from drspo.ranges import Natural, OwnSide
 from generate.request import OWN
 
 Edge = Literal["flush", "uncovered"]
@@ -28,9 +29,9 @@ class PromptSettings:
 class WindowSettings(PromptSettings):
     """How a canvas is cut into windows and put together again."""
 
-    window: int = OWN
+    window: OwnSide = OWN
     """side of the square window in pixels; -1: the model's own"""
-    stride: int = OWN
+    stride: OwnSide = OWN
     """from one window to the next in pixels; -1: the model's own, or a quarter of a window that is set"""
     weights: WeightKind = "uniform"
     """W_i of eq. 4: how much each part of a window counts where windows overlap"""
@@ -38,7 +39,7 @@ class WindowSettings(PromptSettings):
     """flush: the last window ends at the edge; uncovered: what the stride does not reach stays zero"""
     wrap: bool = False
     """join the left and right ends, for a scroll that closes to a ring"""
-    window_batch: int = 0
+    window_batch: Natural = 0
     """windows per forward; 0: as many as half of the free memory holds"""
     scheduler: str = "ddim"
     """ddim, euler, pndm, dpmpp_2m, unipc, or checkpoint for the one the model was published with"""

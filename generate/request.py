@@ -124,8 +124,8 @@ class Generator:
 
 def check_request(request: Request) -> None:
     """UserError for settings of a request that no method can serve; its size is the model's affair."""
-    if request.steps < 1:
-        raise UserError(f"A scroll needs at least one step, not {request.steps}.")
+    if not 1 <= request.steps <= 1000:
+        raise UserError(f"A scroll needs at least one step and at most 1000, not {request.steps}.")
     if not 0 <= request.guidance_scale < math.inf:  # also false for NaN
         raise UserError(f"A guidance scale is a number from 0 on, not {request.guidance_scale}.")
     if not 0 <= request.guidance_rescale <= 1:

@@ -56,7 +56,7 @@ TASTES = {
     "hps_v2": Taste(HpsStandIn, 160, 4.0, 0),
     "hps_v21": Taste(HpsStandIn, 160, 6.0, 2500),
     "pickscore": Taste(PickScoreStandIn, 200, 5.0, 5000),
-    "image_reward": Taste(ImageRewardStandIn, 200, 8.0, 7500, rate=8e-4, prompts=16, pictures=32, each=6),
+    "image_reward": Taste(ImageRewardStandIn, 380, 8.0, 7500, rate=8e-4, prompts=16, pictures=32, each=6),
 }
 
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
 import yaml
 
 from dataset_builder.build import check
@@ -16,12 +17,16 @@ from drspo.registry import lookup
 from pipeline.settings import options_of
 
 
-def test_the_cluster_configuration_loads_and_names_only_what_exists(repository: Path) -> None:
+def test_the_cluster_configuration_loads_and_names_only_what_exists(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from eval import MEASURES, SCORERS
     from generate import GENERATORS
 
     file = str(repository / "configs/cluster.yaml")
-    config = load(BuildConfig, ["--config", file, "--out", "s3://b/r"], package="dataset_builder", prog="p")
+    argv = ["--config", file, "--out", str(tmp_path / "run")]
+    monkeypatch.setenv("OPENAI_API_KEY", "one-for-this-test")
+    config = load(BuildConfig, argv, package="dataset_builder", prog="p")
     check(config)
     for name in config.scoring.scorers:
         known = inspect.signature(lookup(SCORERS | MEASURES, name, "scorer")).parameters

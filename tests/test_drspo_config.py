@@ -155,7 +155,7 @@ TEXT = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=20)
 @given(
     prompt=TEXT,
     out=TEXT,
-    lr=st.floats(allow_nan=False),
+    lr=st.floats(allow_nan=False, allow_infinity=False),
     sizes=st.lists(st.integers(-(10**9), 10**9), max_size=4).map(tuple),
     plan=st.booleans(),
     shuffle=st.booleans(),

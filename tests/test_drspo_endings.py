@@ -48,9 +48,9 @@ def test_a_signal_ends_a_program_with_how_to_continue(number, code, word, reposi
 
 def test_a_second_sigterm_ends_a_program_that_does_not_listen(repository):
     body = [
-        "print('ready', flush=True)",
         "while True:",
         "    try:",
+        "        print('ready', flush=True)",
         "        time.sleep(60)",
         "    except KeyboardInterrupt:",
         "        print('again', flush=True)",
@@ -59,6 +59,7 @@ def test_a_second_sigterm_ends_a_program_that_does_not_listen(repository):
     assert started.stdout.readline() == "ready\n"
     started.terminate()
     assert started.stdout.readline() == "again\n"
+    assert started.stdout.readline() == "ready\n"
     started.terminate()
     started.communicate(timeout=60)
     assert started.returncode == -signal.SIGTERM

@@ -17,6 +17,7 @@ from drspo.demo.command import DemoConfig
 from drspo.errors import UserError
 from drspo.ranges import Natural, Pixels, Range, Share, check_ranges, numbers, undeclared
 from eval.config import EvalConfig
+from generate.program.config import Config as GenerateConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ def test_what_was_written_comes_back():
     assert config.from_dict(Outer, config.to_dict(asked)) == asked
 
 
-@pytest.mark.parametrize("cls", [BuildConfig, DemoConfig, EvalConfig])
+@pytest.mark.parametrize("cls", [BuildConfig, DemoConfig, EvalConfig, GenerateConfig])
 def test_every_number_of_the_configuration_declares_its_range(cls):
     assert list(undeclared(cls)) == []
     check_ranges(cls())

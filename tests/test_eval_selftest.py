@@ -11,7 +11,7 @@ from eval import METRICS
 from eval import selftest as st
 from eval.config import EvalConfig
 from eval.controls.drawn import drawn
-from eval.selftest import CHECKS, CONTROLS, DEFAULT, failures, judge, main, markdown, run
+from eval.selftest import CHECKS, CONTROLS, DEFAULT, failures, judge, main, markdown, run, summary
 
 SEED = 92_000_000
 
@@ -56,6 +56,7 @@ def scenes(copy, blur, count=40):
 def test_a_measure_that_follows_copies_alone_passes():
     lines = judge(scenes(1.0, 0.0), ("surplus",))
     assert failures(lines) == [] and "surplus: passes" in markdown(lines)
+    assert summary(lines).endswith("| yes |")
 
 
 def test_a_measure_that_falls_for_copies_fails():

@@ -17,10 +17,10 @@ from train.checks import check_config, pairs_per_process
 from train.command import begin, main, parse
 from train.config import TrainConfig, identity
 from train.memory import explain_out_of_memory, next_saving
-from train.settings import MemoryConfig
+from train.settings import CanvasConfig, MemoryConfig
 
 SMALL = (32, 64)
-SPEC = SimpleNamespace(window=128, stride=32, scroll=(128, 512), blueprint=(64, 256))
+SPEC = SimpleNamespace(window=128, stride=32, scroll=(128, 512), blueprint=(64, 256), factor=8)
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +45,15 @@ def test_the_stage_chooses_the_canvas_and_its_windows():
     blueprint, highres = make_canvas(config, SPEC), make_canvas(replace(config, stage="highres"), SPEC)
     assert (blueprint.height, blueprint.width, len(blueprint.windows)) == (64, 256, 1)
     assert (highres.height, highres.width, len(highres.windows)) == (128, 512, 13)
+
+
+def test_a_canvas_asks_the_model_how_many_pixels_make_a_latent():
+    coarse = SimpleNamespace(**vars(SPEC) | {"factor": 16})
+    config = TrainConfig(stage="highres", canvas=CanvasConfig(width=520))
+    with pytest.raises(UserError, match="width of 520 pixels is no multiple of 16"):
+        make_canvas(config, coarse)
+    canvas = make_canvas(TrainConfig(stage="highres"), coarse)
+    assert canvas.windows[0].shape == (8, 8) and canvas.windows[-1].x1 == 32
 
 
 def test_a_canvas_of_broken_latents_is_refused():

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
+from drspo.errors import UserError
 from generate.canvas.blend import window_weights
 from generate.canvas.windows import Window, plan_windows
 from generate.request import own
 from train.config import TrainConfig
-from train.settings import PIXELS_PER_LATENT
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class TrainingCanvas:
     """In latents; one that covers everything in stage blueprint."""
     weights: torch.Tensor
     """W_i [h, w] of eq. 4."""
+    factor: int = 8
+    """Pixels along a side of one latent, the autoencoder's."""
 
 
 def make_canvas(config: TrainConfig, spec: Any) -> TrainingCanvas:
@@ -35,10 +37,23 @@ def make_canvas(config: TrainConfig, spec: Any) -> TrainingCanvas:
     default = spec.blueprint if config.stage == "blueprint" else spec.scroll
     height, width = own(config.canvas.height, default[0]), own(config.canvas.width, default[1])
     window, stride = own(config.canvas.window, spec.window), own(config.canvas.stride, spec.stride)
-    h, w = height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
+    factor = spec.factor
+    _require_whole_latents({"height": height, "width": width, "window": window, "stride": stride}, factor)
+    h, w = height // factor, width // factor
     if config.stage == "blueprint":
         windows: tuple[Window, ...] = (Window(0, h, 0, w),)
     else:
-        windows = plan_windows(h, w, window // PIXELS_PER_LATENT, stride // PIXELS_PER_LATENT)
+        windows = plan_windows(h, w, window // factor, stride // factor)
     weights = window_weights(config.canvas.weights, *windows[0].shape)
-    return TrainingCanvas(height, width, windows, weights)
+    return TrainingCanvas(height, width, windows, weights, factor)
+
+
+def _require_whole_latents(sizes: dict[str, int], factor: int) -> None:
+    for name, pixels in sizes.items():
+        if pixels % factor:
+            below = max(pixels // factor, 1) * factor
+            raise UserError(
+                f"a {name} of {pixels} pixels is no multiple of {factor}, this model's pixels per latent",
+                f"--canvas.{name}",
+                f"the nearest are {below} and {below + factor}",
+            )

@@ -5,11 +5,9 @@ from typing import Annotated, Literal
 
 from drspo.ranges import Count, Natural, NonNegative, Positive, Range, Seed, Steps
 
-PIXELS_PER_LATENT = 8
-"""Of the autoencoders whose networks can be trained here, SDXL's and SD's."""
-
 Decay = Annotated[float, Range(0, 1, open_most=True)]
-Size = Annotated[int, Range(PIXELS_PER_LATENT, 1 << 20, multiple=PIXELS_PER_LATENT, also=(-1,))]
+Size = Annotated[int, Range(8, 1 << 20, multiple=8, also=(-1,))]
+"""In pixels; what the model's own autoencoder asks beyond that is checked when it is known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ size."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from drspo.errors import UserError
+from drspo.ranges import Range
 from generate.canvas.plan import Canvas
 from generate.canvas.windows import scale
 
@@ -26,11 +28,11 @@ class LineArt:
     a blueprint enlarged to twice its size has gradients half as steep.
     """
 
-    low: int = 50
+    low: Annotated[int, Range(0, 100_000)] = 50
     """gradient below which a pixel is never an edge"""
-    high: int = 100
+    high: Annotated[int, Range(0, 100_000)] = 100
     """gradient above which a pixel always is one"""
-    blur: float = 0.0
+    blur: Annotated[float, Range(0, 1000)] = 0.0
     """standard deviation of a Gaussian in front of it, in pixels; 0: none"""
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
 from drspo.errors import UserError
+from drspo.ranges import Range
 from generate.canvas.plan import Canvas
 from generate.methods import multidiffusion
 from generate.methods.multidiffusion import MultiDiffusion
@@ -26,7 +27,7 @@ from generate.sampling.predict import Predictor
 class Config(multidiffusion.Config):
     """Settings of MAD."""
 
-    threshold: int = -1
+    threshold: Annotated[int, Range(0, 1 << 31, also=(-1,))] = -1
     """steps, from the noisy end, whose self-attention is merged on the canvas; -1: half of them"""
     layers: str = "all"
     """layers that merge: all, or the beginnings of their names, such as mid_block,up_blocks.0"""

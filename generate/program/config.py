@@ -9,6 +9,7 @@ import yaml
 from tyro.conf import Positional
 
 from drspo.errors import UserError
+from drspo.ranges import Finite, OwnScale, OwnSide, OwnSteps, Seed, Share
 from generate import GENERATORS
 from generate.methods import mad, multidiffusion, sdxl
 from generate.methods.drspo import two_stage
@@ -33,19 +34,19 @@ class Config:
     """sdxl, multidiffusion, mad, drspo, or a plugin module:Class"""
     options: tuple[str, ...] = ()
     """settings of a plugin as name.key=value, for example my_method.strength=0.5"""
-    height: int = OWN
+    height: OwnSide = OWN
     """of the scroll in pixels; -1: the model's own"""
-    width: int = OWN
+    width: OwnSide = OWN
     """of the scroll in pixels; -1: the model's own"""
-    steps: int = OWN
+    steps: OwnSteps = OWN
     """denoising steps; -1: the model's own"""
-    guidance_scale: float = OWN
+    guidance_scale: OwnScale = OWN
     """of classifier-free guidance; -1: the model's own"""
-    guidance_rescale: float = 0.0
+    guidance_rescale: Share = 0.0
     """brings strong guidance back to the unguided contrast, 0 to 1 (Lin et al. 2023, section 3.4)"""
-    seed: int = 0
+    seed: Seed = 0
     """decides the noise"""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     """several seeds instead of one: every prompt with every seed"""
     out: str = "scroll.png"
     """a .png or .webp file, or a folder (also s3:// and the like) that can be resumed"""
@@ -71,7 +72,7 @@ class Config:
     """the LoRA of the blueprint stage"""
     lora_highres: str = ""
     """the LoRA of the high-resolution stage"""
-    lora_weight: float = 1.0
+    lora_weight: Finite = 1.0
     """how strongly LoRAs act; 0 switches them off"""
     other_base: bool = False
     """allow a LoRA that was trained on another base model"""

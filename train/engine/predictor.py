@@ -12,7 +12,6 @@ from drspo.errors import UserError
 from generate.canvas.sizes import window_time_ids
 from generate.canvas.windows import Window, scale
 from train.engine.problem import Predict
-from train.settings import PIXELS_PER_LATENT
 
 
 def check_network(unet: Any) -> None:
@@ -35,21 +34,22 @@ def window_predictor(
     pooled: Tensor | None,
     canvas: tuple[int, int],
     *,
+    factor: int = 8,
     time_ids: Literal["scroll", "window", "crop"] = "scroll",
     autocast: torch.dtype | None = None,
 ) -> Predict:
     """predict(crops [n, C, h, w], windows in latents) -> [n, C, h, w] for one prompt at one timestep.
 
     prompt_embeds [1, L, d] in the network's own number format; pooled [1, p] for SDXL, None for SD; canvas in
-    pixels; autocast: the base's half type, so that float32 adapters do not keep float32 copies of every
-    input. Micro-conditioning is as in sampling.
+    pixels, `factor` of them along a latent; autocast: the base's half type, so that float32 adapters do not
+    keep float32 copies of every input. Micro-conditioning is as in sampling.
     """
 
     def predict(crops: Tensor, windows: list[Window]) -> Tensor:
         count, device = len(windows), crops.device
         extra = None
         if pooled is not None:
-            ids = window_time_ids(time_ids, canvas, [scale(window, PIXELS_PER_LATENT) for window in windows])
+            ids = window_time_ids(time_ids, canvas, [scale(window, factor) for window in windows])
             extra = {"text_embeds": pooled.expand(count, -1), "time_ids": ids.to(device, prompt_embeds.dtype)}
         times = torch.full((count,), t, device=device, dtype=torch.float32 if t % 1 else torch.long)
         with torch.autocast(device.type, autocast) if autocast else nullcontext():

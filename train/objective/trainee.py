@@ -87,6 +87,7 @@ class Trainee:
             pair.embeds.to(self.device, dtype),
             None if pair.pooled is None else pair.pooled.to(self.device, dtype),
             (self.canvas.height, self.canvas.width),
+            factor=self.canvas.factor,
             time_ids=self.config.canvas.time_ids,
             autocast=self.autocast,
         )

@@ -13,7 +13,6 @@ from train.config import TrainConfig
 from train.lora.exports import lora_metadata, save_kohya, save_lora
 from train.report.card import write_card
 from train.report.tally import Tally
-from train.settings import PIXELS_PER_LATENT
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ def lora_facts(
         base_model=base,
         base_fingerprint=family.fingerprint,
         canvas=[canvas.height, canvas.width],
-        window=[window.height * PIXELS_PER_LATENT, window.width * PIXELS_PER_LATENT],
+        window=[window.height * canvas.factor, window.width * canvas.factor],
         stride=own(config.canvas.stride, family.spec.stride) if config.stage == "highres" else 0,
         weights=config.canvas.weights,
         time_ids=config.canvas.time_ids,

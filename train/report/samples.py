@@ -14,7 +14,6 @@ from train.canvas import TrainingCanvas
 from train.config import TrainConfig
 from train.pairs.prepare import PairSet
 from train.report.pictures import save_picture
-from train.settings import PIXELS_PER_LATENT
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ def _method(config: TrainConfig, canvas: TrainingCanvas, spec: Any) -> tuple[str
     if config.stage == "blueprint":
         return "sdxl", {"long_prompt": "truncate"}
     return "multidiffusion", {
-        "window": canvas.windows[0].width * PIXELS_PER_LATENT,
+        "window": canvas.windows[0].width * canvas.factor,
         "stride": own(config.canvas.stride, spec.stride),
         "weights": config.canvas.weights,
         "time_ids": config.canvas.time_ids,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from drspo.errors import UserError
+from drspo.ranges import OwnScale, OwnSide, OwnSteps
 from generate.methods import sdxl
 from generate.models.family import ModelFamily
 from generate.models.specs import ModelSpec
@@ -15,13 +16,13 @@ from generate.request import OWN, Callback, Generated, Request, Step, own
 class Blueprint:
     """How the blueprint is made."""
 
-    height: int = OWN
+    height: OwnSide = OWN
     """in pixels; -1: in proportion to the scroll, as the model's own sizes have it"""
-    width: int = OWN
+    width: OwnSide = OWN
     """in pixels; -1: as height"""
-    steps: int = OWN
+    steps: OwnSteps = OWN
     """denoising steps; -1: the scroll's"""
-    guidance_scale: float = OWN
+    guidance_scale: OwnScale = OWN
     """of classifier-free guidance; -1: the scroll's"""
     sdxl: sdxl.Config = field(default_factory=sdxl.Config)
     """scheduler, micro-conditioning and the like"""

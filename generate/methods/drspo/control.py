@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from drspo.errors import UserError
+from drspo.ranges import OwnScale, Share
 from generate.canvas.plan import Canvas
 from generate.images.lineart import LineArt, control_crops
 from generate.models.denoisers.denoiser import Picture
@@ -21,11 +22,11 @@ class Control:
 
     enabled: bool = True
     """off: the paper's "w/o control", the blueprint only starts the scroll"""
-    scale: float = OWN
+    scale: OwnScale = OWN
     """of the ControlNet's residuals; -1: the model's own"""
-    start: float = 0.0
+    start: Share = 0.0
     """share of the high-resolution steps after which control begins"""
-    end: float = 1.0
+    end: Share = 1.0
     """share of the high-resolution steps after which it ends"""
     lines: LineArt = field(default_factory=LineArt)
     """how line art is drawn"""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 from PIL import Image
 
 from drspo.errors import UserError
+from drspo.ranges import Range
 from generate.canvas.plan import in_force
 from generate.config import WindowSettings
 from generate.images.lineart import check_lines, draw_lines, enlarge
@@ -31,7 +32,7 @@ from generate.request import OWN, Callback, Generated, Generator, Request, check
 class Config:
     """Both stages and what joins them; every row of the paper's Table 2 is a setting."""
 
-    strength: float = OWN
+    strength: Annotated[float, Range(0, 1, also=(-1,))] = OWN
     """where stage two enters the schedule: 1 at pure noise, near 0 keeps the blueprint; -1: the model's
     own"""
     blueprint: Blueprint = field(default_factory=Blueprint)
