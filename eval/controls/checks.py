@@ -73,9 +73,9 @@ CHECKS: dict[str, Check] = {
     ),
     "border_seam": Check(rises_for=("steps of 3", "steps of 6", "steps of 12")),
     "style": Check(
-        rises_for=("palettes x0.5", "palettes x1", "collage", "drift 60"),
+        rises_for=("palettes x0.5", "palettes x1", "collage"),
         # A cut may lead to a scene of the same hour, and tiles are tinted by as little as the eye can tell.
-        limits=("hard cut", "varied tiles", "drift 20"),
+        limits=("hard cut", "varied tiles", "drift 20", "drift 60"),
     ),
     "border_frame": Check(rises_for=("frame 0.02 H", "frame 0.05 H", "bars")),
     "blueprint_loss": Check(

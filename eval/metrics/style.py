@@ -12,7 +12,7 @@ from PIL import Image
 
 from eval.metrics.salience import small_lab
 
-SAME = 3.0
+SAME = 5.0
 """Lab units by which windows of one scene differ."""
 
 
