@@ -1,6 +1,6 @@
 """Images to numbers: scorers, measures of coherence, statistics and the benchmark program."""
 
-METRICS = {
+SCORERS = {
     "aesthetic": "eval.metrics.aesthetic:Aesthetic",
     "hps_v2": "eval.metrics.hps:HpsV2",
     "hps_v21": "eval.metrics.hps:HpsV21",
@@ -8,7 +8,9 @@ METRICS = {
     "image_reward": "eval.metrics.image_reward:ImageReward",
     "clip": "eval.metrics.clip_score:ClipScore",
     "question": "eval.metrics.question:Question",
-    # measures of a scroll's coherence
+}
+"""Those that judge a picture, and its prompt, by learned weights."""
+MEASURES = {
     "surplus": "eval.metrics.surplus:SurplusObjects",
     "repetition": "eval.metrics.repetition:SelfSimilarity",
     "seam": "eval.metrics.seams:Seams",
@@ -22,8 +24,5 @@ METRICS = {
     "intra_lpips": "eval.metrics.peers:IntraLpips",
     "intra_style": "eval.metrics.peers:IntraStyle",
 }
-_SCORERS = ("aesthetic", "hps_v2", "hps_v21", "pickscore", "image_reward", "clip", "question")
-SCORERS = {name: METRICS[name] for name in _SCORERS}
-"""Those that judge a picture, and its prompt, by learned weights."""
-MEASURES = {name: target for name, target in METRICS.items() if name not in SCORERS}
-"""The others: measures of coherence."""
+"""Those that look at a scroll's coherence."""
+METRICS = {**SCORERS, **MEASURES}

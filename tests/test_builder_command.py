@@ -16,7 +16,7 @@ from dataset_builder.config import BuildConfig, run_hash, units_hash
 from drspo.config import dump, load
 from drspo.errors import UserError
 from pipeline.candidates.images import decode
-from pipeline.candidates.provenance import hub_revision, read_models
+from pipeline.candidates.provenance import read_models
 from pipeline.local import run_units
 from pipeline.pairs.scores import scan_units
 from pipeline.records import candidate_seed
@@ -216,7 +216,7 @@ def test_the_weights_behind_the_images_are_recorded_and_a_mixture_is_told(
     config = with_candidates(fake_config(tmp_path, tmp_path / "out"), model="me/base")
     store = Build(config, run_units).run
     for mark in ("0123456789ab", "ba9876543210"):
-        family = SimpleNamespace(model_id="me/base", fingerprint=mark, device="cpu")
+        family = SimpleNamespace(model_id="me/base", fingerprint=mark, commit="0" * 40, device="cpu")
         monkeypatch.setattr(
             "pipeline.candidates.actors._load_family", lambda model, options, family=family: family
         )
@@ -224,21 +224,8 @@ def test_the_weights_behind_the_images_are_recorded_and_a_mixture_is_told(
         build(config)
         next((tmp_path / "out/units").rglob("*.parquet")).unlink()
     assert [one["weights"] for one in read_models(store)] == ["0123456789ab", "ba9876543210"]
+    assert {one["revision"] for one in read_models(store)} == {"0" * 40}
     assert "images of this run were made by different weights" in caplog.text
-
-
-def test_the_revision_of_a_model_is_that_of_its_snapshot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    commit, model = "0" * 40, tmp_path / "models--me--base"
-    for path, text in (("refs/main", commit), (f"snapshots/{commit}/model_index.json", "{}")):
-        (model / path).parent.mkdir(parents=True)
-        (model / path).write_text(text)
-    assert hub_revision("me/base") == commit
-    assert hub_revision("package:miniature/weights/sdxl") == hub_revision(str(tmp_path)) == ""
 
 
 @pytest.mark.parametrize("model", ["miniature", "someone/a-model", ""])

@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 
 from drspo.errors import UserError
+from drspo.files.lora import CARD, FACTS
 from drspo.files.storage import Storage
 from drspo.leaving import public
 from drspo.licences import OF_BASE, check_licence
 
-WEIGHTS, FACTS, CARD = "pytorch_lora_weights.safetensors", "drspo.json", "README.md"
 # What training leaves for others. Other pictures in the folder are somebody's own.
 FILES = (CARD, "*.safetensors", FACTS, "curves.png", "samples/*.png")
 NEEDED = {"stage": str, "base_model": str, "base_fingerprint": str, "rank": int}

@@ -17,6 +17,7 @@ from dataset_builder.hub import lora
 from dataset_builder.report.card import card_files, read_sources
 from dataset_builder.report.head import CONFIGS
 from drspo.errors import UserError
+from drspo.files.lora import FILE
 from drspo.files.run import RunDir
 from drspo.files.storage import Storage
 from drspo.leaving import refuse_secrets
@@ -99,12 +100,12 @@ class Tree:
 def collect(where: str, repo_id: str, licence: str) -> Tree:
     """The publication of a run folder or of a LoRA folder. Raises UserError for anything else."""
     storage = RunDir(where)
-    if storage.exists(lora.WEIGHTS):
+    if storage.exists(FILE):
         small, large = lora.files(storage, repo_id, licence)
         return _checked(Tree("model", storage, small, large))
     manifest = storage.manifest()
     if manifest["program"] != "dataset_builder":
-        hint = f"A run of dataset_builder, or a folder with {lora.WEIGHTS}, can be published."
+        hint = f"A run of dataset_builder, or a folder with {FILE}, can be published."
         raise UserError(f"this is a run of {manifest['program']!r}", where, hint)
     check_licence(licence)
     shards = [name for names in read_sources(storage).shards.values() for name in names]

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from drspo.errors import UserError, did_you_mean
+from drspo.files.lora import FACTS, FILE
 from drspo.files.texts import read_json
 from generate.models.specs import ModelSpec
 from generate.models.weights import tensor_names
 
-FILE = "pytorch_lora_weights.safetensors"
-FACTS = "drspo.json"
 OTHER_KINDS = {"hada_w1": "LoHa", "lokr_w1": "LoKr", "oft_blocks": "OFT", "oft_diag": "OFT"}
 """Adapters of other arithmetic, by what only their keys have."""
 

@@ -13,11 +13,11 @@ import torch
 
 from drspo.config import to_dict
 from drspo.errors import UserError
+from drspo.files.lora import FILE
 from drspo.leaving import public
 from generate.models.controlnet import CANNY
 from generate.models.family import ModelFamily, load_family
 from generate.models.hub import HUB_ID, at_revision
-from generate.models.loras import FILE
 from generate.models.specs import MODELS
 from generate.program.metadata import Record, lora_name, model_name, versions
 from generate.request import Generator, Request, generator_class, needs_control, settings_of

@@ -12,8 +12,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from drspo.errors import UserError
+from drspo.files.lora import FACTS, FILE
 from drspo.files.storage import Storage
-from generate.models.loras import FACTS, FILE
 from train.lora.adapters import lora_settings, lora_state, named_lora_parameters
 
 

@@ -20,7 +20,9 @@ def image_encoder_mark(family: Any) -> str:
     """
     vae = family.vae
     weights = digest(item for item in vae.state_dict().items() if item[0].startswith(("encoder.", "quant_")))
-    scale = [vae.config.scaling_factor, getattr(vae.config, "shift_factor", None)]
+    scale = [
+        vae.config.get(name) for name in ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+    ]
     return content_hash("image-encoder-v1", weights, json.dumps(scale), str(vae.dtype), length=LENGTH)
 
 
