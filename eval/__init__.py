@@ -1,5 +1,6 @@
 """Images to numbers: scorers, measures of coherence, statistics and the benchmark program."""
 
+# Those that judge a picture, and its prompt, by learned weights.
 SCORERS = {
     "aesthetic": "eval.metrics.aesthetic:Aesthetic",
     "hps_v2": "eval.metrics.hps:HpsV2",
@@ -9,7 +10,8 @@ SCORERS = {
     "clip": "eval.metrics.clip_score:ClipScore",
     "question": "eval.metrics.question:Question",
 }
-"""Those that judge a picture, and its prompt, by learned weights."""
+
+# Those that look at a scroll's coherence.
 MEASURES = {
     "surplus": "eval.metrics.surplus:SurplusObjects",
     "repetition": "eval.metrics.repetition:SelfSimilarity",
@@ -24,5 +26,5 @@ MEASURES = {
     "intra_lpips": "eval.metrics.peers:IntraLpips",
     "intra_style": "eval.metrics.peers:IntraStyle",
 }
-"""Those that look at a scroll's coherence."""
+
 METRICS = {**SCORERS, **MEASURES}
