@@ -78,9 +78,13 @@ def painted(family, number: int) -> Generated:
     """Scroll `number`."""
     spec, asked = family.spec, question(number)
     request = Request(
-        prompt=asked["prompt"], height=SCROLL[0], width=SCROLL[1], seed=number, steps=spec.steps,
+        prompt=asked["prompt"],
+        height=SCROLL[0],
+        width=SCROLL[1],
+        seed=number,
+        steps=spec.steps,
         guidance_scale=spec.guidance_scale,
-    )  # fmt: skip
+    )
     return build_generator(asked["method"], family, {}).generate([request])[0]
 
 

@@ -93,12 +93,17 @@ def sleepers(seconds: float, height: int, width: int, generators: int, **candida
     """A configuration of sleeping models: one generator with as many seeds as images are wanted."""
     return BuildConfig(
         candidates=CandidateSettings(
-            model="", generators=(f"{HERE}:Sleeper",), seeds=2, height=height, width=width,
-            options=(f"{HERE}:Sleeper.seconds={seconds}",), **candidates,
+            model="",
+            generators=(f"{HERE}:Sleeper",),
+            seeds=2,
+            height=height,
+            width=width,
+            options=(f"{HERE}:Sleeper.seconds={seconds}",),
+            **candidates,
         ),
         scoring=ScoringSettings(scorers=(f"{HERE}:Constant",)),
         resources=ResourceSettings(generator_actors=generators, actor_cpus=0.1),
-    )  # fmt: skip
+    )
 
 
 def overhead(units: int) -> None:
@@ -165,8 +170,11 @@ def overhead_of_ray(units: int) -> None:
         ours, _ = on_ray(miniature(), units, 500)
         for name, bare_seconds, our_seconds in zip(("wall", "CPU"), bare, ours):
             times = f"bare {bare_seconds:.1f} s, on Ray {our_seconds:.1f} s"
-            print(f"ray: {units - 1} units, {name} time from the first to the last: {times}, "
-                  f"ratio {our_seconds / bare_seconds:.3f}", flush=True)  # fmt: skip
+            print(
+                f"ray: {units - 1} units, {name} time from the first to the last: {times}, "
+                f"ratio {our_seconds / bare_seconds:.3f}",
+                flush=True,
+            )
 
 
 def overlapping(texts: list[str]) -> np.ndarray:
@@ -285,9 +293,12 @@ def resume(files: int) -> None:
         ideas = Path(folder) / "ideas.txt"
         ideas.write_text("\n".join(f"a castle on hill number {i}" for i in range(50)))
         config = replace(
-            sleepers(0.0, 32, 128, 1), out=f"{folder}/run", prompts=PromptSettings(source=str(ideas)),
-            expand=ExpandSettings(expander="none"), filter=FilterSettings(near_duplicates=0),
-        )  # fmt: skip
+            sleepers(0.0, 32, 128, 1),
+            out=f"{folder}/run",
+            prompts=PromptSettings(source=str(ideas)),
+            expand=ExpandSettings(expander="none"),
+            filter=FilterSettings(near_duplicates=0),
+        )
         Build(config, run_units)()
         began = time.monotonic()
         Build(config, run_units)()
@@ -334,8 +345,10 @@ def _million(count: int) -> None:
         size = len(Storage(config.out).read("plan.parquet"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     seconds = time.monotonic() - began
-    print(f"million: {count} ideas, {plan.num_rows} units planned in {seconds:.0f} s, peak {peak:.2f} GiB, "
-          f"plan of {size / 2**20:.0f} MiB")  # fmt: skip
+    print(
+        f"million: {count} ideas, {plan.num_rows} units planned in {seconds:.0f} s, peak {peak:.2f} GiB, "
+        f"plan of {size / 2**20:.0f} MiB"
+    )
 
 
 PIECES = {

@@ -80,10 +80,14 @@ class Record:
 
         request = Request(prompt="a castle", height=128, width=512, seed=3, steps=2, guidance_scale=3.0)
         record = metadata.Record(
-            request=request, model="miniature", fingerprint="abc", method="drspo",
-            settings={"strength": 0.7, "windows": {"stride": 32}}, versions=metadata.versions(),
+            request=request,
+            model="miniature",
+            fingerprint="abc",
+            method="drspo",
+            settings={"strength": 0.7, "windows": {"stride": 32}},
+            versions=metadata.versions(),
             options={"device": "cpu", "dtype": "float32", "threads": 1, "window_batch": 2},
-        )  # fmt: skip
+        )
         self.values = {"format": 1, **record.to_dict()}
         self.image = Image.new("RGB", (64, 16), "teal")
         self.files = {s: metadata.encode(self.image, record, s) for s in (".png", ".webp")}
@@ -326,9 +330,13 @@ class Lora:
                 state[f"unet.{name}.lora_B.weight"] = torch.randn(layer.out_features, 2)
         self.state, self.weights = state, save(state)
         self.about = {
-            "stage": "highres", "base_model": "tiny", "base_fingerprint": self.family.fingerprint,
-            "rank": 2, "alpha": 2.0, "canvas": {"height": 128, "width": 512},
-        }  # fmt: skip
+            "stage": "highres",
+            "base_model": "tiny",
+            "base_fingerprint": self.family.fingerprint,
+            "rank": 2,
+            "alpha": 2.0,
+            "canvas": {"height": 128, "width": 512},
+        }
 
     def prepare(self, folder: Path, rng: random.Random) -> None:
         lora = folder / "lora"

@@ -47,10 +47,13 @@ def main() -> None:
 def fixed_prompt(index: int) -> str:
     """The prompt of that number by the rule above."""
     scene = sample_scene(
-        FIRST + index, 128, 512,
-        time=TIMES[index % len(TIMES)], subject=SUBJECTS[index % len(SUBJECTS)],
+        FIRST + index,
+        128,
+        512,
+        time=TIMES[index % len(TIMES)],
+        subject=SUBJECTS[index % len(SUBJECTS)],
         ground=GROUNDS[index % len(GROUNDS)],
-    )  # fmt: skip
+    )
     return captions(scene)[0]
 
 
@@ -58,9 +61,13 @@ def scroll(family, method: str, prompt: str, seed: int) -> Image.Image:
     """One scroll of the model's own size, with every setting at its default."""
     spec = family.spec
     request = Request(
-        prompt=prompt, height=spec.scroll[0], width=spec.scroll[1], seed=seed, steps=spec.steps,
+        prompt=prompt,
+        height=spec.scroll[0],
+        width=spec.scroll[1],
+        seed=seed,
+        steps=spec.steps,
         guidance_scale=spec.guidance_scale,
-    )  # fmt: skip
+    )
     family.use_lora(None)
     made = build_generator(method, family, {}).generate([request])[0]
     print(f"{method}: {made.seconds:.1f} s: {prompt}", flush=True)

@@ -106,10 +106,13 @@ def _measure(family: Any, index: int, seed: int, options: argparse.Namespace, po
     scene = sample_scene(index, height, width)
     drawn = Image.fromarray(paint(scene))
     request = Request(
-        prompt=sample_prompt(index, height, width), height=height, width=width, seed=seed,
+        prompt=sample_prompt(index, height, width),
+        height=height,
+        width=width,
+        seed=seed,
         steps=options.steps,
         guidance_scale=spec.guidance_scale,
-    )  # fmt: skip
+    )
 
     def note(name: str, strength: float, image: Image.Image) -> None:
         points[name, strength].append(judge(image, scene.subject, drawn))

@@ -78,9 +78,13 @@ def main(argv: list[str]) -> int:
         logging.info("continuing in %s", config.out)
     digests = {cell: content_hash(path.read_bytes()) for cell, path in cells.items()}
     records = measure(
-        judges, list(cells), lambda cell: cells[cell].read_bytes(), run, batch=config.judges.batch,
+        judges,
+        list(cells),
+        lambda cell: cells[cell].read_bytes(),
+        run,
+        batch=config.judges.batch,
         digests=digests,
-    )  # fmt: skip
+    )
     run.write(RECORDS, "".join(json.dumps(asdict(record)) + "\n" for record in records).encode())
     found = Comparison(records, baseline, config.judges.trained, config.judges.aside)
     text = markdown(found)

@@ -21,9 +21,18 @@ from eval.cells import Cell
 from eval.tables import Record
 
 _TEXTS = (
-    "method", "prompt", "scorer", "unit", "view", "checkpoint", "checkpoint_hash", "version", "revision",
-    "aggregate", "error",
-)  # fmt: skip
+    "method",
+    "prompt",
+    "scorer",
+    "unit",
+    "view",
+    "checkpoint",
+    "checkpoint_hash",
+    "version",
+    "revision",
+    "aggregate",
+    "error",
+)
 FIELDS = pa.schema(
     [
         *((name, pa.string()) for name in _TEXTS),

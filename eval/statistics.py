@@ -120,8 +120,11 @@ def mean_by_prompt(prompts: Sequence[str], values: np.ndarray, aggregate: str = 
     for prompt, value in zip(prompts, values, strict=True):
         groups.setdefault(prompt, []).append(float(value))
     takes: dict[str, Callable[[np.ndarray], Any]] = {
-        "mean": np.mean, "median": np.median, "max": np.max, "min": np.min
-    }  # fmt: skip
+        "mean": np.mean,
+        "median": np.median,
+        "max": np.max,
+        "min": np.min,
+    }
     take = takes[aggregate]
     kept = {prompt: finite(np.array(group)) for prompt, group in groups.items()}
     return {prompt: float(take(group)) if group.size else NAN for prompt, group in kept.items()}

@@ -26,7 +26,7 @@ from eval.statistics import (
     paired_difference,
     verdict,
     win_rate,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,9 +39,14 @@ def encode_shard(groups: Iterable[Sequence[dict[str, Any]]], schema: pa.Schema, 
     text = [path for path in _leaf_paths(schema) if not path.endswith(".bytes")]
     buffer = io.BytesIO()
     with pq.ParquetWriter(
-        buffer, schema, compression=dict.fromkeys(text, "zstd"), use_dictionary=text, write_statistics=text,
-        write_page_index=True, write_page_checksum=True,
-    ) as writer:  # fmt: skip
+        buffer,
+        schema,
+        compression=dict.fromkeys(text, "zstd"),
+        use_dictionary=text,
+        write_statistics=text,
+        write_page_index=True,
+        write_page_checksum=True,
+    ) as writer:
         for rows in groups:
             writer.write_table(pa.Table.from_pylist(list(rows), schema=schema), row_group_size=len(rows))
     return buffer.getvalue()

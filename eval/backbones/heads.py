@@ -135,8 +135,11 @@ def check_fit(head: Head, backbone: OpenClip) -> None:
     if not (backbone.tag and wanted.tag):
         log.warning(
             "The head %s was trained on %s; whether %s (sha256 %s) are these cannot be told from its name.",
-            head.source, wanted, backbone.weights.path.name, digest[:16],
-        )  # fmt: skip
+            head.source,
+            wanted,
+            backbone.weights.path.name,
+            digest[:16],
+        )
 
 
 def parse_layers(tensors: dict[str, np.ndarray], where: str) -> tuple[Layers, bool]:
@@ -168,9 +171,10 @@ def _check_layers(layers: Layers, where: str) -> None:
     for number, (weight, bias) in enumerate(layers):
         if weight.ndim != 2 or bias.shape != weight.shape[:1]:
             raise UserError(
-                f"layer {number} of the aesthetic head is no linear layer", where,
+                f"layer {number} of the aesthetic head is no linear layer",
+                where,
                 f"weight {weight.shape}, bias {bias.shape}",
-            )  # fmt: skip
+            )
         if width is not None and weight.shape[1] != width:
             raise UserError(
                 f"the layers of the aesthetic head do not chain: layer {number} reads {weight.shape[1]} "

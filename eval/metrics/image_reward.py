@@ -213,21 +213,28 @@ def read_sizes(state: dict[str, Tensor], heads: Mapping[str, int] = NO_HEADS) ->
     first = f"{say}encoder.layer.0"
     return {
         "vision": {
-            "hidden_size": width, "image_size": grid * patch, "patch_size": patch, "layer_norm_eps": 1e-6,
+            "hidden_size": width,
+            "image_size": grid * patch,
+            "patch_size": patch,
+            "layer_norm_eps": 1e-6,
             "intermediate_size": state[f"{see}blocks.0.mlp.fc1.weight"].shape[0],
             "num_hidden_layers": _count(state, rf"{re.escape(see)}blocks\.(\d+)\."),
             "num_attention_heads": heads.get("vision", width // HEAD_WIDTH),
         },
         "text": {
             "vocab_size": state[f"{say}embeddings.word_embeddings.weight"].shape[0],
-            "hidden_size": hidden, "encoder_hidden_size": width, "is_decoder": True, "layer_norm_eps": 1e-12,
+            "hidden_size": hidden,
+            "encoder_hidden_size": width,
+            "is_decoder": True,
+            "layer_norm_eps": 1e-12,
             "intermediate_size": state[f"{first}.intermediate.dense.weight"].shape[0],
             "num_hidden_layers": _count(state, rf"{re.escape(say)}encoder\.layer\.(\d+)\."),
-            "num_attention_heads": heads.get("text", hidden // HEAD_WIDTH), "bos_token_id": 0,
+            "num_attention_heads": heads.get("text", hidden // HEAD_WIDTH),
+            "bos_token_id": 0,
             "max_position_embeddings": state[f"{say}embeddings.position_embeddings.weight"].shape[0],
         },
         "mlp": [tuple(state[f"mlp.layers.{layer}.weight"].shape) for layer in MLP_LAYERS],
-    }  # fmt: skip
+    }
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -28,8 +28,10 @@ class CropWarning:
             log.warning(
                 "The official preprocessing of %s sees only the middle %.0f %% of these images. "
                 "Use view=%s to judge the whole scroll.",
-                self.metric, 100 * share, self.whole,
-            )  # fmt: skip
+                self.metric,
+                100 * share,
+                self.whole,
+            )
 
 
 class TextCut:
@@ -46,8 +48,12 @@ class TextCut:
             share = max(100 * (count - self.limit) / (count - 2) for count in over)
             log.warning(
                 "%s reads %d tokens of a prompt: %d of these %d prompts are longer, up to %.0f %% is cut.",
-                self.metric, self.limit, len(over), len(counts), share,
-            )  # fmt: skip
+                self.metric,
+                self.limit,
+                len(over),
+                len(counts),
+                share,
+            )
 
 
 class TwoTowers:

@@ -39,10 +39,17 @@ def choose_pairs(candidates: pl.DataFrame, settings: PairSettings, scorers: Sequ
     order = ["unit_id", "prompt_id", "rank", "rank_rejected", "pair_id"]
     pairs = pairs.with_columns(schema_version=pl.lit(SCHEMA_VERSION, pl.Int32)).sort(order)
     return pairs.select(
-        "unit_id", "pair_id", "prompt_id", "prompt",
+        "unit_id",
+        "pair_id",
+        "prompt_id",
+        "prompt",
         *(f"{side}_{name}" for name in COLUMNS for side in ("chosen", "rejected")),
-        "margin", "height", "width", "split", "schema_version",
-    )  # fmt: skip
+        "margin",
+        "height",
+        "width",
+        "split",
+        "schema_version",
+    )
 
 
 def combined_score(candidates: pl.DataFrame, settings: PairSettings, scorers: Sequence[str]) -> pl.Series:
@@ -62,8 +69,11 @@ def score_weights(settings: PairSettings, scorers: Sequence[str]) -> dict[str, f
     for entry in settings.weights:
         name, _, value = entry.partition("=")
         if name not in scorers:
-            raise UserError(f"pairs are weighted by {name!r}, which this run does not score", "pairs.weights",
-                            did_you_mean(name, scorers))  # fmt: skip
+            raise UserError(
+                f"pairs are weighted by {name!r}, which this run does not score",
+                "pairs.weights",
+                did_you_mean(name, scorers),
+            )
         try:
             weights[name] = float(value)
         except ValueError:

@@ -15,9 +15,17 @@ from pipeline.records import DEAD, unit_schema
 from pipeline.units import DamagedFile, UnitStore
 
 _FACTS = (
-    "candidate_id", "generator", "seed", "image_bytes", "height", "width",
-    "scores", "rank", "seconds", "error",
-)  # fmt: skip
+    "candidate_id",
+    "generator",
+    "seed",
+    "image_bytes",
+    "height",
+    "width",
+    "scores",
+    "rank",
+    "seconds",
+    "error",
+)
 
 
 @dataclass
