@@ -64,7 +64,8 @@ def crowd(seed: int, height: int, width: int) -> tuple[np.ndarray, list[Thing]]:
 
 def _columns(rng: np.random.Generator, scene: Scene) -> list[float]:
     """Where the copies stand, as fractions of the width: apart, but close enough to touch."""
-    gap, chosen = _APART * scene.height / scene.width, []
+    gap = _APART * scene.height / scene.width
+    chosen: list[float] = []
     for x in rng.uniform(0.03, 0.97, size=int(rng.integers(0, 7))):
         if all(abs(x - other) > gap for other in chosen):
             chosen.append(float(x))
