@@ -86,7 +86,8 @@ class PickScoreStandIn(nn.Module):
         """transformers' folder with the tokenizer beside it."""
         folder.mkdir(parents=True, exist_ok=True)
         config = {**self.clip.config.to_dict(), "architectures": ["CLIPModel"], "dtype": "float32"}
-        config.pop("_name_or_path", None)
+        for part in (config, config["text_config"], config["vision_config"]):
+            part.pop("_name_or_path", None)  # where it lay when it was made
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         copy_tokenizer(folder)
         write_half(self.clip.state_dict(), folder / "model.safetensors")
