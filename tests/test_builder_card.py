@@ -30,7 +30,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("card")
     build(fake_config(folder, folder / "out", IDEAS[:4], pairs=PairSettings(method="all")))
     run = RunDir(folder / "out")
-    record_model(run, SimpleNamespace(model_id="me/base-model", fingerprint="0123456789ab"))
+    record_model(run, SimpleNamespace(model_id="me/base-model", commit="", fingerprint="0123456789ab"))
     return run
 
 
