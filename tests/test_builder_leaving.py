@@ -107,7 +107,9 @@ def test_a_published_data_set_tells_nothing_of_its_maker(run, tmp_path):
     from drspo.files.run import RunDir
     from pipeline.candidates.provenance import record_model
 
-    record_model(RunDir(run), SimpleNamespace(model_id="/srv/mrkplace/base", fingerprint="0123456789ab"))
+    record_model(
+        RunDir(run), SimpleNamespace(model_id="/srv/mrkplace/base", commit="", fingerprint="0123456789ab")
+    )
     assert (
         publish([str(run), "me/scrolls", "--license", "cc-by-4.0", "--dry-run", str(tmp_path / "tree")]) == 0
     )
