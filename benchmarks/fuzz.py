@@ -24,7 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fuzz_readers import READERS, Reader
+from benchmarks.fuzz_inputs import Reader
+from benchmarks.fuzz_readers import READERS
 from drspo import cli
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,9 +23,10 @@ from torch.nn import functional
 from miniature.aesthetics import aesthetic, degrade, sample_damage
 from miniature.captions import captions
 from miniature.fit_clip import SIDE
+from miniature.layouts import MEAN, STD
 from miniature.loop import Task, log, train
 from miniature.pictures import FRESH_SEED, SQUARE, scene_of
-from miniature.preference_models import MEAN, STD, HpsStandIn, ImageRewardStandIn, PickScoreStandIn
+from miniature.preference_models import HpsStandIn, ImageRewardStandIn, PickScoreStandIn
 from miniature.scene import Scene, sample_scene
 
 WEIGHTS = Path(__file__).parent / "weights"

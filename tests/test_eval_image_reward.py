@@ -14,7 +14,7 @@ from torch.nn import functional
 from drspo.errors import UserError
 from eval.backbones.views import official
 from eval.metrics.image_reward import MEAN, STD, ImageReward, RewardNetwork, load_network, read_sizes
-from miniature.preference_models import bert_vocabulary
+from miniature.layouts import bert_vocabulary
 
 WORDS = bert_vocabulary()
 ROWS = len(WORDS) + 2

@@ -18,7 +18,7 @@ from eval.backbones.views import letterbox, official
 from eval.metrics.clip_score import ClipScore
 from eval.metrics.hps import HpsV2, HpsV21
 from eval.metrics.pickscore import PickScore
-from miniature.preference_models import CLIP_FOLDER, copy_tokenizer
+from miniature.layouts import CLIP_FOLDER, copy_tokenizer
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
