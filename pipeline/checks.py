@@ -9,10 +9,11 @@ from typing import Any
 from drspo.config import from_dict
 from drspo.errors import UserError, did_you_mean
 from drspo.registry import lookup
+from eval.settings import options_of
 from pipeline import EXPANDERS, FILTERS
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
-from pipeline.settings import CandidateSettings, ScoringSettings, options_of
+from pipeline.settings import CandidateSettings, ScoringSettings
 
 
 def check_generators(settings: CandidateSettings) -> None:

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from drspo.ranges import Count, Natural, NonNegative, Pixels, Range, Steps
-from eval.settings import check_options, named, options_of, short_names
-
-__all__ = ["check_options", "options_of", "short_names"]
+from eval.settings import named, short_names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from dataset_builder.build import check
 from dataset_builder.config import BuildConfig
 from drspo.config import load
 from drspo.registry import lookup
-from pipeline.settings import options_of
+from eval.settings import options_of
 
 
 def test_the_cluster_configuration_loads_and_names_only_what_exists(

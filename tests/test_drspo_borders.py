@@ -13,7 +13,7 @@ from drspo import log
 from drspo.errors import UserError
 from drspo.files import private
 from drspo.files.inside import inside
-from drspo.files.storage import Storage, write_atomically
+from drspo.files.storage import Storage
 from drspo.files.texts import load_yaml, parse_json, read_text
 
 LAUGHS = "a: &a [x, x]\n" + "".join(f"{n}: &{n} [*{m}, *{m}]\n" for m, n in zip("abcdefghij", "bcdefghijk"))
@@ -190,10 +190,10 @@ def test_a_link_in_a_run_folder_carries_no_write_out_of_it(tmp_path):
 
 def test_a_file_is_whole_or_as_before(tmp_path):
     path = tmp_path / "deep" / "page.html"
-    write_atomically(path, b"whole")
+    Storage(path.parent).write(path.name, b"whole")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError):
-        write_atomically(tmp_path / "file" / "page.html", b"x")
+        Storage(tmp_path / "file").write("page.html", b"x")
     assert path.read_bytes() == b"whole" and list(path.parent.iterdir()) == [path]
 
 

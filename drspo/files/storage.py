@@ -116,11 +116,6 @@ class Storage:
             raise explained from error
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Puts the bytes at `path` in one step: a full disk or a kill leaves the old file, or none."""
-    Storage(path.parent).write(path.name, data)
-
-
 def explain(error: Exception, where: str) -> UserError | None:
     """The UserError for a full disk, a missing permission and the like; None for anything else."""
     if isinstance(error, OSError) and error.errno in REMEDIES:

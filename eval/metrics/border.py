@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from PIL import Image
+
+from eval.metrics.salience import lab_at
 
 ROWS = 128
 LARGEST = 0.2
@@ -22,9 +23,8 @@ def frame_share(image: np.ndarray) -> float:
     rows are of one colour too, but no step ends them.
     """
     scale = ROWS / min(image.shape[:2])
-    size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
-    small = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)
-    lab = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    lab = lab_at(image, (width, height))
     sideways = lab.transpose(1, 0, 2)
     return max(_margin(side) for side in (lab, lab[::-1], sideways, sideways[::-1])) / ROWS
 

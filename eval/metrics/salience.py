@@ -74,14 +74,18 @@ def cuts(lab: np.ndarray) -> np.ndarray:
     return cv2.dilate(hard.astype(np.uint8)[None], np.ones((1, 5), np.uint8))[0] > 0
 
 
+def lab_at(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """CIE Lab [height, width, 3] (L 0..100) of an RGB picture, area-averaged to `size`, (width, height)."""
+    small = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+
+
 def small_lab(image: np.ndarray) -> np.ndarray:
     """CIE Lab [ROWS, columns, 3] (L 0..100) of an RGB scroll, area-averaged, a little blurred."""
     if image.shape[0] > image.shape[1]:
         image = image.transpose(1, 0, 2)
     width = 2 * max(1, round(image.shape[1] / image.shape[0] * ROWS / 2))
-    small = cv2.resize(np.ascontiguousarray(image), (width, ROWS), interpolation=cv2.INTER_AREA)
-    lab = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    return cv2.GaussianBlur(lab, (0, 0), 0.8)
+    return cv2.GaussianBlur(lab_at(image, (width, ROWS)), (0, 0), 0.8)
 
 
 def background(lab: np.ndarray, rounds: int = 6) -> np.ndarray:

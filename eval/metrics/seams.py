@@ -6,11 +6,11 @@ a column are read at a low quantile over its rows. Known borders are read at the
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from drspo.errors import UserError
+from eval.metrics.salience import lab_at
 
 ROWS = 128
 """Pixels of height at which a scroll is looked at; a seam of one latent is one or two columns wide there."""
@@ -32,8 +32,7 @@ def seam_strength(image: np.ndarray) -> np.ndarray:
         image = image.transpose(1, 0, 2)
     width = max(2 * AROUND + 2, round(image.shape[1] / image.shape[0] * ROWS))
     size = (width, ROWS // 2)  # half the rows are enough for a quantile
-    small = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)
-    lab = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    lab = lab_at(image, size)
     padded = np.pad(lab, ((0, 0), (1, 1), (0, 0)), mode="edge")
     steps = np.linalg.norm(padded[:, 2:] - padded[:, :-2], axis=2)
     around = np.lib.stride_tricks.sliding_window_view(

@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 from drspo import consent
 from drspo.config import config_hash
 from drspo.files.storage import Storage
+from eval.settings import options_of, short_names
 from pipeline.candidates.guard import Guard, PoisonedError
 from pipeline.candidates.images import decode, encode, extension
 from pipeline.candidates.provenance import record_model
 from pipeline.records import DEAD, OK, Candidate, UnitRow, candidate_id, candidate_seed, unit_rows, unit_table
-from pipeline.settings import CandidateSettings, GuardSettings, ScoringSettings, options_of, short_names
+from pipeline.settings import CandidateSettings, GuardSettings, ScoringSettings
 from pipeline.units import UnitStore, encode_unit, unit_name
 
 

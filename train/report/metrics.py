@@ -38,22 +38,8 @@ AVERAGED = (
     "region_loss",
     "scroll_loss",
 )
-BINNED = (
-    "loss",
-    "preference_loss",
-    "accuracy",
-    "reward_w",
-    "reward_l",
-    "margin",
-    "winner_drift",
-    "loser_drift",
-    "gradient_factor",
-    "kl_proxy_w",
-    "kl_proxy_l",
-    "grad_norm_w",
-    "grad_norm_l",
-    "grad_cosine",
-)
+_OF_ALL = ("error_w", "error_l", "safeguard_scale", "region_loss", "scroll_loss")
+BINNED = tuple(name for name in AVERAGED if name not in _OF_ALL)
 
 
 def summarise(pairs: Sequence[Metrics], timesteps: int) -> dict[str, Any]:
