@@ -229,7 +229,7 @@ class Prompts:
             "ideas.csv": b"prompt,n\n" + "".join(f'"{i}",1\n' for i in ideas if '"' not in i).encode(),
             "ideas.tsv": b"prompt\tn\n" + "".join(f"{i}\t1\n" for i in ideas).encode(),
             "ideas.parquet": buffer.getvalue(),
-            "template.md": (ROOT / "pipeline/llm/templates/expand.md").read_bytes(),
+            "template.md": (ROOT / "pipeline/ideas/templates/expand.md").read_bytes(),
         }
 
     def prepare(self, folder: Path, rng: random.Random) -> None:
@@ -240,8 +240,8 @@ class Prompts:
         from eval.suite import read_prompts as of_eval
         from generate.program.jobs import read_prompts as of_generate
         from pipeline.ideas.prompts import ingest
+        from pipeline.ideas.questions import load_template
         from pipeline.ideas.sources import PromptSettings
-        from pipeline.llm.questions import load_template
 
         [path] = folder.iterdir()
         if path.suffix == ".md":

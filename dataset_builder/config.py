@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from dataset_builder.rates import Rates
 from drspo.config import config_hash, to_dict
+from drspo.llm.settings import LLMSettings, identity
 from drspo.ranges import Share
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import PromptSettings
-from pipeline.llm.settings import LLMSettings, identity
 from pipeline.settings import (
     CandidateSettings,
     ExportSettings,

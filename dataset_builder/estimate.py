@@ -22,10 +22,10 @@ from dataset_builder.ideas import PROMPTS_NAME
 from dataset_builder.report.stats import prompt_losses
 from drspo.errors import UserError
 from drspo.files.storage import Storage
+from drspo.llm.ask import cost
 from pipeline.candidates.plan import PLAN_NAME, make_plan, read_plan
 from pipeline.ideas import prompts as phases
-from pipeline.llm.ask import cost
-from pipeline.llm.questions import Expansion, OutdoorVerdict, load_template
+from pipeline.ideas.questions import Expansion, OutdoorVerdict, load_template
 from pipeline.pairs.scores import scan_units
 from pipeline.records import OK
 

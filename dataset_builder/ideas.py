@@ -12,10 +12,10 @@ from dataset_builder.report.stats import prompt_losses
 from dataset_builder.tables import parquet
 from drspo.errors import UserError
 from drspo.files.run import RunDir
+from drspo.llm.cache import AnswerCache
 from drspo.log import progress
 from pipeline.candidates.plan import read_table
 from pipeline.ideas import prompts as phases
-from pipeline.llm.cache import AnswerCache
 from pipeline.records import OK, PROMPT_SCHEMA
 
 log = logging.getLogger(__name__)

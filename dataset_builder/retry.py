@@ -7,8 +7,8 @@ import json
 from dataset_builder.ideas import EXPANDED_NAME, PROMPTS_NAME
 from drspo.errors import UserError
 from drspo.files.run import RunDir
+from drspo.llm.cache import FOLDER
 from pipeline.candidates.plan import PLAN_NAME, read_table
-from pipeline.llm.cache import FOLDER
 from pipeline.records import DEAD, PROMPT_SCHEMA
 from pipeline.units import unit_name
 

@@ -111,7 +111,7 @@ def test_a_prompt_cannot_break_out_of_the_card(tmp_path):
 
 def test_language_model_instructions_are_printed_in_full(run):
     from dataset_builder.report.card import _render, read_sources
-    from pipeline.llm.questions import load_template
+    from pipeline.ideas.questions import load_template
 
     sources = read_sources(run)
     sources.manifest["config"]["expand"] |= {"expander": "llm"}

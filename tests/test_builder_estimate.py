@@ -11,9 +11,9 @@ from dataset_builder.config import BuildConfig, run_hash
 from dataset_builder.estimate import describe, estimate, size
 from dataset_builder.rates import Rates
 from drspo.errors import UserError
+from drspo.llm.settings import LLMSettings
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
-from pipeline.llm.settings import LLMSettings
 from pipeline.settings import PairSettings
 from tests.building import IDEAS, build, fake_config
 

@@ -18,7 +18,7 @@ from PIL import Image
 from dataset_builder.hub.publish import main as publish
 from dataset_builder.report.view import write as view
 from drspo.errors import UserError
-from pipeline.llm.ask import LLMSettings
+from drspo.llm.ask import LLMSettings
 from tests.building import FAKES, IDEAS, build, fake_config, with_candidates
 
 MARKS = ("mrkuser", "mrkplace", "mrkhost", "mrkserver", "mrkbucket", "mrkkey")

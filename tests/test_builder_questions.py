@@ -17,10 +17,10 @@ from dataset_builder.report import status
 from drspo.cli import execute
 from drspo.config import dump
 from drspo.errors import UserError
+from drspo.llm.settings import LLMSettings
+from drspo.llm.wire import Wire
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
-from pipeline.llm.settings import LLMSettings
-from pipeline.llm.wire import Wire
 from tests.building import ALLOW, build, fake_config, final_tables
 from tests.forks import Forks
 from tests.hostile_llm import KEY, HostileLLM

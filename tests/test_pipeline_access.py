@@ -7,10 +7,10 @@ import pytest
 from drspo import consent
 from drspo.errors import UserError
 from drspo.files.storage import Storage
+from drspo.llm.access import key_for
+from drspo.llm.settings import LLMSettings
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.prompts import expand
-from pipeline.llm.access import key_for
-from pipeline.llm.settings import LLMSettings
 from pipeline.records import Prompt, prompt_id, prompt_table
 from tests.hostile_llm import HostileLLM
 

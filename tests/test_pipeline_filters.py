@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from drspo import consent
+from drspo.llm.settings import LLMSettings
 from pipeline.ideas.filters import FilterSettings, outdoor_by_rules
 from pipeline.ideas.prompts import filter_prompts, ingest
 from pipeline.ideas.sources import PromptSettings
-from pipeline.llm.settings import LLMSettings
 from pipeline.records import Prompt, prompt_id, prompt_table
 
 

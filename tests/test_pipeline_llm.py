@@ -12,16 +12,16 @@ import pytest
 from drspo import consent
 from drspo.errors import UserError
 from drspo.files.storage import Storage
+from drspo.llm.ask import LLM
+from drspo.llm.cache import AnswerCache
+from drspo.llm.pace import TokenBucket
+from drspo.llm.settings import LLMSettings, identity
+from drspo.llm.wire import Wire, retry_after
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.prompts import expand, filter_prompts, unfinished
+from pipeline.ideas.questions import Expansion, load_template
 from pipeline.ideas.stages import ExpandStage
-from pipeline.llm.ask import LLM
-from pipeline.llm.cache import AnswerCache
-from pipeline.llm.pace import TokenBucket
-from pipeline.llm.questions import Expansion, load_template
-from pipeline.llm.settings import LLMSettings, identity
-from pipeline.llm.wire import Wire, retry_after
 from pipeline.records import Prompt, prompt_id, prompt_table
 from tests.hostile_llm import KEY, HostileLLM
 

@@ -12,12 +12,12 @@ import pytest
 
 from drspo.errors import UserError
 from drspo.files.storage import Storage
+from drspo.llm.settings import LLMSettings
 from pipeline.ideas.expanders import Expanded, ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.prompts import drop_duplicates, expand, filter_prompts, ingest, reason_kind
 from pipeline.ideas.sources import PromptSettings
 from pipeline.ideas.stages import clean
-from pipeline.llm.settings import LLMSettings
 from pipeline.records import PROMPT_SCHEMA, prompt_id
 
 IDEAS = ["a calm lake", "雪の中の赤い門", "قلعة على تلة عند الغروب"]

@@ -23,7 +23,7 @@ from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.leaving import public, public_text
 from pipeline.candidates.provenance import read_models
-from pipeline.llm.questions import load_template
+from pipeline.ideas.questions import load_template
 from pipeline.parquet import open_parquet
 from pipeline.shards import is_shard
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
+from drspo.llm.ask import LLM
+from drspo.llm.cache import Answer
 from drspo.ranges import Range, Seed
 from pipeline.ideas.grammar import load_words
-from pipeline.llm.ask import LLM
-from pipeline.llm.cache import Answer
-from pipeline.llm.questions import Expansion, load_template
+from pipeline.ideas.questions import Expansion, load_template
 from pipeline.records import DEAD, DROPPED, OK, normalise_text
 
 Row = dict[str, Any]

@@ -11,10 +11,10 @@ from typing import Any, Literal, Protocol
 
 import yaml
 
+from drspo.llm.ask import LLM
 from drspo.ranges import Share
 from pipeline.ideas.expanders import failed, one_line
-from pipeline.llm.ask import LLM
-from pipeline.llm.questions import OutdoorVerdict, load_template
+from pipeline.ideas.questions import OutdoorVerdict, load_template
 from pipeline.records import DROPPED
 
 Row = dict[str, Any]

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from drspo.files.storage import Storage
+from drspo.llm.settings import LLMSettings
 from drspo.log import progress
 from pipeline.ideas.dedup import near_duplicates
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import Item, PromptSettings, read_source
 from pipeline.ideas.stages import ExpandStage, FilterStage, TextStage, clean
-from pipeline.llm.settings import LLMSettings
 from pipeline.records import DROPPED, OK, PROMPT_SCHEMA, Prompt, prompt_id
 
 log = logging.getLogger(__name__)

@@ -10,12 +10,12 @@ from typing import Any
 
 from drspo.errors import UserError
 from drspo.files.storage import Storage
+from drspo.llm.ask import LLM
+from drspo.llm.settings import LLMSettings
 from drspo.registry import lookup
 from pipeline import EXPANDERS, FILTERS
 from pipeline.ideas.expanders import Expanded, ExpandSettings
 from pipeline.ideas.filters import FilterSettings, Objection
-from pipeline.llm.ask import LLM
-from pipeline.llm.settings import LLMSettings
 from pipeline.records import DEAD, OK, normalise_text, prompt_id
 
 Row = dict[str, Any]

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from drspo import consent
 from drspo.errors import UserError
-from pipeline.llm.settings import KEY_VARIABLE, OPENAI, LLMSettings
+from drspo.llm.settings import KEY_VARIABLE, OPENAI, LLMSettings
 
 
 def check_access(settings: LLMSettings) -> None:

@@ -1,4 +1,4 @@
-"""What is asked of the language model: the template files and the shapes of the answers."""
+"""A question's wording: a Markdown file with a system and a user message, and fields that hold data only."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from drspo.errors import UserError
 from drspo.files.texts import read_text
 from drspo.hashing import content_hash
 
-FOLDER = Path(__file__).parent / "templates"
 _FIELD = re.compile(r"\{\{(\w+)\}\}")
 _PART = re.compile(r"^## (System|User)\s*$", re.MULTILINE)
 
@@ -38,9 +35,8 @@ class Template:
 
 
 @cache
-def load_template(name: str) -> Template:
-    """The template of this name that ships with the package, or the file at this path."""
-    path = Path(name) if name.endswith(".md") else FOLDER / f"{name}.md"
+def read_template(path: Path, name: str) -> Template:
+    """The template in this file, called `name`."""
     text = read_text(path)
     parts = _PART.split(text)
     if parts[1::2] != ["System", "User"]:
@@ -53,21 +49,3 @@ def _as_data(value: str | int) -> str:
         return str(value)
     text = json.dumps(value, ensure_ascii=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Expansion(_Answer):
-    """Scroll prompts for one idea, or the reason why there are none."""
-
-    prompts: list[str] = Field(max_length=64)
-    unsuitable: str = Field(max_length=2000)
-
-
-class OutdoorVerdict(_Answer):
-    """Whether a prompt shows an outdoor scene."""
-
-    outdoor: bool
-    because: str = Field(max_length=2000)

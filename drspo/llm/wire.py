@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from drspo.errors import UserError
-from pipeline.llm.access import check_access, is_withheld, key_for, to_send_it
-from pipeline.llm.settings import LLMSettings
+from drspo.llm.access import check_access, is_withheld, key_for, to_send_it
+from drspo.llm.settings import LLMSettings
 
 log = logging.getLogger(__name__)
 

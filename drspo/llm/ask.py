@@ -18,11 +18,11 @@ from pydantic import BaseModel, ValidationError
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from drspo.hashing import content_hash, seed_from
-from pipeline.llm.cache import Answer, AnswerCache
-from pipeline.llm.pace import Pace
-from pipeline.llm.questions import Template
-from pipeline.llm.settings import LLMSettings
-from pipeline.llm.wire import Failure, Garbage, Reply, Wire
+from drspo.llm.cache import Answer, AnswerCache
+from drspo.llm.pace import Pace
+from drspo.llm.settings import LLMSettings
+from drspo.llm.template import Template
+from drspo.llm.wire import Failure, Garbage, Reply, Wire
 
 
 @dataclass
