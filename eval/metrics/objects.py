@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from drspo.files.pictures import rgb
-from eval.base import check_prompts
+from eval.base import Missing, check_prompts
 
-NONE = float("nan")
+NONE = Missing("the prompt names no subject of this world")
 
 
 def surplus(kinds: list[str]) -> int:
