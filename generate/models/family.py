@@ -1,4 +1,4 @@
-"""Model families: Stable Diffusion and SDXL checkpoints behind one face."""
+"""Model families: UNets and transformers behind one face."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from drspo.errors import UserError
 from generate.models import loras
 from generate.models.controlnet import locate_controlnet, require_canny
 from generate.models.denoisers.denoiser import Denoiser
+from generate.models.denoisers.flux import FluxDenoiser
+from generate.models.denoisers.pixart import PixArtDenoiser
+from generate.models.denoisers.sd3 import SD3Denoiser
 from generate.models.denoisers.unet import UNetDenoiser
 from generate.models.fingerprint import fingerprint
 from generate.models.hub import at_revision
-from generate.models.load import freeze, load_controlnet, load_networks
+from generate.models.load import freeze, load_controlnet, load_networks, load_pipeline
 from generate.models.specs import MODELS, ModelSpec, derived_spec
-from generate.models.weights import locate
+from generate.models.weights import OTHER, TEXT_PARTS, locate
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -27,7 +30,7 @@ class ModelFamily:
     """One loaded checkpoint: networks in evaluation mode, tokenizers, and the facts samplers need."""
 
     kind: str
-    """"sd" or "sdxl"."""
+    """"sd", "sdxl", "sd3", "flux", "pixart", or "other" for a pipeline that only diffusers knows."""
     spec: ModelSpec
     model_id: str
     fingerprint: str
@@ -48,16 +51,37 @@ class ModelFamily:
     zero_empty_negative: bool = False
     """What the checkpoint itself does with an empty negative prompt: zeros instead of its encoding."""
     loras: dict[str, dict[str, Any]] = field(default_factory=dict)
+    transformer: Any = None
+    """what denoises in families that have no UNet"""
+    pipe: Any = None
+    """diffusers' own pipeline around the networks, in families that have no UNet"""
+
+    @property
+    def network(self) -> Any:
+        """What denoises: the UNet or the transformer."""
+        return self.transformer if self.unet is None else self.unet
 
     @property
     def denoiser(self) -> Denoiser:
         """What evaluates the networks; the ControlNet acts where a condition has a picture for it."""
+        if self.kind == "sd3":
+            return SD3Denoiser(self.transformer, self.factor)
+        if self.kind == "pixart":
+            return PixArtDenoiser(self.transformer, self.factor)
+        if self.kind == "flux":
+            return FluxDenoiser(self.transformer, self.factor, self.controlnet, self.vae)
+        if self.kind == OTHER:
+            raise UserError(
+                f"{self.model_id} is a {type(self.pipe).__name__}, which can be used as it is only",
+                hint="Choose --method direct.",
+            )
         return UNetDenoiser(self.unet, self.controlnet)
 
     @property
     def networks(self) -> dict[str, Any]:
         """What is evaluated at every step, by name."""
-        return {"unet": self.unet} | ({"controlnet": self.controlnet} if self.controlnet is not None else {})
+        named = {"unet": self.unet, "transformer": self.transformer, "controlnet": self.controlnet}
+        return {name: network for name, network in named.items() if network is not None}
 
     @property
     def factor(self) -> int:
@@ -116,11 +140,11 @@ def load_family(
         model_id=model if named else found.plain,
         commit=found.commit,
         fingerprint=fingerprint(found),
-        scheduler_config=found.scheduler_config(),
+        scheduler_config=found.scheduler_config() if found.kind != OTHER else {},
         device=target,
         dtype=kind,
         zero_empty_negative=found.zero_empty_negative,
-        **load_networks(found, target, kind),
+        **(load_networks if found.kind in TEXT_PARTS else load_pipeline)(found, target, kind),
     )
     if control is not None:
         family.controlnet = freeze(load_controlnet(control, kind), target)
