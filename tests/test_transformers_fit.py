@@ -1,4 +1,4 @@
-"""What the transformer's training takes for granted: counted tokens, positions, and SD3's own text embeddings."""
+"""What the training takes for granted: counted tokens, positions, and SD3's own text embeddings."""
 
 from __future__ import annotations
 

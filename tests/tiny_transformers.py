@@ -76,7 +76,8 @@ def _clip(golden: Path, cls: type) -> tuple[CLIPTokenizer, torch.nn.Module]:
     tokenizer = CLIPTokenizer.from_pretrained(golden / "models" / "tiny-sdxl" / "tokenizer")
     config = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, projection_dim=16,
-        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=77, eos_token_id=tokenizer.eos_token_id,
+        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=77,
+        eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     return tokenizer, cls(config)

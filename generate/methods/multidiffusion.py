@@ -32,7 +32,7 @@ class MultiDiffusion(OneStage):
         check_window(config)
         if spec is not None:
             side = in_force(config, spec).window
-            spec.limits.require(side, side)
+            spec.limits.require(side, side, beyond=True)
             plan_canvas(spec, config, request.height, request.width)
 
     @classmethod
