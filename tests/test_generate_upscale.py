@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 
 from drspo.errors import UserError
 from generate.images.upscale import enlarge_pixels, load_upscaler
+from generate.program.command import main
+from generate.program.metadata import read
 from miniature.fit_upscaler import build_upscaler, official
 
 CPU = torch.device("cpu")
@@ -96,3 +98,41 @@ def test_nothing_inside_a_pickle_is_run(tmp_path, capsys):
     with pytest.raises(UserError, match="cannot be read as weights"):
         load_upscaler(str(tmp_path / "evil.pth"), 2, CPU)
     assert "run" not in capsys.readouterr().out
+
+
+def _run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def test_a_scroll_is_made_small_enlarged_recorded_and_made_again(files, golden, tmp_path):
+    model = golden / "models" / "tiny-sdxl"
+    how = ["--model", model, "--method", "direct", "--height", 128, "--width", 256, "--steps", 2]
+    asked = ["--upscale", 2, "--upscaler", files[4], "--save-extras"]
+    assert _run("a pine", *how, *asked, "--out", tmp_path / "a.png") == 0
+    with Image.open(tmp_path / "a.png") as large, Image.open(tmp_path / "a.small.png") as small:
+        assert large.size == (256, 128) and small.size == (128, 64)
+        again = load_upscaler(str(files[4]), 2, CPU).enlarge(small, 2)
+        assert large.tobytes() == again.tobytes()
+    options = read(tmp_path / "a.png").options
+    assert options["upscale"] == 2 and options["upscaler_network"] == "x4, then 2/4 by Lanczos"
+    assert options["upscaler"] == "x4plus.pth"
+    like = ["--like", tmp_path / "a.png", "--model", model, "--out", tmp_path / "b.png"]
+    with pytest.raises(UserError, match="an upscaler called x4plus.pth"):
+        _run(*like)
+    with pytest.raises(UserError, match="weights of this upscaler"):
+        _run(*like, "--upscaler", files[2])
+    assert _run(*like, "--upscaler", files[4]) == 0
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--upscale", 2], "no upscaler of its own"),
+        (["--upscaler", "x.pth"], "nothing is enlarged"),
+        (["--upscale", 4, "--height", 130], "cannot be made 4 times smaller"),
+    ],
+)
+def test_an_enlargement_that_cannot_be_is_said_first(golden, options, said):
+    with pytest.raises(UserError, match=said):
+        _run("a", "--model", golden / "models" / "tiny-sdxl", "--drspo.control.no-enabled", *options)

@@ -197,6 +197,7 @@ class OneStage(Generator):
     def _make(self, index: int, request: Request, callback: Callback | None) -> Generated:
         started = time.perf_counter()
         sampled = self.sample(request, callback=callback, request_index=index)
+        self.family.wake("vae")
         image = decode_scroll(self.family.vae, sampled.latents, wrap=self.wrap)
         return Generated(
             request=request,

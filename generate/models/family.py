@@ -19,6 +19,7 @@ from generate.models.denoisers.unet import UNetDenoiser
 from generate.models.fingerprint import fingerprint
 from generate.models.hub import at_revision
 from generate.models.load import freeze, load_controlnet, load_networks, load_pipeline
+from generate.models.offload import Offload, Role
 from generate.models.specs import MODELS, ModelSpec, derived_spec
 from generate.models.weights import OTHER, TEXT_PARTS, locate
 
@@ -55,6 +56,13 @@ class ModelFamily:
     """what denoises in families that have no UNet"""
     pipe: Any = None
     """diffusers' own pipeline around the networks, in families that have no UNet"""
+    offload: Offload | None = None
+    """moves networks that rest to host memory; None leaves all of them on the device"""
+
+    def wake(self, role: Role) -> None:
+        """Puts the networks of a role on the device, where they may have been resting."""
+        if self.offload is not None:
+            self.offload.wake(role)
 
     @property
     def network(self) -> Any:
@@ -114,13 +122,16 @@ def load_family(
     controlnet_source: str = "",
     conditioning: str = "",
     revision: str = "",
+    offload: bool = False,
 ) -> ModelFamily:
     """The networks of a named model (MODELS), a Hub id or a folder, ready to sample.
 
-    device "auto" takes CUDA, then Apple's GPU, then the CPU; dtype "auto" is float16 on CUDA and float32
-    elsewhere. The autoencoder is never in float16, and in bfloat16 only where its configuration allows that.
+    device "auto" takes CUDA, then Apple's GPU, then the CPU; dtype "auto" is float32 there and float16 on
+    CUDA, bfloat16 for transformers. The autoencoder is never in float16, and in bfloat16 only where its
+    configuration allows that.
     `controlnet` loads the model's canny ControlNet too, or the one of `controlnet_source` (Hub id or folder),
-    whose name must say canny unless `conditioning` does. `revision` is the Hub's, of a Hub id.
+    whose name must say canny unless `conditioning` does. `revision` is the Hub's, of a Hub id. `offload`
+    keeps networks in host memory while they rest.
     Weights that are missing raise UserError, naming id, file and how to get it, before anything loads; so
     does a ControlNet of another base.
     """
@@ -129,6 +140,8 @@ def load_family(
     kind = choose_dtype(dtype, target)
     source = at_revision(named.base if named else model, revision)
     found = locate(source, prefer_half=kind == torch.float16, known=MODELS)
+    if dtype == "auto" and kind == torch.float16 and found.kind not in TEXT_PARTS:
+        kind = torch.bfloat16  # transformers were trained in it, and some overflow in float16
     spec = named or derived_spec(found)
     control = None
     if controlnet:
@@ -144,12 +157,19 @@ def load_family(
         device=target,
         dtype=kind,
         zero_empty_negative=found.zero_empty_negative,
-        **(load_networks if found.kind in TEXT_PARTS else load_pipeline)(found, target, kind),
+        **(load_networks if found.kind in TEXT_PARTS else load_pipeline)(
+            found, torch.device("cpu") if offload else target, kind
+        ),
     )
     if control is not None:
-        family.controlnet = freeze(load_controlnet(control, kind), target)
+        family.controlnet = freeze(load_controlnet(control, kind), family.network.device)
         family.controlnet_id, family.controlnet_commit = control.source, control.commit
         family.controlnet_fingerprint = fingerprint(control)
+    if offload:
+        if found.kind == OTHER:
+            raise UserError(f"what rests in a {type(family.pipe).__name__} is not known here", "--offload")
+        roles = {"text": family.text_encoders, "denoise": [*family.networks.values()], "vae": [family.vae]}
+        family.offload = Offload(target, roles)
     return family
 
 

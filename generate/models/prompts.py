@@ -59,6 +59,7 @@ def encode_prompts(
     """
     if len(prompts) != len(negative_prompts):
         raise ValueError(f"{len(prompts)} prompts but {len(negative_prompts)} negative prompts")
+    family.wake("text")
     if family.pipe is not None:
         return _by_pipeline(family, prompts, negative_prompts, empty_negative, long_prompt)
     zeros = empty_negative == "zeros" or (empty_negative == "checkpoint" and family.zero_empty_negative)

@@ -12,6 +12,7 @@ from drspo.errors import UserError, did_you_mean
 from generate.models.family import ModelFamily
 from generate.models.schedule import EDM, FLOW, Schedule
 from generate.models.specs import ModelSpec
+from generate.models.weights import TEXT_PARTS
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -54,7 +55,8 @@ def make_schedule(family: ModelFamily, name: str, steps: int, size: Size | None 
 
     config = dict(family.scheduler_config)
     wanted = class_name(settled(name, family.spec)) or published(config)
-    _require_agreement(config, wanted, getattr(diffusers, wanted))
+    shifts = family.kind not in TEXT_PARTS and wanted in FLOW
+    _require_agreement(config, wanted, getattr(diffusers, wanted), shifts)
     config.setdefault("clip_sample", False)
     try:
         scheduler = getattr(diffusers, wanted).from_config(config)
@@ -110,7 +112,7 @@ def published(config: Mapping[str, Any]) -> str:
     return name
 
 
-def _require_agreement(config: Mapping[str, Any], wanted: str, cls: Any) -> None:
+def _require_agreement(config: Mapping[str, Any], wanted: str, cls: Any, shifts: bool) -> None:
     """UserError where a class would leave out what the network was trained for."""
     own, kind = str(config.get("_class_name", "")), str(config.get("prediction_type", "epsilon"))
     reason = ""
@@ -126,7 +128,7 @@ def _require_agreement(config: Mapping[str, Any], wanted: str, cls: Any) -> None
         reason = "its network predicts x0 itself"
     elif config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in parameters(cls):
         reason = "its network was trained to zero terminal SNR (rescale_betas_zero_snr)"
-    elif config.get("use_dynamic_shifting") and wanted not in FLOW:
+    elif config.get("use_dynamic_shifting") and not shifts:
         reason = "its schedule is shifted by the size of the image (use_dynamic_shifting)"
     if reason:
         able = own if own in KNOWN and own != wanted else ""

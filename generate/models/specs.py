@@ -54,7 +54,7 @@ FLUX = ModelSpec(
 PIXART = ModelSpec(
     base="", steps=20, guidance_scale=4.5, scheduler="checkpoint", limits=Limits(multiple=16, bins=128)
 )
-MINIATURE_SD3 = {
+MINIATURE_SD3: dict[str, Any] = {
     "window": 128, "stride": 32, "scroll": (128, 512), "blueprint": (64, 256), "steps": 25,
     "guidance_scale": 3.0, "upscaler": "package:miniature/weights/upscaler",
     "limits": Limits(multiple=16, longest=512),

@@ -130,6 +130,7 @@ def _setup(config: Config) -> Setup:
         other_base=config.other_base,
         upscale=config.upscale,
         upscaler=config.upscaler,
+        offload=config.offload,
         device=config.device,
         dtype=config.dtype,
         model_given=config.model != Config.model,

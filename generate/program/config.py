@@ -83,6 +83,8 @@ class Config:
     """allow a LoRA that was trained on another base model"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps"""
+    offload: bool = False
+    """keep networks in host memory while they rest: slower, and a device holds larger models"""
     dtype: str = "auto"
     """auto, float32, bfloat16, float16; the autoencoder stays in float32 where half precision overflows"""
     direct: direct.Config = field(default_factory=direct.Config)

@@ -54,6 +54,8 @@ class Setup:
     """how many times the scroll is enlarged behind the method"""
     upscaler: str = ""
     """a file, a folder or a package's folder instead of the model's own upscaler"""
+    offload: bool = False
+    """keep networks in host memory while they rest"""
     device: str = "auto"
     dtype: str = "auto"
     threads: int = 0
@@ -135,6 +137,7 @@ def open_session(setup: Setup) -> Session:
         controlnet_source=setup.controlnet,
         conditioning=setup.conditioning,
         revision=setup.revision,
+        offload=setup.offload,
     )
     upscaler = None
     if setup.upscale != 1:
@@ -199,6 +202,7 @@ def setup_like(record: Record, setup: Setup) -> Setup:
         controlnet=control,
         conditioning=setup.conditioning or CANNY,  # when the scroll was made, it was checked
         names=names | {model: record.model, control: controlnet, enlarged: upscaler},
+        offload=setup.offload,
         upscale=record.options.get("upscale", 1),
         upscaler=enlarged,
         other_base=True,  # the hashes are compared, which says more
@@ -216,9 +220,10 @@ def _require_place(what: str, name: str, mark: str, flag: str) -> None:
 
 
 def _ask(what: str, name: str, mark: str, flag: str) -> NoReturn:
-    weights = f" (weights {mark})" if mark else ""
+    weights, article = f" (weights {mark})" if mark else "", "an" if what[0] in "aeiou" else "a"
     raise UserError(
-        f"that scroll was made with a {what} called {name}{weights}, and a file never says where it lay",
+        f"that scroll was made with {article} {what} called {name}{weights}, and a file never says "
+        "where it lay",
         where="--like",
         hint=f"Say where it lies here: {flag} PATH. Its weights are compared.",
     )

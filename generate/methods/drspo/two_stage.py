@@ -142,6 +142,7 @@ class DRSPO(Generator):
         self._wear("highres")
         settings = self._highres()
         sampled = paint_windows(self.family, settings, request, large, lines, callback, request_index)
+        self.family.wake("vae")
         return Generated(
             request=request,
             image=decode_scroll(self.family.vae, sampled.latents, wrap=self.config.windows.wrap),
