@@ -1,6 +1,7 @@
-"""Prompt to scroll: windowed diffusion samplers over Stable Diffusion and SDXL checkpoints."""
+"""Prompt to scroll: windowed diffusion samplers over UNets and transformers."""
 
 GENERATORS = {
+    "direct": "generate.methods.direct:Direct",
     "sdxl": "generate.methods.sdxl:SDXL",
     "multidiffusion": "generate.methods.multidiffusion:MultiDiffusion",
     "mad": "generate.methods.mad:MAD",

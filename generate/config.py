@@ -41,7 +41,8 @@ class WindowSettings(PromptSettings):
     """join the left and right ends, for a scroll that closes to a ring"""
     window_batch: Natural = 0
     """windows per forward; 0: as many as half of the free memory holds"""
-    scheduler: str = "ddim"
-    """ddim, euler, pndm, dpmpp_2m, unipc, or checkpoint for the one the model was published with"""
+    scheduler: str = "own"
+    """own (ddim; for transformers checkpoint), ddim, euler, pndm, dpmpp_2m, unipc, or checkpoint for what
+    the model was published with"""
     time_ids: TimeIdsMode = "window"
     """what SDXL tells a window about sizes: window (an image of its own), scroll, or crop (where it lies)"""

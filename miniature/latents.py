@@ -56,13 +56,13 @@ def encoded(size: tuple[int, int], vae: AutoencoderKL, text: TextStack, work: Pa
     latents = kept(
         work / f"latents-{name}.npy", len(pictures), lambda part: picture_latents(vae, pictures[part])
     )
-    chosen = [_caption(size, index) for index in range(len(pictures))]
+    chosen = [caption_of(size, index) for index in range(len(pictures))]
     hidden = kept(work / f"hidden-{name}.npy", len(pictures), lambda part: text.embed(chosen[part])[0])
     pooled = kept(work / f"pooled-{name}.npy", len(pictures), lambda part: text.embed(chosen[part])[1])
     return Encoded(size, latents, hidden, pooled)
 
 
-def _caption(size: tuple[int, int], index: int) -> str:
+def caption_of(size: tuple[int, int], index: int) -> str:
     """One caption for each scene, more often a full one than a short one."""
     rng = np.random.default_rng([index, *size, 33])
     choices = captions(scene_of(size, index))

@@ -129,7 +129,7 @@ def test_lines_reach_only_the_windows_they_lie_in_also_when_windows_are_split(fa
 def test_the_line_arts_crops_are_the_windows_own_at_active_steps(family):
     lines = Image.effect_noise((256, 128), 60).convert("RGB")
     canvas = MultiDiffusion(family, WINDOWS).canvas(request())
-    control = LineControl(family.controlnet, lines, Control(end=0.5), 0.7, steps=4)
+    control = LineControl(family, lines, Control(end=0.5), 0.7, steps=4)
     shown = control(canvas, 1)
     assert shown.scale == 0.7
     assert torch.equal(shown.pixels, control_crops(lines, canvas))

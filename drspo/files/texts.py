@@ -38,15 +38,18 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
         raise UserError("the file is not UTF-8 text", str(path)) from error
 
 
-def read_json(path: Path, most: int = MOST_JSON) -> Any:
+def read_json(path: Path, most: int = MOST_JSON, *, infinite: bool = False) -> Any:
     """The JSON value in the file; UserError as `read_text` and `parse_json` say."""
-    return parse_json(read_text(path, most), str(path))
+    return parse_json(read_text(path, most), str(path), infinite=infinite)
 
 
-def parse_json(text: str | bytes, where: str) -> Any:
-    """The JSON value; UserError for what is none, is nested beyond reason, or holds NaN or Infinity."""
+def parse_json(text: str | bytes, where: str, *, infinite: bool = False) -> Any:
+    """The JSON value; UserError for what is none, is nested beyond reason, or holds NaN or Infinity.
+
+    `infinite` lets Infinity and -Infinity through, which diffusers writes for a bound that does not bind.
+    """
     try:
-        return json.loads(text, parse_constant=_no_number)
+        return json.loads(text, parse_constant=_no_nan if infinite else _no_number)
     except RecursionError as error:
         raise UserError("this JSON is nested too deeply", where) from error
     except ValueError as error:
@@ -75,6 +78,10 @@ def load_yaml(text: str, where: str) -> Any:
         raise UserError(f"not valid YAML: {getattr(error, 'problem', None) or error}", where) from error
     except (ValueError, TypeError, OverflowError, RecursionError) as error:  # a 13th month, an unhashable key
         raise UserError(f"a value in this YAML is malformed: {error}", where) from error
+
+
+def _no_nan(name: str) -> float:
+    return float(name) if name.endswith("Infinity") else _no_number(name)
 
 
 def _no_number(name: str) -> NoReturn:

@@ -56,6 +56,11 @@ class MAD(MultiDiffusion):
 
     def check(self, requests: list[Request]) -> None:
         """UserError for anything wrong with the requests, before heavy work."""
+        if self.family.unet is None:
+            raise UserError(
+                f"mad merges the attention of UNets, and {self.family.model_id} is a transformer",
+                hint="Choose another method, such as multidiffusion or drspo.",
+            )
         super().check(requests)
         chosen_layers(self.family.unet, self.config.layers)
 

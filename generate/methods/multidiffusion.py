@@ -9,7 +9,7 @@ from generate.canvas.plan import Canvas, check_window, in_force, plan_canvas
 from generate.config import WindowSettings
 from generate.methods.one_stage import OneStage
 from generate.models.schedule import Schedule
-from generate.models.schedulers import check_linear, linear_schedule
+from generate.models.schedulers import check_linear, linear_schedule, settled
 from generate.models.specs import ModelSpec
 from generate.request import Request
 
@@ -31,6 +31,8 @@ class MultiDiffusion(OneStage):
         check_linear(config.scheduler)
         check_window(config)
         if spec is not None:
+            side = in_force(config, spec).window
+            spec.limits.require(side, side, beyond=True)
             plan_canvas(spec, config, request.height, request.width)
 
     @classmethod
@@ -50,12 +52,14 @@ class MultiDiffusion(OneStage):
 
     def resolved(self, request: Request) -> Any:
         """The settings in force: the model's own window and stride where none are set."""
-        return in_force(self.config, self.family.spec)
+        spec = self.family.spec
+        return replace(in_force(self.config, spec), scheduler=settled(self.config.scheduler, spec))
 
     def canvas(self, request: Request) -> Canvas:
         """The request's canvas with its windows."""
         return plan_canvas(self.family.spec, self.config, request.height, request.width)
 
     def schedule(self, request: Request) -> Schedule:
-        """The configured schedule, which may take one step for all windows."""
-        return linear_schedule(self.family, self.config.scheduler, request.steps)
+        """The configured schedule, which may take one step for all windows; the picture is a window."""
+        side = in_force(self.config, self.family.spec).window // self.family.factor
+        return linear_schedule(self.family, self.config.scheduler, request.steps, (side, side))

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from drspo.errors import UserError
 from generate.canvas.noise import initial_noise, step_noise
 from generate.canvas.plan import Canvas, canvas_time_ids, latent_size
 from generate.images.vae import decode_scroll
@@ -74,7 +75,14 @@ class OneStage(Generator):
     def check(self, requests: list[Request]) -> None:
         """UserError for anything wrong with the requests, before heavy work."""
         super().check(requests)
+        told = self.family.denoiser.embeds_guidance
         for request in requests:
+            if told and request.negative_prompt:
+                raise UserError(
+                    f"{self.family.model_id} is told the guidance scale and looks at the prompt alone",
+                    where="--negative-prompt",
+                    hint="Leave the negative prompt out.",
+                )
             self.schedule(request)
             check_lengths(self.family, [request.prompt, request.negative_prompt], self.config.long_prompt)
             self.canvas(request)
@@ -189,6 +197,7 @@ class OneStage(Generator):
     def _make(self, index: int, request: Request, callback: Callback | None) -> Generated:
         started = time.perf_counter()
         sampled = self.sample(request, callback=callback, request_index=index)
+        self.family.wake("vae")
         image = decode_scroll(self.family.vae, sampled.latents, wrap=self.wrap)
         return Generated(
             request=request,

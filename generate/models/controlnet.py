@@ -16,6 +16,16 @@ logger = logging.getLogger(__name__)
 CANNY = "canny"
 SHARED = ("block_out_channels", "cross_attention_dim", "transformer_layers_per_block", "addition_embed_type")
 """Settings in which a ControlNet and its UNet must agree."""
+SHARED_TOKENS = (
+    "in_channels",
+    "num_attention_heads",
+    "attention_head_dim",
+    "joint_attention_dim",
+    "pooled_projection_dim",
+)
+"""The same of FLUX's transformer."""
+NETWORKS = {"sd": "ControlNetModel", "sdxl": "ControlNetModel", "flux": "FluxControlNetModel"}
+"""The class of a family's ControlNets; other families have none that is known here."""
 
 
 def locate_controlnet(source: str, base: Checkpoint, dtype: torch.dtype) -> Checkpoint:
@@ -23,6 +33,11 @@ def locate_controlnet(source: str, base: Checkpoint, dtype: torch.dtype) -> Chec
 
     UserError when it is missing or of another base, before the weights of either are read.
     """
+    if base.kind not in NETWORKS:
+        raise UserError(
+            f"no ControlNet guides the windows of {base.source}",
+            hint="Switch control off (--drspo.control.no-enabled): the blueprint and the strength remain.",
+        )
     if not source and base.kind != "sdxl":
         raise UserError(
             f"{base.source} names no canny ControlNet, which guides the windows",
@@ -30,7 +45,8 @@ def locate_controlnet(source: str, base: Checkpoint, dtype: torch.dtype) -> Chec
         )
     if not source:
         logger.info("%s names no ControlNet; taking %s", base.source, SDXL_CANNY)
-    found = locate(source or SDXL_CANNY, prefer_half=dtype == torch.float16, single="ControlNetModel")
+    single = NETWORKS[base.kind]
+    found = locate(source or SDXL_CANNY, prefer_half=dtype == torch.float16, single=single)
     _require_same_base(found, base)
     return found
 
@@ -53,15 +69,20 @@ def require_canny(source: str, conditioning: str) -> None:
 
 
 def _require_same_base(control: Checkpoint, base: Checkpoint) -> None:
-    from diffusers import ControlNetModel, UNet2DConditionModel
+    import diffusers
 
-    for key in SHARED:
-        theirs = _setting(ControlNetModel, control.config(""), key)
-        ours = _setting(UNet2DConditionModel, base.config("unet"), key)
+    networks = (
+        NETWORKS[base.kind],
+        "FluxTransformer2DModel" if base.kind == "flux" else "UNet2DConditionModel",
+    )
+    theirs_class, ours_class = (getattr(diffusers, name) for name in networks)
+    for key in SHARED_TOKENS if base.kind == "flux" else SHARED:
+        theirs = _setting(theirs_class, control.config(""), key)
+        ours = _setting(ours_class, base.config(base.network), key)
         if theirs != ours:
             raise UserError(
                 f"The ControlNet {control.source} is of another base than {base.source}: "
-                f"its {key} is {theirs}, the UNet's is {ours}.",
+                f"its {key} is {theirs}, the {base.network}'s is {ours}.",
                 hint="Choose a ControlNet that was trained for this base model.",
             )
 

@@ -1,4 +1,4 @@
-"""Model families: Stable Diffusion and SDXL checkpoints behind one face."""
+"""Model families: UNets and transformers behind one face."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from drspo.errors import UserError
 from generate.models import loras
 from generate.models.controlnet import locate_controlnet, require_canny
 from generate.models.denoisers.denoiser import Denoiser
+from generate.models.denoisers.flux import FluxDenoiser
+from generate.models.denoisers.pixart import PixArtDenoiser
+from generate.models.denoisers.sd3 import SD3Denoiser
 from generate.models.denoisers.unet import UNetDenoiser
 from generate.models.fingerprint import fingerprint
 from generate.models.hub import at_revision
-from generate.models.load import freeze, load_controlnet, load_networks
+from generate.models.load import freeze, load_controlnet, load_networks, load_pipeline
+from generate.models.offload import Offload, Role
 from generate.models.specs import MODELS, ModelSpec, derived_spec
-from generate.models.weights import locate
+from generate.models.weights import OTHER, TEXT_PARTS, locate
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -27,7 +31,7 @@ class ModelFamily:
     """One loaded checkpoint: networks in evaluation mode, tokenizers, and the facts samplers need."""
 
     kind: str
-    """"sd" or "sdxl"."""
+    """"sd", "sdxl", "sd3", "flux", "pixart", or "other" for a pipeline that only diffusers knows."""
     spec: ModelSpec
     model_id: str
     fingerprint: str
@@ -48,16 +52,44 @@ class ModelFamily:
     zero_empty_negative: bool = False
     """What the checkpoint itself does with an empty negative prompt: zeros instead of its encoding."""
     loras: dict[str, dict[str, Any]] = field(default_factory=dict)
+    transformer: Any = None
+    """what denoises in families that have no UNet"""
+    pipe: Any = None
+    """diffusers' own pipeline around the networks, in families that have no UNet"""
+    offload: Offload | None = None
+    """moves networks that rest to host memory; None leaves all of them on the device"""
+
+    def wake(self, role: Role) -> None:
+        """Puts the networks of a role on the device, where they may have been resting."""
+        if self.offload is not None:
+            self.offload.wake(role)
+
+    @property
+    def network(self) -> Any:
+        """What denoises: the UNet or the transformer."""
+        return self.transformer if self.unet is None else self.unet
 
     @property
     def denoiser(self) -> Denoiser:
         """What evaluates the networks; the ControlNet acts where a condition has a picture for it."""
+        if self.kind == "sd3":
+            return SD3Denoiser(self.transformer, self.factor)
+        if self.kind == "pixart":
+            return PixArtDenoiser(self.transformer, self.factor)
+        if self.kind == "flux":
+            return FluxDenoiser(self.transformer, self.factor, self.controlnet, self.vae)
+        if self.kind == OTHER:
+            raise UserError(
+                f"{self.model_id} is a {type(self.pipe).__name__}, which can be used as it is only",
+                hint="Choose --method direct.",
+            )
         return UNetDenoiser(self.unet, self.controlnet)
 
     @property
     def networks(self) -> dict[str, Any]:
         """What is evaluated at every step, by name."""
-        return {"unet": self.unet} | ({"controlnet": self.controlnet} if self.controlnet is not None else {})
+        named = {"unet": self.unet, "transformer": self.transformer, "controlnet": self.controlnet}
+        return {name: network for name, network in named.items() if network is not None}
 
     @property
     def factor(self) -> int:
@@ -90,13 +122,16 @@ def load_family(
     controlnet_source: str = "",
     conditioning: str = "",
     revision: str = "",
+    offload: bool = False,
 ) -> ModelFamily:
     """The networks of a named model (MODELS), a Hub id or a folder, ready to sample.
 
-    device "auto" takes CUDA, then Apple's GPU, then the CPU; dtype "auto" is float16 on CUDA and float32
-    elsewhere. The autoencoder is never in float16, and in bfloat16 only where its configuration allows that.
+    device "auto" takes CUDA, then Apple's GPU, then the CPU; dtype "auto" is float32 there and float16 on
+    CUDA, bfloat16 for transformers. The autoencoder is never in float16, and in bfloat16 only where its
+    configuration allows that.
     `controlnet` loads the model's canny ControlNet too, or the one of `controlnet_source` (Hub id or folder),
-    whose name must say canny unless `conditioning` does. `revision` is the Hub's, of a Hub id.
+    whose name must say canny unless `conditioning` does. `revision` is the Hub's, of a Hub id. `offload`
+    keeps networks in host memory while they rest.
     Weights that are missing raise UserError, naming id, file and how to get it, before anything loads; so
     does a ControlNet of another base.
     """
@@ -105,6 +140,8 @@ def load_family(
     kind = choose_dtype(dtype, target)
     source = at_revision(named.base if named else model, revision)
     found = locate(source, prefer_half=kind == torch.float16, known=MODELS)
+    if dtype == "auto" and kind == torch.float16 and found.kind not in TEXT_PARTS:
+        kind = torch.bfloat16  # transformers were trained in it, and some overflow in float16
     spec = named or derived_spec(found)
     control = None
     if controlnet:
@@ -116,16 +153,23 @@ def load_family(
         model_id=model if named else found.plain,
         commit=found.commit,
         fingerprint=fingerprint(found),
-        scheduler_config=found.scheduler_config(),
+        scheduler_config=found.scheduler_config() if found.kind != OTHER else {},
         device=target,
         dtype=kind,
         zero_empty_negative=found.zero_empty_negative,
-        **load_networks(found, target, kind),
+        **(load_networks if found.kind in TEXT_PARTS else load_pipeline)(
+            found, torch.device("cpu") if offload else target, kind
+        ),
     )
     if control is not None:
-        family.controlnet = freeze(load_controlnet(control, kind), target)
+        family.controlnet = freeze(load_controlnet(control, kind), family.network.device)
         family.controlnet_id, family.controlnet_commit = control.source, control.commit
         family.controlnet_fingerprint = fingerprint(control)
+    if offload:
+        if found.kind == OTHER:
+            raise UserError(f"what rests in a {type(family.pipe).__name__} is not known here", "--offload")
+        roles = {"text": family.text_encoders, "denoise": [*family.networks.values()], "vae": [family.vae]}
+        family.offload = Offload(target, roles)
     return family
 
 

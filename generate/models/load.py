@@ -12,6 +12,45 @@ from drspo.errors import UserError
 from generate.models.weights import Checkpoint
 
 
+def load_pipeline(found: Checkpoint, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """transformer, vae, tokenizers, text_encoders and the pipeline around them, on the device and frozen.
+
+    The pipeline is diffusers' own: it knows how its text encoders are asked. The autoencoder is in float32
+    where a float16 one would overflow. UserError for a pipeline with parts from elsewhere.
+    """
+    import diffusers
+
+    _require_known_parts(found)
+    half = any(found.variant(part) for part in found.files)
+    with _damage_named(found, "pipeline"):
+        pipe = diffusers.DiffusionPipeline.from_pretrained(
+            found.folder, dtype=dtype, use_safetensors=True, variant="fp16" if half else None,
+            local_files_only=True,
+        )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    vae = getattr(pipe, "vae", None)
+    for name, network in pipe.components.items():
+        if isinstance(network, torch.nn.Module):
+            freeze(network, device)
+            if name == "vae" and dtype == torch.float16:
+                network.to(torch.float32)
+    parts = {name: getattr(pipe, name, None) for name in found.text_parts}
+    tokenizers = [getattr(pipe, name.replace("text_encoder", "tokenizer")) for name in parts]
+    return {
+        "unet": None, "transformer": getattr(pipe, "transformer", None), "vae": vae, "pipe": pipe,
+        "tokenizers": tokenizers, "text_encoders": [*parts.values()],
+    }  # fmt: skip
+
+
+def _require_known_parts(found: Checkpoint) -> None:
+    for part, named in found.index.items():
+        if isinstance(named, list) and named and named[0] not in (None, "diffusers", "transformers"):
+            raise UserError(
+                f"the {part} of {found.source} is code from {named[0]!r}, which is not run here",
+                hint="Choose a pipeline whose parts are diffusers' and transformers'.",
+            )
+
+
 def load_networks(found: Checkpoint, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """unet, vae, tokenizers and text_encoders of a checkpoint, on the device and frozen.
 
@@ -55,10 +94,10 @@ def _load_text(found: Checkpoint, dtype: torch.dtype) -> tuple[list[Any], list[A
 
 def load_controlnet(found: Checkpoint, dtype: torch.dtype) -> Any:
     """A ControlNet, as it comes from its file."""
-    from diffusers import ControlNetModel
+    import diffusers
 
     with _damage_named(found, "ControlNet"):
-        return ControlNetModel.from_pretrained(
+        return getattr(diffusers, found.config("")["_class_name"]).from_pretrained(
             found.folder, dtype=dtype, use_safetensors=True, variant=found.variant("")
         )
 

@@ -24,10 +24,14 @@ class Wearer(Protocol):
     model_id: str
     fingerprint: str
     unet: Any
+    pipe: Any
     vae: Any
     tokenizers: list[Any]
     text_encoders: list[Any]
     loras: dict[str, dict[str, Any]]
+
+    @property
+    def network(self) -> Any: ...
 
 
 def load_lora(
@@ -79,7 +83,7 @@ def use_lora(family: Wearer, name: str | None) -> None:
 
 def _freeze(family: Wearer, name: str) -> None:
     """Activating an adapter makes it trainable; a loaded one is not to be trained, others are left alone."""
-    for network in (family.unet, *family.text_encoders):
+    for network in (family.network, *family.text_encoders):
         for key, parameter in network.named_parameters():
             if "lora_" in key and f".{name}." in key:
                 parameter.requires_grad_(False)
@@ -115,9 +119,9 @@ def _read_state(family: Wearer, pipe: Any, file: Path) -> dict[str, Any]:
     if other:
         raise UserError(f"{file} holds a {other}, which is no LoRA and cannot be worn here.")
     try:
-        state: dict[str, Any] = pipe.lora_state_dict(
-            str(file.parent), weight_name=file.name, unet_config=family.unet.config
-        )[0]
+        options = {} if family.unet is None else {"unet_config": family.unet.config}
+        found = pipe.lora_state_dict(str(file.parent), weight_name=file.name, **options)
+        state: dict[str, Any] = found[0] if isinstance(found, tuple) else found
     except (ValueError, KeyError, IndexError, RuntimeError, TypeError, AttributeError) as error:
         raise _unknown_layout(file, error) from error
     return state
@@ -144,12 +148,14 @@ def _check_base(family: Wearer, facts: dict[str, Any], file: Path) -> None:
 
 def _check_shapes(family: Wearer, pipe: Any, file: Path) -> None:
     state = _read_state(family, pipe, file)
-    modules = dict(family.unet.named_modules())
-    layers = [key for key in state if key.startswith("unet.")]
+    modules = dict(family.network.named_modules())
+    prefix = "transformer." if family.unet is None else "unet."
+    layers = [key for key in state if key.startswith(prefix)]
     if not layers:
-        raise UserError("The file holds no LoRA for a UNet.", where=str(file))
+        what = "transformer" if family.unet is None else "UNet"
+        raise UserError(f"The file holds no LoRA for a {what}.", where=str(file))
     for key in layers:
-        layer, side = _target(key)
+        layer, side = _target(key.removeprefix(prefix))
         module = modules.get(f"{layer}.base_layer", modules.get(layer))
         problem = _mismatch(module, side, state[key])
         if problem:
@@ -169,8 +175,8 @@ def _target(key: str) -> tuple[str, str]:
         (".lora.up.", "up"),
     ):
         if mark in key:
-            return key.removeprefix("unet.").split(mark)[0], side
-    return key.removeprefix("unet.").rpartition(".")[0], "other"
+            return key.split(mark)[0], side
+    return key.rpartition(".")[0], "other"
 
 
 def _mismatch(module: Any, side: str, tensor: Any) -> str:
@@ -187,6 +193,10 @@ def _mismatch(module: Any, side: str, tensor: Any) -> str:
 
 def _carrier(family: Wearer) -> Any:
     """A diffusers pipeline around the family's own networks: it knows every LoRA file format."""
+    if family.pipe is not None:
+        if not hasattr(family.pipe, "load_lora_weights"):
+            raise UserError(f"diffusers loads no LoRA into a {type(family.pipe).__name__}")
+        return family.pipe
     from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
     parts = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from typing import Any
 
 import torch
 
@@ -11,17 +12,29 @@ from generate.models.family import ModelFamily
 
 MAPS = 40
 """Peak of one sample's activations, in multiples of the UNet's first feature map (SDXL's and SD's blocks)."""
+TOKENS = 16
+"""The same of a transformer, in multiples of its tokens: queries, keys, values, a wide layer."""
+TEXT = 512
+"""Tokens of text beside a picture's, at most."""
 LARGEST = 16
 """Windows per forward beyond which accelerators gain nothing more."""
 
 
 def auto_window_batch(family: ModelFamily, window: tuple[int, int], count: int) -> int:
     """Windows per forward that use at most half of the free memory, both guidance halves counted: 1..16."""
-    channels = int(family.unet.config.block_out_channels[0])
     item = torch.empty((), dtype=family.dtype).element_size()
-    sample = MAPS * channels * window[0] * window[1] * item
+    if family.unet is None:
+        sample = TOKENS * token_width(family.transformer) * (window[0] * window[1] // 4 + TEXT) * item
+    else:
+        channels = int(family.unet.config.block_out_channels[0])
+        sample = MAPS * channels * window[0] * window[1] * item
     fitting = free_bytes(family.device) // 2 // (2 * sample)
     return int(max(1, min(count, LARGEST, fitting)))
+
+
+def token_width(transformer: Any) -> int:
+    """Numbers in one token of a transformer."""
+    return int(transformer.config.num_attention_heads * transformer.config.attention_head_dim)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from drspo.errors import UserError
 from generate.config import EmptyNegative, LongPrompt
+from generate.models.embeddings import check_text, encode, overflow
 from generate.models.family import ModelFamily
 
 logger = logging.getLogger(__name__)
@@ -29,11 +30,16 @@ class PromptEmbeddings:
     pooled: Tensor | None = None
     """[B, p]"""
     negative_pooled: Tensor | None = None
+    mask: Tensor | None = None
+    """[B, T], of families that are told which tokens count"""
+    negative_mask: Tensor | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> PromptEmbeddings:
         """The same embeddings elsewhere."""
         fields = (self.prompt_embeds, self.negative_prompt_embeds, self.pooled, self.negative_pooled)
-        return PromptEmbeddings(*(None if t is None else t.to(device, dtype) for t in fields))
+        moved = (None if t is None else t.to(device, dtype) for t in fields)
+        masks = (None if t is None else t.to(device) for t in (self.mask, self.negative_mask))
+        return PromptEmbeddings(*moved, *masks)
 
 
 def encode_prompts(
@@ -53,6 +59,9 @@ def encode_prompts(
     """
     if len(prompts) != len(negative_prompts):
         raise ValueError(f"{len(prompts)} prompts but {len(negative_prompts)} negative prompts")
+    family.wake("text")
+    if family.pipe is not None:
+        return _by_pipeline(family, prompts, negative_prompts, empty_negative, long_prompt)
     zeros = empty_negative == "zeros" or (empty_negative == "checkpoint" and family.zero_empty_negative)
     pairs = list(zip(prompts, negative_prompts, strict=True))
     chunks = max(_chunks(family, text, long_prompt) for pair in pairs for text in pair)
@@ -62,6 +71,24 @@ def encode_prompts(
     return PromptEmbeddings(
         torch.cat([e for e, _ in positive]), torch.cat([e for e, _ in negative]), pooled, negative_pooled
     )
+
+
+def _by_pipeline(
+    family: ModelFamily,
+    prompts: list[str],
+    negative_prompts: list[str],
+    empty_negative: EmptyNegative,
+    long_prompt: LongPrompt,
+) -> PromptEmbeddings:
+    check_lengths(family, [*prompts, *negative_prompts], long_prompt)
+    both = [
+        [encode(family, prompt) for prompt in prompts],
+        [encode(family, prompt, empty_negative) for prompt in negative_prompts],
+    ]
+    hidden = [torch.cat([text.hidden for text in texts]) for texts in both]
+    pooled = [_joined([text.pooled for text in texts]) for texts in both]
+    masks = [_joined([text.mask for text in texts]) for texts in both]
+    return PromptEmbeddings(*hidden, *pooled, *masks)
 
 
 def encode_text(
@@ -81,12 +108,16 @@ def encode_text(
 def check_lengths(family: ModelFamily, texts: list[str], long_prompt: LongPrompt) -> None:
     """Raises the UserError of a text that is too long, before anything is encoded."""
     for text in texts:
-        if long_prompt == "refuse":
+        if family.pipe is not None:
+            check_text(family, text, long_prompt)
+        elif long_prompt == "refuse":
             _chunks(family, text, long_prompt)
 
 
 def check_prompt(family: ModelFamily, text: str) -> str:
     """The part of a text that does not fit into the encoders' window, "" when all of it fits."""
+    if family.pipe is not None:
+        return overflow(family, text)
     return max((_overflow(tokenizer, text) for tokenizer in family.tokenizers), key=len)
 
 

@@ -6,9 +6,13 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from drspo.errors import UserError, did_you_mean
 from generate.models.family import ModelFamily
 from generate.models.schedule import EDM, FLOW, Schedule
+from generate.models.specs import ModelSpec
+from generate.models.weights import TEXT_PARTS
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -28,6 +32,8 @@ LINEAR = {
     "TCDScheduler",
 } | EDM
 STOCHASTIC = {"DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler"}
+OWN_SCHEDULER = "own"
+Size = tuple[int, int]
 KNOWN = LINEAR | STOCHASTIC | FLOW
 """Classes that a checkpoint may bring; others are refused by name."""
 DRAWS = "it draws noise at every step, which would be averaged away where windows overlap"
@@ -35,10 +41,12 @@ NO_SAMPLE = {"PNDMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteS
 """Classes that cannot take a network that predicts x0 itself."""
 
 
-def make_schedule(family: ModelFamily, name: str, steps: int) -> Schedule:
+def make_schedule(family: ModelFamily, name: str, steps: int, size: Size | None = None) -> Schedule:
     """A fresh schedule of so many steps, built from the checkpoint's own settings.
 
-    "checkpoint" is the class the checkpoint was published with. Settings that the checkpoint leaves out are
+    "checkpoint" is the class the checkpoint was published with, and "own" what the model is used with here.
+    `size` is that of the picture which the network sees, (height, width) in latents: some schedules for flow
+    matching depend on it. Settings that the checkpoint leaves out are
     the class's defaults, except `clip_sample`: latents are not bounded by 1, so it is off unless asked for.
     UserError for unknown names, with the nearest one, and where the checkpoint's settings contradict the
     class: it would run, and compute something else.
@@ -46,15 +54,49 @@ def make_schedule(family: ModelFamily, name: str, steps: int) -> Schedule:
     import diffusers
 
     config = dict(family.scheduler_config)
-    wanted = class_name(name) or published(config)
-    _require_agreement(config, wanted, getattr(diffusers, wanted))
+    wanted = class_name(settled(name, family.spec)) or published(config)
+    shifts = family.kind not in TEXT_PARTS and wanted in FLOW
+    _require_agreement(config, wanted, getattr(diffusers, wanted), shifts)
     config.setdefault("clip_sample", False)
     try:
         scheduler = getattr(diffusers, wanted).from_config(config)
-        scheduler.set_timesteps(steps, device=family.device)
+        levels = (
+            _levels(family.kind, config, steps, size) if wanted in FLOW else {"num_inference_steps": steps}
+        )
+        scheduler.set_timesteps(**levels, device=family.device)
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"The scheduler {name} cannot take {steps} steps: {error}") from error
     return Schedule(scheduler)
+
+
+def settled(name: str, spec: ModelSpec) -> str:
+    """A scheduler's name where "own" asks for the model's."""
+    return spec.scheduler if name == OWN_SCHEDULER else name
+
+
+def _levels(kind: str, config: Mapping[str, Any], steps: int, size: Size | None) -> dict[str, Any]:
+    """What a flow-matching scheduler is asked for, as the published pipelines ask.
+
+    FLUX's levels are spaced evenly before they are shifted; the shift mu grows with the number of tokens,
+    also beyond the sizes that it was fitted to.
+    """
+    levels: dict[str, Any] = {"num_inference_steps": steps}
+    if kind == "flux" and not config.get("use_flow_sigmas"):
+        levels = {"sigmas": np.linspace(1.0, 1 / steps, steps)}
+    if config.get("use_dynamic_shifting"):
+        if size is None:
+            raise UserError("this schedule is shifted by the size of the image, and none is given")
+        levels["mu"] = shift(config, size, most=1.15 if kind == "flux" else 1.16)
+    return levels
+
+
+def shift(config: Mapping[str, Any], size: Size, most: float = 1.15) -> float:
+    """mu of a picture of (height, width) latents, two a token's side: linear in the number of tokens."""
+    tokens = (size[0] // 2) * (size[1] // 2)
+    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    low, high = config.get("base_shift", 0.5), config.get("max_shift", most)
+    slope = (high - low) / (many - few)
+    return float(tokens * slope + (low - slope * few))
 
 
 def published(config: Mapping[str, Any]) -> str:
@@ -70,7 +112,7 @@ def published(config: Mapping[str, Any]) -> str:
     return name
 
 
-def _require_agreement(config: Mapping[str, Any], wanted: str, cls: Any) -> None:
+def _require_agreement(config: Mapping[str, Any], wanted: str, cls: Any, shifts: bool) -> None:
     """UserError where a class would leave out what the network was trained for."""
     own, kind = str(config.get("_class_name", "")), str(config.get("prediction_type", "epsilon"))
     reason = ""
@@ -86,7 +128,7 @@ def _require_agreement(config: Mapping[str, Any], wanted: str, cls: Any) -> None
         reason = "its network predicts x0 itself"
     elif config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in parameters(cls):
         reason = "its network was trained to zero terminal SNR (rescale_betas_zero_snr)"
-    elif config.get("use_dynamic_shifting"):
+    elif config.get("use_dynamic_shifting") and not shifts:
         reason = "its schedule is shifted by the size of the image (use_dynamic_shifting)"
     if reason:
         able = own if own in KNOWN and own != wanted else ""
@@ -101,19 +143,20 @@ def parameters(cls: Any) -> Mapping[str, Any]:
     return inspect.signature(cls.__init__).parameters
 
 
-def linear_schedule(family: ModelFamily, name: str, steps: int) -> Schedule:
+def linear_schedule(family: ModelFamily, name: str, steps: int, size: Size | None = None) -> Schedule:
     """A schedule that may take one step for all windows; UserError with the reason for others."""
-    schedule = make_schedule(family, name, steps)
+    schedule = make_schedule(family, name, steps, size)
     require_linear(schedule)
     return schedule
 
 
 def class_name(name: str) -> str:
     """The diffusers class of a scheduler's name, "" for the checkpoint's own; UserError for unknown names."""
-    if name == "checkpoint":
+    if name in ("checkpoint", OWN_SCHEDULER):
         return ""
     if name not in SCHEDULERS:
-        raise UserError(f"Unknown scheduler {name!r}.", hint=did_you_mean(name, [*SCHEDULERS, "checkpoint"]))
+        known = [*SCHEDULERS, "checkpoint", OWN_SCHEDULER]
+        raise UserError(f"Unknown scheduler {name!r}.", hint=did_you_mean(name, known))
     return SCHEDULERS[name]
 
 

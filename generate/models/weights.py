@@ -29,10 +29,25 @@ KINDS = {
     "StableDiffusionXLInpaintPipeline": "sdxl",
     "StableDiffusionXLControlNetPipeline": "sdxl",
     "StableDiffusionXLControlNetImg2ImgPipeline": "sdxl",
+    "StableDiffusion3Pipeline": "sd3",
+    "StableDiffusion3Img2ImgPipeline": "sd3",
+    "StableDiffusion3ControlNetPipeline": "sd3",
+    "FluxPipeline": "flux",
+    "FluxImg2ImgPipeline": "flux",
+    "FluxControlNetPipeline": "flux",
+    "PixArtAlphaPipeline": "pixart",
+    "PixArtSigmaPipeline": "pixart",
 }
 """Pipelines whose folders hold these networks; what the pipeline does with them is not asked."""
+OTHER = "other"
+"""Any further pipeline of diffusers: only the method `direct` takes it, as it is."""
 TEXT_PARTS = {"sd": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
-SETTINGS = ("*.json", "*.txt")
+PARTS = (
+    *("unet", "transformer", "vae", "vqvae", "text_encoder", "text_encoder_2", "text_encoder_3"),
+    *("text_encoder_4", "prior", "decoder", "image_encoder"),
+)
+"""Folders with weights that pipelines have."""
+SETTINGS = ("*.json", "*.txt", "*.model")
 CONVERT = """Make a folder of it once, where the Hub can be reached, and give that folder:
   python -c "from diffusers import StableDiffusionXLPipeline as P; \
     P.from_single_file('{path}').save_pretrained('FOLDER')"
@@ -46,7 +61,7 @@ class Checkpoint:
     source: str
     folder: Path
     kind: str
-    """"sd", "sdxl", or "single" for one network such as a ControlNet."""
+    """"sd", "sdxl", "sd3", "flux", "pixart", "other", or "single" for one network such as a ControlNet."""
     files: dict[str, str] = field(default_factory=dict)
     """Weight file (relative) of each part; part "" is a single network's."""
     commit: str = ""
@@ -63,14 +78,19 @@ class Checkpoint:
 
     @property
     def text_parts(self) -> tuple[str, ...]:
-        return TEXT_PARTS[self.kind]
+        return _text_parts(self.kind, self.index)
+
+    @property
+    def network(self) -> str:
+        """The folder of what denoises."""
+        return "unet" if self.kind in TEXT_PARTS else "transformer"
 
     @property
     def zero_empty_negative(self) -> bool:
         return self.kind == "sdxl" and bool(self.index.get("force_zeros_for_empty_prompt", True))
 
     def scheduler_config(self) -> dict[str, Any]:
-        return _read_json(self.folder / "scheduler" / "scheduler_config.json")
+        return _read_json(self.folder / "scheduler" / "scheduler_config.json", infinite=True)
 
     def config(self, part: str) -> dict[str, Any]:
         """The settings of one network: "unet", "vae", or "" of a single one."""
@@ -103,7 +123,7 @@ def locate(
         folder = Path(source).expanduser()
     else:
         _refuse_single_file(source)
-        parts = [""] if single else ["unet", "vae", "text_encoder", "text_encoder_2"]
+        parts = [""] if single else [*PARTS]
         weights = [_candidates(part, prefer_half) for part in parts]
         folder = fetch(
             source,
@@ -138,16 +158,44 @@ def _checked(source: str, folder: Path, prefer_half: bool, single: str) -> Check
         return Checkpoint(source, folder, "single", {"": _weight_file(source, folder, "", prefer_half)})
     _require(source, folder, "model_index.json")
     index = _read_json(folder / "model_index.json")
-    _require_class(source, index, set(KINDS))
-    kind = KINDS[index["_class_name"]]
-    _require_plain_input(source, folder)
-    files = {
-        part: _weight_file(source, folder, part, prefer_half) for part in ("unet", "vae", *TEXT_PARTS[kind])
-    }
-    for part in TEXT_PARTS[kind]:
+    kind = _kind(source, index)
+    if kind == OTHER:
+        present = [part for part in PARTS if _present(index, part)]
+        files = {part: _weight_file(source, folder, part, prefer_half) for part in present}
+        return Checkpoint(source, folder, kind, files)
+    if kind in TEXT_PARTS:
+        _require_plain_input(source, folder)
+    texts, network = _text_parts(kind, index), "unet" if kind in TEXT_PARTS else "transformer"
+    files = {part: _weight_file(source, folder, part, prefer_half) for part in (network, "vae", *texts)}
+    for part in texts:
         _require(source, folder, part.replace("text_encoder", "tokenizer") + "/tokenizer_config.json")
     _require(source, folder, "scheduler/scheduler_config.json")
     return Checkpoint(source, folder, kind, files)
+
+
+def _kind(source: str, index: dict[str, Any]) -> str:
+    """What a pipeline's class says that its folder holds; UserError for what is no pipeline of diffusers."""
+    import diffusers
+
+    name = str(index.get("_class_name", ""))
+    if name not in KINDS:
+        cls = getattr(diffusers, name, None)
+        if isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline):
+            return OTHER
+        _require_class(source, index, set(KINDS))
+    return KINDS[name]
+
+
+def _present(index: dict[str, Any], part: str) -> bool:
+    """Whether a pipeline has this part: some are left out, as [null, null]."""
+    named = index.get(part)
+    return isinstance(named, list) and bool(named) and named[0] is not None
+
+
+def _text_parts(kind: str, index: dict[str, Any]) -> tuple[str, ...]:
+    if kind in TEXT_PARTS:
+        return TEXT_PARTS[kind]
+    return tuple(part for part in PARTS if part.startswith("text_encoder") and _present(index, part))
 
 
 def _weight_file(source: str, folder: Path, part: str, prefer_half: bool) -> str:
@@ -182,7 +230,7 @@ def _candidates(part: str, prefer_half: bool) -> list[str]:
 
 
 def _settings(parts: list[str]) -> list[str]:
-    folders = [*parts, "tokenizer", "tokenizer_2", "scheduler"]
+    folders = [*parts, "tokenizer", "tokenizer_2", "tokenizer_3", "scheduler"]
     return ["model_index.json", *(f"{folder}/{pattern}" for folder in folders for pattern in SETTINGS)]
 
 
@@ -218,8 +266,8 @@ def _missing(source: str, folder: Path, name: str) -> UserError:
     return UserError(f"The file {name} of the model {source} is missing.", where=str(folder), hint=hint)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    content = read_json(path)
+def _read_json(path: Path, *, infinite: bool = False) -> dict[str, Any]:
+    content = read_json(path, infinite=infinite)
     if not isinstance(content, dict):
         raise UserError("The model's settings are no JSON object.", where=str(path))
     for key, value in content.items():

@@ -16,6 +16,7 @@ from drspo.files.storage import Storage
 from generate import GENERATORS
 from generate.images.preview import Recorder
 from generate.methods.drspo.stages import STAGES, lora_stages
+from generate.methods.upscaled import smaller
 from generate.models.specs import MODELS, ModelSpec
 from generate.program.config import Config, plugin_settings
 from generate.program.cost import Plan, count_evaluations, peak_bytes, rehearse
@@ -127,6 +128,9 @@ def _setup(config: Config) -> Setup:
         controlnet=config.controlnet,
         conditioning=config.controlnet_conditioning,
         other_base=config.other_base,
+        upscale=config.upscale,
+        upscaler=config.upscaler,
+        offload=config.offload,
         device=config.device,
         dtype=config.dtype,
         model_given=config.model != Config.model,
@@ -157,7 +161,9 @@ def _check_early(config: Config, setup: Setup) -> None:
     for seed in config.seeds or (config.seed,):
         request = _request(config, spec or ModelSpec(base=config.model), "", seed)
         check_request(request)
-        method.check_settings(settings, request, spec)
+        method.check_settings(settings, smaller(request, config.upscale), spec)
+    if config.upscaler and config.upscale == 1:
+        raise UserError("an upscaler was given, but nothing is enlarged", "--upscaler", "Add --upscale 2.")
 
 
 def _request(config: Config, spec: ModelSpec, prompt: str, seed: int) -> Request:

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 from drspo.errors import UserError
 from drspo.ranges import Finite, OwnScale, OwnSide, OwnSteps, Seed, Share
 from generate import GENERATORS
-from generate.methods import mad, multidiffusion, sdxl
+from generate.methods import direct, mad, multidiffusion, sdxl
 from generate.methods.drspo import two_stage
 from generate.request import OWN
 
@@ -27,11 +27,12 @@ class Config:
     negative_prompt: str = ""
     """what the scroll should not show"""
     model: str = "miniature"
-    """miniature, sdxl, a Hub id (owner/name or owner/name@revision), or a folder in diffusers' layout"""
+    """a name (miniature, sdxl, flux, ...), a Hub id (owner/name or owner/name@revision), or a folder in
+    diffusers' layout"""
     revision: str = ""
     """a branch, tag or commit of the model's repository on the Hub"""
     method: str = "drspo"
-    """sdxl, multidiffusion, mad, drspo, or a plugin module:Class"""
+    """direct, multidiffusion, mad, drspo, or a plugin module:Class; sdxl is an older name of direct"""
     options: tuple[str, ...] = ()
     """settings of a plugin as name.key=value, for example my_method.strength=0.5"""
     height: OwnSide = OWN
@@ -66,6 +67,10 @@ class Config:
     """a Hub id or folder of a canny ControlNet, instead of the model's own"""
     controlnet_conditioning: str = ""
     """what that ControlNet was trained to be shown, where its name does not say so: canny"""
+    upscale: Literal[1, 2, 4] = 1
+    """make the scroll that many times smaller and enlarge it by Real-ESRGAN"""
+    upscaler: str = ""
+    """a .safetensors or .pth file of Real-ESRGAN's weights, instead of the model's own"""
     lora: str = ""
     """a LoRA folder or file: its drspo.json says which stage it is for; without one, for every stage"""
     lora_blueprint: str = ""
@@ -78,10 +83,14 @@ class Config:
     """allow a LoRA that was trained on another base model"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps"""
+    offload: bool = False
+    """keep networks in host memory while they rest: slower, and a device holds larger models"""
     dtype: str = "auto"
     """auto, float32, bfloat16, float16; the autoencoder stays in float32 where half precision overflows"""
+    direct: direct.Config = field(default_factory=direct.Config)
+    """settings of the method direct"""
     sdxl: sdxl.Config = field(default_factory=sdxl.Config)
-    """settings of the method sdxl"""
+    """settings of the method sdxl, an older name of direct"""
     multidiffusion: multidiffusion.Config = field(default_factory=multidiffusion.Config)
     """settings of the method multidiffusion"""
     mad: mad.Config = field(default_factory=mad.Config)

@@ -133,7 +133,7 @@ def _stub(
 
     def run(*args: Any, **kwargs: Any) -> Any:
         sample = _sample(args, kwargs)
-        key = (name, (sample.shape[0], sample.shape[2], sample.shape[3]))
+        key = (name, (sample.shape[0], *_size(sample, kwargs)))
         calls = logs.setdefault(key, Calls())
         index = calls.count
         if calls.is_real(index):
@@ -150,8 +150,17 @@ def _stub(
 
 
 def _sample(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    sample: torch.Tensor = args[0] if args else kwargs["sample"]
+    sample: torch.Tensor = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
     return sample
+
+
+def _size(sample: torch.Tensor, kwargs: dict[str, Any]) -> tuple[int, int]:
+    """(height, width) in latents, also of those that are packed into tokens of four."""
+    if sample.dim() == 4:
+        return sample.shape[2], sample.shape[3]
+    ids = kwargs["img_ids"]
+    rows, columns = (int(ids[:, axis].max() - ids[:, axis].min()) + 1 for axis in (1, 2))
+    return 2 * rows, 2 * columns
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -29,8 +29,10 @@ _EXIF_DESCRIPTION = 0x010E
 
 # What a record's free parts hold, where they hold it: a stranger's may hold anything.
 _OF_LORAS = (("path", str), ("weight", (int, float)), ("sha256", str))
-_OPTIONS = {"threads": 0, "window_batch": 0} | dict.fromkeys(
-    ("device", "dtype", "revision", "controlnet", "controlnet_revision", "controlnet_fingerprint"), ""
+_OPTIONS = {"threads": 0, "window_batch": 0, "upscale": 0} | dict.fromkeys(
+    ("device", "dtype", "revision", "controlnet", "controlnet_revision", "controlnet_fingerprint")
+    + ("upscaler", "upscaler_network", "upscaler_sha256"),
+    "",
 )
 
 
@@ -159,8 +161,9 @@ def _named(record: Record) -> Record:
     """The record with names where older ones have places, which say nothing on another machine."""
     loras = {stage: {**facts, "path": lora_name(facts["path"])} for stage, facts in record.loras.items()}
     options = dict(record.options)
-    if "controlnet" in options:
-        options["controlnet"] = model_name(options["controlnet"])
+    for place in ("controlnet", "upscaler"):
+        if place in options:
+            options[place] = model_name(options[place])
     return replace(record, model=model_name(record.model), loras=loras, options=options)
 
 

@@ -15,6 +15,8 @@ from drspo.config import to_dict
 from drspo.errors import UserError
 from drspo.files.lora import FILE
 from drspo.leaving import public
+from generate.images.upscale import SOURCES, load_upscaler
+from generate.methods.upscaled import Upscaled, smaller
 from generate.models.controlnet import CANNY
 from generate.models.family import ModelFamily, load_family
 from generate.models.hub import HUB_ID, at_revision
@@ -48,6 +50,12 @@ class Setup:
     conditioning: str = ""
     """what that ControlNet is shown, where its name does not say so"""
     other_base: bool = False
+    upscale: int = 1
+    """how many times the scroll is enlarged behind the method"""
+    upscaler: str = ""
+    """a file, a folder or a package's folder instead of the model's own upscaler"""
+    offload: bool = False
+    """keep networks in host memory while they rest"""
     device: str = "auto"
     dtype: str = "auto"
     threads: int = 0
@@ -88,7 +96,8 @@ class Session:
         Those that were asked for: a batch that this machine chose is no setting.
         """
         asked = settings_of(self.setup.method, self.setup.settings)
-        return type(self.generator)(self.family, asked).resolved(request)
+        method = generator_class(self.setup.method)(self.family, asked)
+        return method.resolved(smaller(request, self.setup.upscale))
 
     def _options(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         family = self.family
@@ -97,6 +106,9 @@ class Session:
         options |= {"window_batch": facts["window_batch"]} if "window_batch" in facts else {}
         options |= {key: facts[key] for key in SHORT if facts.get(key)}
         options |= {"revision": family.commit} if family.commit else {}
+        if isinstance(self.generator, Upscaled):
+            options |= self.generator.upscaler.facts(self.setup.upscale)
+            options |= {"upscaler": self._name(model_name, upscaler_source(self.setup, family))}
         if family.controlnet is None:
             return options
         options |= {"controlnet": self._name(model_name, family.controlnet_id)}
@@ -125,14 +137,31 @@ def open_session(setup: Setup) -> Session:
         controlnet_source=setup.controlnet,
         conditioning=setup.conditioning,
         revision=setup.revision,
+        offload=setup.offload,
     )
+    upscaler = None
+    if setup.upscale != 1:
+        upscaler = load_upscaler(upscaler_source(setup, family), setup.upscale, family.device)
     for stage, (path, weight) in setup.loras.items():
         family.load_lora(path, weight, stage, other_base=setup.other_base)
     family.use_lora("all" if "all" in setup.loras else None)
     cls, config = generator_class(setup.method), settings_of(setup.method, setup.settings)
     if setup.window_batch:
         config = cls.with_window_batch(config, setup.window_batch)
-    return Session(setup, family, cls(family, config), hashes)
+    generator = cls(family, config)
+    if upscaler is not None:
+        generator = Upscaled(generator, upscaler, setup.upscale)
+    return Session(setup, family, generator, hashes)
+
+
+def upscaler_source(setup: Setup, family: ModelFamily) -> str:
+    """Where the upscaler lies: where the setup says, or the model's own; UserError where there is neither."""
+    source = setup.upscaler or family.spec.upscaler
+    if not source:
+        raise UserError(
+            f"{setup.model} has no upscaler of its own", "--upscale", f"Give one by --upscaler. {SOURCES}"
+        )
+    return source
 
 
 def setup_like(record: Record, setup: Setup) -> Setup:
@@ -159,6 +188,10 @@ def setup_like(record: Record, setup: Setup) -> Setup:
     if controlnet and not setup.controlnet:
         mark = record.options.get("controlnet_fingerprint", "")
         _require_place("ControlNet", controlnet, mark, "--controlnet")
+    upscaler = record.options.get("upscaler", "")
+    if upscaler and not setup.upscaler:
+        _require_place("upscaler", upscaler, record.options.get("upscaler_sha256", "")[:12], "--upscaler")
+    enlarged = setup.upscaler or upscaler
     names = {path: record.loras[stage]["path"] for stage, (path, _) in loras.items()}
     return Setup(
         model=model,
@@ -168,7 +201,10 @@ def setup_like(record: Record, setup: Setup) -> Setup:
         revision=setup.revision or ("" if setup.model_given else record.options.get("revision", "")),
         controlnet=control,
         conditioning=setup.conditioning or CANNY,  # when the scroll was made, it was checked
-        names=names | {model: record.model, control: controlnet},
+        names=names | {model: record.model, control: controlnet, enlarged: upscaler},
+        offload=setup.offload,
+        upscale=record.options.get("upscale", 1),
+        upscaler=enlarged,
         other_base=True,  # the hashes are compared, which says more
         device=record.options.get("device", "auto") if setup.device == "auto" else setup.device,
         dtype=record.options.get("dtype", "auto") if setup.dtype == "auto" else setup.dtype,
@@ -184,9 +220,10 @@ def _require_place(what: str, name: str, mark: str, flag: str) -> None:
 
 
 def _ask(what: str, name: str, mark: str, flag: str) -> NoReturn:
-    weights = f" (weights {mark})" if mark else ""
+    weights, article = f" (weights {mark})" if mark else "", "an" if what[0] in "aeiou" else "a"
     raise UserError(
-        f"that scroll was made with a {what} called {name}{weights}, and a file never says where it lay",
+        f"that scroll was made with {article} {what} called {name}{weights}, and a file never says "
+        "where it lay",
         where="--like",
         hint=f"Say where it lies here: {flag} PATH. Its weights are compared.",
     )
@@ -198,6 +235,8 @@ def check_like(record: Record, now: Record) -> None:
     if here := now.options.get("controlnet_fingerprint", ""):
         there = record.options.get("controlnet_fingerprint", here)  # which older records do not have
         marks.append(("ControlNet", "--controlnet", there, here))
+    if here := now.options.get("upscaler_sha256", ""):
+        marks.append(("upscaler", "--upscaler", record.options.get("upscaler_sha256", ""), here))
     for what, flag, then, here in marks:
         if then != here:
             raise UserError(

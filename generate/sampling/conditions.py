@@ -33,13 +33,13 @@ def one_prompt(canvas: Canvas) -> Sequence[int]:
 class _Half:
     text: Tensor
     pooled: Tensor | None
+    mask: Tensor | None
     images: tuple[Tensor, ...]
 
     def rows(self, chosen: Sequence[int]) -> tuple[Tensor | None, ...]:
         index = torch.as_tensor(chosen, device=self.text.device)
-        return tuple(
-            None if t is None else t.index_select(0, index) for t in (self.text, self.pooled, *self.images)
-        )
+        parts = (self.text, self.pooled, self.mask, *self.images)
+        return tuple(None if part is None else part.index_select(0, index) for part in parts)
 
 
 class Conditions:
@@ -62,9 +62,14 @@ class Conditions:
         apart = [image.chunk(2) for image in images]
         self._halves = {
             "unconditional": _Half(
-                embeddings.negative_prompt_embeds, embeddings.negative_pooled, tuple(a[0] for a in apart)
+                embeddings.negative_prompt_embeds,
+                embeddings.negative_pooled,
+                embeddings.negative_mask,
+                tuple(a[0] for a in apart),
             ),
-            "conditional": _Half(embeddings.prompt_embeds, embeddings.pooled, tuple(a[1] for a in apart)),
+            "conditional": _Half(
+                embeddings.prompt_embeds, embeddings.pooled, embeddings.mask, tuple(a[1] for a in apart)
+            ),
         }
         self.control, self._rows, self._sizes = control, rows, sizes
         # Kept, because attention recognises a prompt it has seen by the tensor's identity.
@@ -92,12 +97,12 @@ class Conditions:
 
     def _tell(self, rows: tuple[int, ...], halves: tuple[Half, ...]) -> Condition:
         apart = [self._halves[half].rows(rows) for half in halves]
-        text, pooled, *images = (
+        text, pooled, mask, *images = (
             None if parts[0] is None else torch.cat([part for part in parts if part is not None])
             for parts in zip(*apart, strict=True)
         )
         assert text is not None
-        return Condition(text, pooled, tuple(image for image in images if image is not None))
+        return Condition(text, pooled, mask, tuple(image for image in images if image is not None))
 
 
 def _repeated(all_windows: Tensor, chosen: range, times: int) -> Tensor:

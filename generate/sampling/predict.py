@@ -47,6 +47,7 @@ def predicting(
     the scale. `window_batch` windows go through the network at once (0: by free memory); with `together` all
     of them must.
     """
+    family.wake("denoise")
     denoiser = family.denoiser
     with denoiser.attending(attention):
         yield Predictor(family, conditions, guidance_scale, window_batch, together)

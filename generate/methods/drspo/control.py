@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 from PIL import Image
 
@@ -13,6 +12,7 @@ from drspo.ranges import OwnScale, Share
 from generate.canvas.plan import Canvas
 from generate.images.lineart import LineArt, control_crops
 from generate.models.denoisers.denoiser import Picture
+from generate.models.family import ModelFamily
 from generate.request import OWN
 
 
@@ -35,9 +35,11 @@ class Control:
 class LineControl:
     """What the ControlNet is shown of every window at active steps: its own crop of the line art."""
 
-    def __init__(self, network: Any, lines: Image.Image, settings: Control, scale: float, steps: int) -> None:
+    def __init__(
+        self, family: ModelFamily, lines: Image.Image, settings: Control, scale: float, steps: int
+    ) -> None:
         self.lines, self.scale = lines, scale
-        self.device, self.dtype = network.device, network.dtype
+        self.device, self.dtype = family.device, family.dtype
         self.active = active_steps(settings, steps)
         self._shown: tuple[Canvas | None, Picture | None] = (None, None)
 

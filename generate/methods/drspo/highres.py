@@ -48,7 +48,7 @@ def paint_windows(
     control = None
     if lines is not None:
         scale = settings.control_scale
-        control = LineControl(family.controlnet, lines, settings.control, scale, len(schedule))
+        control = LineControl(family, lines, settings.control, scale, len(schedule))
     sampled = windows.sample(
         request,
         schedule=schedule,
@@ -69,6 +69,7 @@ def start_latents(family: ModelFamily, schedule: Schedule, large: Image.Image, s
     schedule, so it is noised as the schedule has it there (eq. 12). The noise is not the blueprint's own,
     whose traces the encoding carries.
     """
+    family.wake("vae")
     clean = encode_images(family.vae, from_pil([large])).to(family.device)
     noise = initial_noise(seed_from("highres", seed), tuple(clean.shape)).to(clean.device)
     return schedule.noised(clean, noise)

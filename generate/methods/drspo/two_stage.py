@@ -142,6 +142,7 @@ class DRSPO(Generator):
         self._wear("highres")
         settings = self._highres()
         sampled = paint_windows(self.family, settings, request, large, lines, callback, request_index)
+        self.family.wake("vae")
         return Generated(
             request=request,
             image=decode_scroll(self.family.vae, sampled.latents, wrap=self.config.windows.wrap),
@@ -155,12 +156,13 @@ class DRSPO(Generator):
     def check_settings(cls, config: Config, request: Request, spec: ModelSpec | None) -> None:
         """UserError for what is wrong whatever the weights are; without a spec the model is not known yet."""
         MultiDiffusion.check_settings(config.windows, request, spec)
-        SDXL.check_settings(config.blueprint.sdxl, request, spec)
+        small = request if spec is None else blueprint_request(request, config.blueprint, spec)
+        SDXL.check_settings(config.blueprint.sdxl, small, spec)
         check_strength(own(config.strength, 1.0))
         active_steps(config.control, request.steps)
         check_lines(config.control.lines)
         if spec is not None:
-            check_request(blueprint_request(request, config.blueprint, spec))
+            check_request(small)
 
     def check(self, requests: list[Request]) -> None:
         """UserError for anything wrong with the requests or the settings, before heavy work."""

@@ -32,10 +32,12 @@ class Condition:
     """[G, T, d]"""
     pooled: Tensor | None = None
     """[G, p], of families that have it"""
+    mask: Tensor | None = None
+    """[G, T], 1 where a token counts, of families that are told (PixArt)"""
     images: tuple[Tensor, ...] = ()
     """an IP-Adapter's embeddings, each [G, images, d]"""
     sizes: Tensor | None = None
-    """[S, 6]: SDXL's time ids"""
+    """[S, 6]: SDXL's time ids; transformers take from them where a window lies"""
     guidance: float | None = None
     """the guidance scale, where the network itself is told (guidance-distilled ones)"""
     picture: Picture | None = None
