@@ -14,6 +14,7 @@ SCORERS = {
 # Those that look at a scroll's coherence.
 MEASURES = {
     "surplus": "eval.metrics.surplus:SurplusObjects",
+    "surplus_photo": "eval.metrics.surplus_photo:SurplusPhoto",
     "repetition": "eval.metrics.repetition:SelfSimilarity",
     "seam": "eval.metrics.seams:Seams",
     "border_seam": "eval.metrics.seams:BorderSeams",

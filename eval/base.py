@@ -76,7 +76,11 @@ METRIC_PRESETS: dict[str, dict[str, Any]] = {
         "pickscore": {"weights": "package:miniature/weights/pickscore"},
         "image_reward": {"weights": "package:miniature/weights/image_reward"},
     },
-    "sdxl": {"backbone": "openai-vit-l-14", "aesthetic": {"head": "laion-v2-linear"}},
+    "sdxl": {
+        "backbone": "openai-vit-l-14",
+        "aesthetic": {"head": "laion-v2-linear"},
+        "surplus_photo": {"backbone": "facebook/dinov2-with-registers-base"},
+    },
 }
 
 

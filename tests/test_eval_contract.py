@@ -11,7 +11,9 @@ from eval import MEASURES, METRICS, SCORERS
 from eval.base import AGGREGATES, about, check_metric, metric_class, metric_settings
 from eval.base import build_scorer as build
 
-SHIPPED = [name for name in METRICS if name not in ("question", "intra_lpips", "intra_style")]
+SHIPPED = [
+    name for name in METRICS if name not in ("question", "intra_lpips", "intra_style", "surplus_photo")
+]
 """What works with the files that ship; the others have tests of their own on networks made there."""
 
 
