@@ -85,6 +85,11 @@ def said(option: str, value: str) -> bool:
     return value in _STATE.said.get(option, ())
 
 
+def values(*options: str) -> set[str]:
+    """Everything that the command line gives to these options (dotted names)."""
+    return set().union(*(_STATE.said.get(option, ()) for option in options))
+
+
 def _options(argv: Sequence[str]) -> Iterator[tuple[str, bool, list[str]]]:
     """(option, whether its first value follows a "=", what follows) of a command line, in order."""
     option, equals, values = "", False, list[str]()

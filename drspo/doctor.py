@@ -19,7 +19,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def main(argv: list[str]) -> int:
-    """Prints versions, devices, tokens (set or not, never their text), shadowed names and disk."""
+    """Prints versions, devices, tokens (set or not, never their text), models with their commits, shadowed
+    names and disk."""
     parser = argparse.ArgumentParser(
         prog="drspo doctor",
         description="Says what our programs find on this machine. Tokens are never printed.",
@@ -51,6 +52,7 @@ def examine() -> dict[str, Any]:
         "devices": _devices(),
         "tokens": {name: "set" if os.environ.get(name) else "not set" for name in TOKENS},
         "hub login": "found" if _hub_login() else "none",
+        "models": _models(),
         "names": _names(),
         "disk": _disk(),
     }
@@ -110,6 +112,24 @@ def _hub_login() -> bool:
         return bool(importlib.import_module("huggingface_hub").get_token())
     except Exception:  # an unusable hub client only means that there is no login
         return False
+
+
+def _models() -> dict[str, str]:
+    """The Hub's models in the cache of this machine: which commits, which of them a plain id means, how much.
+
+    A result is repeated by giving the commit: `--model ID@COMMIT`.
+    """
+    try:
+        found = importlib.import_module("huggingface_hub").scan_cache_dir()
+    except Exception:  # no cache, or one that cannot be read: nothing to tell
+        return {}
+    return {
+        f"{repo.repo_id}@{version.commit_hash}": f"{version.size_on_disk / 2**20:.0f} MiB"
+        + (f" ({', '.join(sorted(version.refs))})" if version.refs else "")
+        for repo in sorted(found.repos, key=lambda repo: repo.repo_id)
+        for version in sorted(repo.revisions, key=lambda version: version.commit_hash)
+        if repo.repo_type == "model"
+    }
 
 
 def _names() -> dict[str, str]:

@@ -24,6 +24,20 @@ DEFAULTS: dict[str, Any] = {
 """What a metric may leave out, and what is taken then (see `about`)."""
 
 
+class Missing(float):
+    """A number that could not be taken: NaN, with the `reason`."""
+
+    reason: str
+
+    def __new__(cls, reason: str) -> Missing:
+        self = super().__new__(cls, "nan")
+        self.reason = reason
+        return self
+
+    def __getnewargs__(self) -> tuple[str]:  # type: ignore[override]
+        return (self.reason,)
+
+
 class Metric(Protocol):
     """Images (and their prompts) to numbers, with everything that names the number.
 
@@ -45,6 +59,7 @@ class Metric(Protocol):
         """One number per image, in order; equal for a batch and for singles up to float rounding.
 
         NaN says that the number could not be taken: it counts as missing, never as a loss.
+        `Missing` says why.
         """
         ...
 
@@ -93,7 +108,20 @@ def metric_settings(
         if key not in known:
             hint = did_you_mean(key, known) or f"It has {', '.join(known) or 'no settings'}."
             raise UserError(f"the scorer {name!r} has no setting {key!r}", f"{name}.{key}", hint)
+        _check_kind(own[key], known[key].default, f"{name}.{key}")
     return {key: value for key, value in general.items() if key in known} | own
+
+
+def _check_kind(value: Any, default: Any, where: str) -> None:
+    """Nothing when a setting is of its default's kind; a scorer without a default checks for itself."""
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    kind = type(default)
+    fits = isinstance(value, (int, float) if kind is float else kind) and not (
+        isinstance(value, bool) and kind in (int, float)
+    )
+    if kind in kinds and not fits:
+        hint = f"in YAML's quotes it is one: {where}=\"'{value}'\"" if kind is str else ""
+        raise UserError(f"{value!r} is not {kinds[kind]}", where, hint)
 
 
 def build_scorer(name: str, settings: Mapping[str, Any] | None = None) -> Metric:

@@ -151,5 +151,6 @@ def _measured(metric: Any, read: Callable[[Cell], bytes], some: Sequence[Cell]) 
     values = metric.score(list(images.values()), [cell.prompt for cell in images]) if images else []
     for cell, value in zip(images, values, strict=True):
         number = float(value)
-        found[cell] = (number, "") if is_number(number) else (float("nan"), f"the scorer gave {number}")
+        reason = getattr(value, "reason", f"the scorer gave {number}")
+        found[cell] = (number, "") if is_number(number) else (float("nan"), reason)
     return found

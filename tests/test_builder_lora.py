@@ -33,7 +33,7 @@ def trained(tmp_path_factory):
     source = write(folder / "pairs.parquet", pair_rows(2, (64, 256)))
     argv = ["--config", "miniature", "--stage", "blueprint", "--data.source", source, "--max-steps", "1"]
     argv += ["--out", str(folder / "lora"), "--data.cache", str(folder / "cache"), "--pairs-per-step", "1"]
-    argv += ["--data.validation-pairs", "0", "--samples.every", "0", "--kohya", "--device", "cpu"]
+    argv += ["--data.validation-pairs", "0", "--samples.every", "0", "--device", "cpu"]
     assert train(argv) == 0
     return folder / "lora"
 
@@ -64,7 +64,8 @@ def test_weights_facts_and_card_are_published_and_nothing_else(lora, tmp_path):
     (lora / "my-own.png").write_bytes(b"png")
     tree = publish(lora, tmp_path)
     files = {path.relative_to(tree).as_posix() for path in tree.rglob("*") if path.is_file()}
-    assert files == {WEIGHTS, "kohya.safetensors", "drspo.json", "README.md", "samples/timeline.png"}
+    layouts = {WEIGHTS, "kohya.safetensors", "adapter_model.safetensors", "adapter_config.json"}
+    assert files == layouts | {"drspo.json", "README.md", "samples/timeline.png"}
     assert (tree / WEIGHTS).read_bytes() == (lora / WEIGHTS).read_bytes(), "nothing to hide, nothing changed"
 
 

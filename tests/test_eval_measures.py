@@ -14,7 +14,7 @@ from eval.metrics.border import BorderFrame
 from eval.metrics.fidelity import fidelity
 from eval.metrics.peers import IntraLpips, IntraStyle
 from eval.metrics.style import Style
-from eval.metrics.surplus import SurplusObjects
+from eval.metrics.surplus import SurplusObjects, glow, heat_map, repeated_things
 
 SURPLUS = SurplusObjects()
 SCENE = drawn(91_000_008)  # a pine at noon on a meadow, under a clear sky
@@ -61,12 +61,22 @@ def test_the_size_of_the_scroll_hardly_matters():
 
 
 def test_the_heat_map_glows_where_a_thing_stands_twice_and_nowhere_else():
-    glow = np.asarray(SURPLUS.heat_map(Image.fromarray(pines(3)))).max(axis=2).astype(int)
-    dark = np.asarray(SURPLUS.heat_map(Image.fromarray(SCENE.clean))).max(axis=2).astype(int)
-    assert glow.shape == (128, 512)
+    hot, dark = heat_map(Image.fromarray(pines(3))), heat_map(SCENE.clean)
+    assert hot.shape == (128, 512) and hot.dtype == np.float32 and 0 <= hot.min() <= hot.max() <= 1
     y = int(SCENE.subject_at[1] - 20)
-    assert glow[y, 200:220].mean() > 150 > 110 > dark[y, 200:220].mean()
-    assert np.abs(glow - dark)[:, 300:330].max() < 40  # between the trees
+    assert hot[y, 200:220].mean() > 0.3 > 0.05 > dark[y, 200:220].mean()
+    assert np.abs(hot - dark)[:, 300:330].max() < 0.1  # between the trees
+    painted = np.asarray(glow(SCENE.clean, hot)).max(axis=2)
+    assert painted[y, 200:220].mean() > 120 > painted[y, 300:330].mean()
+
+
+def test_repeated_things_are_boxed_where_they_stand_also_in_a_tall_picture():
+    found = repeated_things(pines(3))
+    assert [round(one.others) for one in found] == [3] * 4
+    turned = repeated_things(np.ascontiguousarray(pines(3).transpose(1, 0, 2)))
+    assert [one.box for one in turned] == sorted((b, a, d, c) for a, b, c, d in (one.box for one in found))
+    assert heat_map(pines(3).transpose(1, 0, 2)).shape == (512, 128)
+    assert repeated_things(SCENE.clean) == []
 
 
 def test_a_frame_is_measured_in_heights_and_a_clear_sky_is_none():

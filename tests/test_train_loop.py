@@ -32,7 +32,7 @@ def blueprint(golden, source, tmp_path_factory):
     """A finished blueprint run of 4 steps with everything on."""
     out = tmp_path_factory.mktemp("runs") / "blueprint"
     samples = {"samples__every": 4, "samples__steps": 2, "samples__count": 1}
-    settings = samples | {"kohya": True, "ema": 0.5, "tracking__tensorboard": True}
+    settings = samples | {"ema": 0.5, "tracking__tensorboard": True}
     return train(golden, source, out, max_steps=4, validation__every=2, **settings)
 
 
@@ -279,4 +279,4 @@ def test_warm_up_is_linear_and_then_constant(blueprint):
     assert rates == pytest.approx([0.25e-4, 0.5e-4, 0.75e-4, 1e-4])
     from train.settings import OptimizerSettings
 
-    assert learning_rate(99, OptimizerSettings(lr=1e-4, warmup_steps=4)) == 1e-4
+    assert learning_rate(99, OptimizerSettings(lr=1e-4, warmup_steps=4), 100) == 1e-4

@@ -1,12 +1,14 @@
 """Optimisers: B leaves zero, the warm-up, and what happens without the optional package."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from drspo.errors import UserError
+from train.config import TrainConfig, identity
 from train.lora.optimizers import build_optimizer, learning_rate, set_learning_rate
 from train.settings import OptimizerSettings
 
@@ -45,8 +47,27 @@ def test_adafactor_keeps_rows_and_columns_instead_of_elements():
 
 def test_the_rate_warms_up_linearly_and_then_stays():
     settings = OptimizerSettings(lr=2.0, warmup_steps=4)
-    assert [learning_rate(step, settings) for step in (0, 1, 2, 3, 4, 99)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
-    assert learning_rate(0, OptimizerSettings(lr=2.0, warmup_steps=0)) == 2.0
+    rates = [learning_rate(step, settings, 100) for step in (0, 1, 2, 3, 4, 99)]
+    assert rates == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    assert learning_rate(0, OptimizerSettings(lr=2.0, warmup_steps=0), 100) == 2.0
+
+
+@pytest.mark.parametrize("decay, middle", [("linear", 1.0), ("cosine", 1.0)])
+def test_a_decaying_rate_starts_where_the_warm_up_ends_and_falls_to_nothing_by_the_end(decay, middle):
+    settings = OptimizerSettings(lr=2.0, warmup_steps=4, decay=decay)
+    rates = [learning_rate(step, settings, 104) for step in range(104)]
+    assert rates[3] == rates[4] == 2.0
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[54] == pytest.approx(middle)
+    assert 0 < rates[-1] < 0.02 * 2.0
+    assert learning_rate(104, settings, 104) == 0.0
+
+
+def test_the_number_of_steps_is_part_of_a_decaying_runs_identity():
+    plain = TrainConfig(max_steps=10)
+    decaying = replace(plain, optimizer=OptimizerSettings(decay="cosine"))
+    assert identity(plain) == identity(replace(plain, max_steps=20))
+    assert identity(decaying) != identity(replace(decaying, max_steps=20))
 
 
 @pytest.mark.parametrize("name", ["adafactor", "adamw"])

@@ -43,8 +43,8 @@ class TrainConfig:
     export: Literal["last", "best"] = "last"
     """Which weights become OUT/pytorch_lora_weights.safetensors: the last, or those best on held-out
     pairs."""
-    kohya: bool = False
-    """Also write the LoRA in kohya's layout, for ComfyUI and others."""
+    kohya: bool = True
+    """Write the LoRA in kohya's layout too, for ComfyUI and others."""
     device: str = "auto"
     """auto, cpu, cuda."""
     ema: Decay = 0.0
@@ -91,4 +91,6 @@ def identity(config: TrainConfig) -> str:
     """A hash over the settings that decide what is learnt; the rest may change when a run is continued."""
     kept = {name: value for name, value in to_dict(config).items() if name not in FREE}
     kept["data"] = {name: value for name, value in kept["data"].items() if name not in FREE_DATA}
+    if config.optimizer.decay != "constant":
+        kept["max_steps"] = config.max_steps  # the rate of every step hangs on it
     return config_hash(kept)

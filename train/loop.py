@@ -24,6 +24,7 @@ from train.lora.adapters import add_lora, load_lora_state, lora_norm, lora_param
 from train.lora.average import Average
 from train.lora.checkpoint import Checkpoints, State, refuse_foreign
 from train.lora.optimizers import build_optimizer
+from train.lora.start import begin_from, read_start
 from train.lora.twins import trainable
 from train.memory import explain_out_of_memory, make_room
 from train.objective.draws import timestep_range
@@ -31,7 +32,7 @@ from train.objective.noise import noise_process
 from train.objective.references import open_references
 from train.objective.trainee import Trainee
 from train.pairs.data_order import pair_index
-from train.pairs.prepare import prepare_pairs
+from train.pairs.prepare import no_prompt, prepare_pairs
 from train.report.finish import write_results
 from train.report.metrics import peak_memory, summarise
 from train.report.samples import Sampler
@@ -90,6 +91,7 @@ class Run:
         )
         self.pairs = prepared.training
         self.origin["pairs"] = prepared.digest
+        promptless = no_prompt(self.family) if config.data.prompt_dropout else None
         make_room(self.family, config)
         self.trainee = Trainee(
             unet=self.family.unet,
@@ -100,6 +102,7 @@ class Run:
             device=self.device,
             autocast=DTYPES[dtype] if dtype != "float32" else None,
             references=open_references(config, self.family, self.device),
+            promptless=promptless,
         )
         self.average = Average(self.family.unet, config.ema)
         self.validator = Validator(self.trainee, prepared.held_out, self.accelerator)
@@ -129,7 +132,11 @@ class Run:
     def _add_adapter(self) -> None:
         lora = self.config.lora
         unet = self.family.unet
+        # A run that goes on has its LoRA in a checkpoint and no need of what it began from.
+        start = read_start(self.family, lora.init) if lora.init and not self.checkpoints.latest() else None
         add_lora(unet, lora.rank, lora.alpha, lora.targets, seed=self.config.seed, dropout=lora.dropout)
+        if start:
+            begin_from(unet, start)
         if self.config.memory.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         # Training mode lets the LoRA's dropout act; the UNet itself has none.

@@ -29,6 +29,8 @@ class DataConfig:
     resize: Literal["none", "downscale"] = "none"
     """none: a picture must have the canvas's size. downscale: larger ones of the same aspect are reduced
     (Lanczos)."""
+    prompt_dropout: Decay = 0.0
+    """Share of draws in which a pair is shown without its prompt, as guidance's other half sees it."""
     long_prompts: Literal["truncate", "drop"] = "truncate"
     """Prompts beyond the tokenizer's window: cut there, or drop the pair. Either way the log says how
     many."""
@@ -69,6 +71,9 @@ class LoraConfig:
     """Dropout on the adapter's input; 0 for preference training."""
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """Names of the projections that get an adapter."""
+    init: str = ""
+    """Folder or file of a LoRA to start from, such as the other stage's; of the same rank and targets. What
+    training is held to stays the base model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +121,10 @@ class OptimizerSettings:
     lr: Positive = 1e-6
     """Learning rate after warm-up; the paper's is 1e-6."""
     warmup_steps: Natural = 1000
-    """Steps over which the rate rises linearly from lr/warmup_steps; then it stays."""
+    """Steps over which the rate rises linearly from lr/warmup_steps."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """What follows the warm-up: the rate stays, or falls to zero at max_steps, by a line or half a
+    cosine."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay per step, times lr."""
     beta1: Decay = 0.9

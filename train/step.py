@@ -46,7 +46,7 @@ def apply_gradient(
     limit = config.optimizer.max_grad_norm
     if limit and norm > limit:
         torch._foreach_mul_(grads, limit / norm)
-    rate = learning_rate(step, config.optimizer)
+    rate = learning_rate(step, config.optimizer, config.max_steps)
     set_learning_rate(optimizer, rate)
     for parameter, grad in zip(parameters, grads, strict=True):
         parameter.grad = grad

@@ -10,13 +10,13 @@ from typing import Any
 import yaml
 
 from drspo.errors import UserError
-from drspo.files.lora import CARD, FACTS
+from drspo.files.lora import CARD, FACTS, PEFT_CONFIG
 from drspo.files.storage import Storage
 from drspo.leaving import public
 from drspo.licences import OF_BASE, check_licence
 
 # What training leaves for others. Other pictures in the folder are somebody's own.
-FILES = (CARD, "*.safetensors", FACTS, "curves.png", "samples/*.png")
+FILES = (CARD, "*.safetensors", FACTS, PEFT_CONFIG, "curves.png", "samples/*.png")
 NEEDED = {"stage": str, "base_model": str, "base_fingerprint": str, "rank": int}
 _AGAIN = "Take it from the training's folder."
 _HEAD = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)

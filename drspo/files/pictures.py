@@ -79,7 +79,7 @@ def read_picture(source: Source, where: str = "") -> Image.Image:
         with _explained(where):
             image.load()
         turn = _orientation(image)
-        picture = _rgb(image, where)
+        picture = rgb(image, where)
     return picture.transpose(_TURNS[turn]) if turn in _TURNS else picture
 
 
@@ -121,7 +121,10 @@ def picture_format(data: bytes, where: str = "") -> str:
     return _format(data[:32], _place(data, where))
 
 
-def _rgb(image: Image.Image, where: str) -> Image.Image:
+def rgb(image: Image.Image, where: str = "a picture") -> Image.Image:
+    """A picture that is open already, as RGB by the rules of `read_picture`; it is not turned."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
     if _is_deep(image):
         return _from_16_bits(image)
     if image.mode in _WITH_ALPHA or (image.mode in _PLAIN and "transparency" in image.info):

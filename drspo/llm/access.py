@@ -31,8 +31,8 @@ def key_for(settings: LLMSettings) -> str:
     variable = settings.key_variable
     if not variable:
         return ""
-    if variable not in (KEY_VARIABLE, os.environ.get("DRSPO_LLM_KEY_VARIABLE")) and not consent.said(
-        "llm.key_variable", variable
+    if variable not in (KEY_VARIABLE, os.environ.get("DRSPO_LLM_KEY_VARIABLE")) and not _said(
+        "key_variable", variable
     ):
         raise UserError(
             f"only a file says that the key is in the environment variable {variable}",
@@ -54,15 +54,22 @@ def is_withheld(settings: LLMSettings) -> bool:
     """Whether the server is asked without a key because only a file names its address."""
     trusted = (OPENAI, os.environ.get("OPENAI_BASE_URL"))
     address = settings.base_url
-    return (
-        bool(settings.key_variable) and address not in trusted and not consent.said("llm.base_url", address)
+    return bool(settings.key_variable) and address not in trusted and not _said("base_url", address)
+
+
+def _said(key: str, value: str) -> bool:
+    """Whether the command line gives this value, to --llm.KEY or to a judge's own setting name.KEY=value."""
+    settings = (entry.partition("=") for entry in consent.values("judges.options", "scoring.options"))
+    return consent.said(f"llm.{key}", value) or any(
+        (path.rpartition(".")[2], given) == (key, value) for path, _, given in settings
     )
 
 
 def to_send_it(settings: LLMSettings) -> str:
     """What to type so that the server gets the key after all."""
     return (
-        f"Only a file names this address, so no key is sent. To send it: --llm.base-url {settings.base_url}"
+        f"Only a file names this address, so no key is sent. To send it: --llm.base-url {settings.base_url} "
+        f"(for a scorer its own setting on the command line)"
     )
 
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -18,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from drspo.hashing import content_hash, seed_from
-from drspo.llm.cache import Answer, AnswerCache
+from drspo.llm.cache import FOLDER, Answer, AnswerCache
 from drspo.llm.pace import Pace
 from drspo.llm.settings import LLMSettings
 from drspo.llm.template import Template
@@ -41,9 +44,9 @@ class LLMReport:
 class LLM:
     """One language model with its cache, its pace and its budget. Use it from one event loop."""
 
-    def __init__(self, settings: LLMSettings, storage: Storage) -> None:
+    def __init__(self, settings: LLMSettings, storage: Storage | None, folder: str = FOLDER) -> None:
         self.settings = settings
-        self.cache = AnswerCache(storage)
+        self.cache = AnswerCache(storage, folder)
         self.wire = Wire(settings)
         self.pace = Pace(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute)
         self.report = LLMReport()
@@ -59,10 +62,23 @@ class LLM:
 
         Raises UserError when no request can succeed: key rejected, unknown model, no server, quota used up.
         """
-        body = self._body(template, schema, fields)
-        key = content_hash(template.hash, json.dumps(body, sort_keys=True, ensure_ascii=True))
+        return await self.send(
+            self._body(template, schema, fields), template.hash, partial(_validated, schema=schema)
+        )
+
+    async def send(
+        self, body: dict[str, Any], recipe: str, read: Callable[[Reply], str], *, picture_tokens: int = 0
+    ) -> Answer:
+        """The answer to a whole request body, as the text that `read` takes from the reply.
+
+        `read` raises Garbage for a reply that is no answer. `recipe` names the wording and whatever else
+        tells this question from an equal body; `picture_tokens` is what its pictures may cost. Raises as
+        `ask` does.
+        """
+        key = content_hash(recipe, json.dumps(body, sort_keys=True, ensure_ascii=True))
         if key not in self._under_way:
-            self._under_way[key] = asyncio.ensure_future(self._answer(key, body, schema))
+            estimate = _estimate(body, self.settings) + picture_tokens
+            self._under_way[key] = asyncio.ensure_future(self._answer(key, body, read, estimate))
         try:
             return await asyncio.shield(self._under_way[key])
         finally:
@@ -88,12 +104,14 @@ class LLM:
             body["response_format"] = {"type": "json_object"}
         return body
 
-    async def _answer(self, key: str, body: dict[str, Any], schema: type[BaseModel]) -> Answer:
+    async def _answer(
+        self, key: str, body: dict[str, Any], read: Callable[[Reply], str], estimate: int
+    ) -> Answer:
         stored = await asyncio.to_thread(self.cache.get, key)
         if stored is not None and stored.kind != "transient":
             self.report.from_cache += 1
             return self._count(stored)
-        return self._count(await self._attempts(key, body, schema))
+        return self._count(await self._attempts(key, body, read, estimate))
 
     async def _store(self, answer: Answer) -> Answer:
         return await asyncio.to_thread(self.cache.put, answer)
@@ -102,7 +120,9 @@ class LLM:
         self.report.answers[answer.kind] = self.report.answers.get(answer.kind, 0) + 1
         return answer
 
-    async def _attempts(self, key: str, body: dict[str, Any], schema: type[BaseModel]) -> Answer:
+    async def _attempts(
+        self, key: str, body: dict[str, Any], read: Callable[[Reply], str], estimate: int
+    ) -> Answer:
         """Ask until there is a valid answer or a reason to stop, and store it.
 
         A place among the requests under way is kept until the answer is stored: however slow the storage, a
@@ -111,7 +131,6 @@ class LLM:
         spent = _Spent(key)
         failures = garbage = 0
         while True:
-            estimate = _estimate(body, self.settings)
             if not self._reserve(estimate):
                 reason = f"the token budget of {self.settings.token_budget} is used up"
                 if spent.requests == 0:
@@ -121,7 +140,7 @@ class LLM:
             async with self.pace.slots:
                 try:
                     reply = await self._request(body, estimate, spent)
-                    content = self._harmless(_validated(reply, schema))
+                    content = self._harmless(read(reply))
                     answer = spent.answer("ok", content=content, model=self.wire.redact(reply.model))
                 except Garbage as error:
                     garbage += 1
@@ -149,8 +168,6 @@ class LLM:
             used = reply.prompt_tokens + reply.completion_tokens
             self._pay(reply, spent)
             self._failures_in_a_row = 0
-            if reply.problem:
-                raise Garbage(reply.problem)
             return reply
         except Failure as error:
             self._note(error)
@@ -228,12 +245,31 @@ def cost(settings: LLMSettings, prompt_tokens: int, completion_tokens: int) -> f
 
 
 def _estimate(body: dict[str, Any], settings: LLMSettings) -> int:
-    """An upper estimate of one request's tokens: a token per three bytes asked, and the longest answer."""
-    return len(json.dumps(body)) // 3 + settings.max_output_tokens
+    """An upper estimate of one request's tokens: a token per three bytes asked, and the longest answer.
+
+    What encoded pictures cost is not in their bytes.
+    """
+    return len(_PICTURE.sub("", json.dumps(body))) // 3 + settings.max_output_tokens
+
+
+_PICTURE = re.compile(r"data:image/[^\"]*")
+
+
+def summary(report: dict[str, Any]) -> str:
+    """What a language model did and cost, in a line; of an LLMReport as a dict."""
+    answers = ", ".join(f"{count} {kind}" for kind, count in sorted(report["answers"].items()))
+    failures = ", ".join(f"{count} x {what}" for what, count in sorted(report["failures"].items()))
+    parts = [f"{report['requests']} requests, {report['from_cache']} answers from the cache ({answers})"]
+    parts += [f"retried {failures}"] if failures else []
+    parts.append(f"{report['prompt_tokens']} tokens in, {report['completion_tokens']} out")
+    parts += [f"price {report['cost']:.4f}"] if report["cost"] else []
+    return "; ".join(parts)
 
 
 def _validated(reply: Reply, schema: type[BaseModel]) -> str:
     """The reply's JSON in canonical form; raises Garbage when the schema does not accept it."""
+    if reply.problem:
+        raise Garbage(reply.problem)
     try:
         return schema.model_validate_json(reply.content).model_dump_json()
     except ValidationError as error:

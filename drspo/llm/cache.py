@@ -35,22 +35,26 @@ class Answer:
 
 
 class AnswerCache:
-    """Reads and writes `cache/llm/<two hex digits>/<request hash>.json` of a run."""
+    """Reads and writes `<folder>/<two hex digits>/<request hash>.json`; without a storage nothing."""
 
-    def __init__(self, storage: Storage) -> None:
-        self.storage = storage
+    def __init__(self, storage: Storage | None, folder: str = FOLDER) -> None:
+        self.storage, self.folder = storage, folder
 
     def get(self, request_hash: str) -> Answer | None:
         """The stored answer, or None; a file that cannot be read counts as absent and is written anew."""
+        if self.storage is None:
+            return None
         try:
-            answer = _parse(self.storage.read(_name(request_hash)))
+            answer = _parse(self.storage.read(self._name(request_hash)))
         except FileNotFoundError:
             return None
         return answer if answer is not None and answer.request_hash == request_hash else None
 
     def put(self, answer: Answer) -> Answer:
         """Store an answer and give the one that counts: the first good one, when two jobs asked at once."""
-        name, data = _name(answer.request_hash), json.dumps(asdict(answer), ensure_ascii=True).encode()
+        if self.storage is None:
+            return answer
+        name, data = self._name(answer.request_hash), json.dumps(asdict(answer), ensure_ascii=True).encode()
         if self.storage.create(name, data):
             return answer
         earlier = self.get(answer.request_hash)
@@ -62,15 +66,16 @@ class AnswerCache:
     def spent(self) -> dict[str, int]:
         """Totals over every stored answer: {"prompt_tokens", "completion_tokens", "requests"}."""
         total = {"prompt_tokens": 0, "completion_tokens": 0, "requests": 0}
-        for name in self.storage.list(FOLDER):
+        if self.storage is None:
+            return total
+        for name in self.storage.list(self.folder):
             answer = _parse(self.storage.read(name))
             for key in total:
                 total[key] += getattr(answer, key) if answer is not None else 0
         return total
 
-
-def _name(request_hash: str) -> str:
-    return f"{FOLDER}/{request_hash[:2]}/{request_hash}.json"
+    def _name(self, request_hash: str) -> str:
+        return f"{self.folder}/{request_hash[:2]}/{request_hash}.json"
 
 
 def _parse(data: bytes) -> Answer | None:

@@ -6,6 +6,7 @@ import asyncio
 import email.utils
 import json
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     problem: str = ""
+    first: tuple[tuple[str, float], ...] = ()
+    """The likeliest first tokens with their log probabilities, where they were asked for and given."""
 
 
 class Wire:
@@ -179,7 +182,19 @@ def _reply(data: bytes) -> Reply:
         model = ascii(str(body.get("model") or ""))[1:-1][:200]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Reply(problem="the answer is not a chat completion")
-    return Reply("" if problem else content, model, asked, answered, problem=problem)
+    first = () if refusal else _first_tokens(choice.get("logprobs"))
+    return Reply("" if problem else content, model, asked, answered, problem=problem, first=first)
+
+
+def _first_tokens(logprobs: object) -> tuple[tuple[str, float], ...]:
+    """The likeliest first tokens, as far as they can be believed: none of them when any is no probability."""
+    try:
+        some = logprobs["content"][0]["top_logprobs"]  # type: ignore[index]
+        found = tuple((str(one["token"]), float(one["logprob"])) for one in some)
+    except (LookupError, TypeError, ValueError, OverflowError):
+        return ()
+    likely = all(-1e4 <= value <= 1e-3 for _, value in found)
+    return found if likely and sum(math.exp(value) for _, value in found) < 1.01 else ()
 
 
 def _problem(content: object, refusal: object, finish_reason: object) -> str:

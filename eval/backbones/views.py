@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from PIL import Image
 
 from drspo.errors import UserError
+from drspo.files.pictures import rgb
 
 View = Literal["official", "letterbox", "squash", "windows"]
 RESIZE_PATH = "pil-bicubic-1"
@@ -65,7 +66,7 @@ def window_boxes(width: int, height: int, *, overlap: bool = True) -> list[tuple
 def shown(image: Image.Image, view: str, size: int) -> list[Image.Image]:
     """The squares of `size` pixels that a scorer sees of `image` under `view`: one, or one per window."""
     check_view(view)
-    image = image.convert("RGB")
+    image = rgb(image)
     if view == "windows":
         return [squash(image.crop(box), size) for box in window_boxes(*image.size)]
     return [{"official": official, "letterbox": letterbox, "squash": squash}[view](image, size)]

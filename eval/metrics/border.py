@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from drspo.files.pictures import rgb
 from eval.metrics.salience import lab_at
 
 ROWS = 128
@@ -59,4 +60,4 @@ class BorderFrame:
 
     def score(self, images: list[Image.Image], prompts: list[str]) -> list[float]:
         """One share per image; prompts don't matter."""
-        return [frame_share(np.asarray(image.convert("RGB"))) for image in images]
+        return [frame_share(np.asarray(rgb(image))) for image in images]

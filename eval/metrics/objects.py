@@ -8,9 +8,10 @@ from collections import Counter
 import numpy as np
 from PIL import Image
 
-from eval.base import check_prompts
+from drspo.files.pictures import rgb
+from eval.base import Missing, check_prompts
 
-NONE = float("nan")
+NONE = Missing("the prompt names no subject of this world")
 
 
 def surplus(kinds: list[str]) -> int:
@@ -55,7 +56,7 @@ class _Detected:
 
     def kinds(self, image: Image.Image) -> list[str]:
         """Names of everything found, one per object."""
-        return [found.kind for found in self._find(np.asarray(image.convert("RGB")))]
+        return [found.kind for found in self._find(np.asarray(rgb(image)))]
 
 
 class RepeatedObjects(_Detected):
@@ -111,7 +112,7 @@ class SceneRight(_Detected):
         subject, place = asked_subject(prompt), asked_place(prompt)
         if subject is None:
             return NONE
-        found = self._find(np.asarray(image.convert("RGB")))
+        found = self._find(np.asarray(rgb(image)))
         lights = [here for here in found if here.kind in LIGHTS]
         subjects = [here for here in found if here.kind not in LIGHTS]
         if [here.kind for here in subjects] != [subject] or len(lights) > 1:

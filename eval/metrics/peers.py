@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from drspo.errors import UserError
+from drspo.files.pictures import rgb
 from eval.backbones.embeddings import choose_device
 from eval.backbones.views import squash, window_boxes
 
@@ -25,7 +26,7 @@ STYLE_LAYERS = (0, 5, 10, 19, 28)
 def squares(image: Image.Image, side: int = SIDE) -> torch.Tensor:
     """The squares of a scroll that share no pixel, [squares, 3, side, side] in 0..1."""
     boxes = window_boxes(*image.size, overlap=False)
-    crops = [np.asarray(squash(image.convert("RGB").crop(box), side)) for box in boxes]
+    crops = [np.asarray(squash(rgb(image).crop(box), side)) for box in boxes]
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
 
 

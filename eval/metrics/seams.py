@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from drspo.errors import UserError
+from drspo.files.pictures import rgb
 from eval.metrics.salience import lab_at
 
 ROWS = 128
@@ -66,7 +67,7 @@ class Seams:
 
     def score(self, images: list[Image.Image], prompts: list[str]) -> list[float]:
         """One number per image, at least 0; prompts don't matter."""
-        strengths = [seam_strength(np.asarray(image.convert("RGB"))) for image in images]
+        strengths = [seam_strength(np.asarray(rgb(image))) for image in images]
         return [float(max(0.0, strength[inside(strength)].max(initial=0.0))) for strength in strengths]
 
 
@@ -96,7 +97,7 @@ class BorderSeams:
 
     def score(self, images: list[Image.Image], prompts: list[str]) -> list[float]:
         """One number per image, at least 0; prompts don't matter."""
-        return [self._one(seam_strength(np.asarray(image.convert("RGB")))) for image in images]
+        return [self._one(seam_strength(np.asarray(rgb(image)))) for image in images]
 
     def _one(self, strength: np.ndarray) -> float:
         step = self.stride * ROWS

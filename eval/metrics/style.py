@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from drspo.files.pictures import rgb
 from eval.metrics.salience import small_lab
 
 SAME = 5.0
@@ -47,4 +48,4 @@ class Style:
 
     def score(self, images: list[Image.Image], prompts: list[str]) -> list[float]:
         """One number per image; prompts don't matter."""
-        return [style_dispersion(np.asarray(image.convert("RGB"))) for image in images]
+        return [style_dispersion(np.asarray(rgb(image))) for image in images]

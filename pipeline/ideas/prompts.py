@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from drspo.files.storage import Storage
+from drspo.llm.ask import summary
 from drspo.llm.settings import LLMSettings
 from drspo.log import progress
 from pipeline.ideas.dedup import near_duplicates
@@ -75,19 +76,8 @@ def run_stage(stage: TextStage, table: pa.Table, advance: Advance = lambda count
     with stage:
         done = _table(rows())
         if report := stage.report():
-            log.info("language model: %s", llm_summary(report))
+            log.info("language model: %s", summary(report))
         return done
-
-
-def llm_summary(report: dict[str, Any]) -> str:
-    """What a language model did and cost, in a line."""
-    answers = ", ".join(f"{count} {kind}" for kind, count in sorted(report["answers"].items()))
-    failures = ", ".join(f"{count} x {what}" for what, count in sorted(report["failures"].items()))
-    parts = [f"{report['requests']} requests, {report['from_cache']} answers from the cache ({answers})"]
-    parts += [f"retried {failures}"] if failures else []
-    parts.append(f"{report['prompt_tokens']} tokens in, {report['completion_tokens']} out")
-    parts += [f"price {report['cost']:.4f}"] if report["cost"] else []
-    return "; ".join(parts)
 
 
 def drop_duplicates(table: pa.Table) -> pa.Table:

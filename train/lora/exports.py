@@ -1,4 +1,4 @@
-"""A trained LoRA as files: diffusers' layout, the kohya/ComfyUI layout, and what it was trained on."""
+"""A trained LoRA as files: the layouts of diffusers, peft and kohya (ComfyUI), and what it was trained on."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from drspo.errors import UserError
-from drspo.files.lora import FACTS, FILE
+from drspo.files.lora import FACTS, FILE, PEFT_CONFIG, PEFT_FILE
 from drspo.files.storage import Storage
 from train.lora.adapters import lora_settings, lora_state, named_lora_parameters
+from train.lora.names import original_name
 
 
 def lora_metadata(
@@ -54,6 +54,29 @@ def save_lora(
     return Path(directory) / FILE
 
 
+def save_peft(directory: str | Path, unet: Any, *, dtype: torch.dtype = torch.float32) -> Path:
+    """Write DIRECTORY/adapter_model.safetensors and adapter_config.json, which
+    `peft.PeftModel.from_pretrained(unet, DIRECTORY)` opens."""
+    tensors = {
+        f"base_model.model.{_plain(name)}": t.to(dtype).contiguous() for name, t in _state(unet, None).items()
+    }
+    modules = sorted({_plain(name).partition(".lora_")[0] for name in named_lora_parameters(unet)})
+    own = lora_settings(unet)
+    config = {
+        "peft_type": "LORA",
+        "r": own["rank"],
+        "lora_alpha": own["alpha"],
+        "lora_dropout": own["dropout"],
+        "target_modules": modules,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    folder = Storage(str(directory))
+    folder.write(PEFT_FILE, _encode(tensors, {"format": "pt"}))
+    folder.write(PEFT_CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+    return Path(directory) / PEFT_FILE
+
+
 def save_kohya(
     path: str | Path,
     unet: Any,
@@ -72,7 +95,7 @@ def save_kohya(
     tensors: dict[str, Tensor] = {}
     for name, tensor in _state(unet, state).items():
         module, _, matrix = _plain(name).partition(".lora_")
-        key = "lora_unet_" + _original_name(module, unet).replace(".", "_")
+        key = "lora_unet_" + original_name(module, unet.config).replace(".", "_")
         tensors[f"{key}.lora_{'down' if matrix.startswith('A') else 'up'}.weight"] = tensor.to(
             dtype
         ).contiguous()
@@ -119,27 +142,6 @@ def _adapter_config(unet: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         "use_dora": False,
         "lora_bias": False,
     }
-
-
-def _original_name(module: str, unet: Any) -> str:
-    """A diffusers module's name in the original SDXL implementation; other families keep diffusers' names.
-
-    An input block of the original holds one resnet (index 0) and its attention (index 1), and input block 0
-    is the first convolution; output blocks hold layers_per_block + 1 pairs per level.
-    """
-    if unet.config.addition_embed_type != "text_time":
-        return module
-    parts, layers = module.split("."), unet.config.layers_per_block
-    if parts[0] == "mid_block" and parts[1] == "attentions":
-        return ".".join(["middle_block", "1", *parts[3:]])
-    if parts[0] in ("down_blocks", "up_blocks") and parts[2] == "attentions":
-        level, index = int(parts[1]), int(parts[3])
-        down = parts[0] == "down_blocks"
-        number = level * (layers + 1) + index + (1 if down else 0)
-        return ".".join(["input_blocks" if down else "output_blocks", str(number), "1", *parts[4:]])
-    raise UserError(
-        f"{module!r} has no name in the kohya layout", "lora.targets", "only attention layers can be exported"
-    )
 
 
 def _encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

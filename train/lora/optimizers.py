@@ -1,7 +1,8 @@
-"""Optimisers for LoRA, and the warm-up of their learning rate."""
+"""Optimisers for LoRA, and their learning rate over the run."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -67,11 +68,16 @@ def _adamw8bit(parameters: list[Tensor], settings: OptimizerSettings) -> torch.o
     )
 
 
-def learning_rate(step: int, settings: OptimizerSettings) -> float:
-    """The rate of the step numbered from 0: lr (step + 1) / warmup_steps up to lr, then constant."""
-    if settings.warmup_steps <= 0:
+def learning_rate(step: int, settings: OptimizerSettings, max_steps: int) -> float:
+    """The rate of the step numbered from 0: lr (step + 1) / warmup_steps up to lr, then as `decay` says, down
+    to lr / (steps after the warm-up) in the last step of `max_steps`."""
+    if step < settings.warmup_steps:
+        return settings.lr * (step + 1) / settings.warmup_steps
+    if settings.decay == "constant":
         return settings.lr
-    return settings.lr * min(1.0, (step + 1) / settings.warmup_steps)
+    done = (step - settings.warmup_steps) / max(1, max_steps - settings.warmup_steps)
+    left = 1 - done if settings.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return settings.lr * max(0.0, left)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -37,6 +37,14 @@ def step_draw(
     return Draw(draw_timestep(own, low, high), *draw_noise(own, shape, independent=noise.independent), own)
 
 
+def forgets_prompt(drawn: int, share: float) -> bool:
+    """Whether the draw of seed `drawn` is one of the `share` that a pair is shown without its prompt.
+
+    Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, algorithm 1) trains both of its halves so.
+    """
+    return seed_from("prompt", drawn) < share * (1 << 31)
+
+
 def grid_draw(seed: int, pair_id: str, t: int, shape: tuple[int, ...], noise: NoiseConfig) -> Draw:
     """The draw of a held-out pair at a timestep of the grid: the same in every measurement."""
     own = seed_from("grid", seed, pair_id, t)

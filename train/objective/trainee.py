@@ -1,6 +1,6 @@
 """One pair to one gradient with a real network: what is fixed over a run, and what each pair adds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from train.canvas import TrainingCanvas
 from train.config import TrainConfig
 from train.engine.predictor import window_predictor
 from train.engine.problem import Problem, Side, Trainable
-from train.objective.draws import Draw, step_draw
+from train.objective.draws import Draw, forgets_prompt, step_draw
 from train.objective.losses import Context
 from train.objective.noise import NoiseProcess
 from train.objective.pair import PairResult, Recall, ask_anew, in_one_call, pair_errors, pair_gradients
@@ -30,6 +30,8 @@ class Trainee:
     autocast: torch.dtype | None
     references: References | None = None
     """Where the frozen model's answers are kept; None asks it at every step."""
+    promptless: tuple[torch.Tensor, torch.Tensor | None] | None = None
+    """Embeddings (and pooled) of no prompt, which `data.prompt_dropout` of the draws are shown."""
 
     def gradients(self, pair: EncodedPair, position: int) -> PairResult:
         """Loss, LoRA gradient and metrics of the pair at `position`, counted over the whole run."""
@@ -38,6 +40,9 @@ class Trainee:
         # Dropout draws from torch's own generator; seeding it here makes its masks a function of the position
         # too.
         torch.manual_seed(drawn.seed)
+        if self.promptless and forgets_prompt(drawn.seed, config.data.prompt_dropout):
+            embeds, pooled = self.promptless
+            pair = replace(pair, embeds=embeds, pooled=pooled)
         together = in_one_call(
             len(self.canvas.windows), config.memory.window_batch, config.loss, self.trainable
         )

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 
 from drspo.files.storage import Storage
 from generate.images.vae import encode_images, from_pil
-from generate.models.prompts import check_prompt, encode_text
+from generate.models.prompts import check_prompt, encode_prompts, encode_text
 from train.canvas import TrainingCanvas
 from train.memory import explain_encoding_out_of_memory
 from train.pairs.cache import Encoded, TensorCache, cache_folder, image_key, text_key
@@ -110,6 +110,13 @@ class Preparer:
     def _embeddings(self, prompt: str) -> Encoded:
         embeds, pooled = encode_text(self.family, [prompt], long_prompt="truncate")
         return {"embeds": embeds.float()} | ({} if pooled is None else {"pooled": pooled.float()})
+
+
+def no_prompt(family: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Embeddings [1, L, d] and pooled [1, p] of no prompt, as guidance's other half has them in sampling."""
+    empty = encode_prompts(family, [""], [""])
+    pooled = empty.negative_pooled
+    return empty.negative_prompt_embeds.float().cpu(), None if pooled is None else pooled.float().cpu()
 
 
 def _finite(cache: TensorCache, key: str, compute: Callable[[], Encoded], what: str) -> Encoded:

@@ -5,28 +5,28 @@ from pathlib import Path
 from typing import Any
 
 from drspo.config import to_dict
+from drspo.files.lora import KOHYA
 from drspo.files.run import RunDir, revision, versions
 from drspo.leaving import public, public_name
 from generate.request import own
 from train.canvas import TrainingCanvas
 from train.config import TrainConfig
-from train.lora.exports import lora_metadata, save_kohya, save_lora
+from train.lora.exports import lora_metadata, save_kohya, save_lora, save_peft
 from train.report.card import write_card
 from train.report.tally import Tally
 
 log = logging.getLogger(__name__)
 
-KOHYA = "kohya.safetensors"
-
 
 def write_results(
     family: Any, canvas: TrainingCanvas, config: TrainConfig, pairs: int, tally: Tally, step: int
 ) -> None:
-    """Writes OUT/pytorch_lora_weights.safetensors, drspo.json, README.md and, where asked,
-    kohya.safetensors."""
+    """Writes OUT/pytorch_lora_weights.safetensors, drspo.json, README.md, peft's two files and, unless told
+    otherwise, kohya.safetensors."""
     out = Path(config.out)
     metadata = lora_facts(family, canvas, config, pairs, tally, step)
     save_lora(out, family.unet, metadata)
+    save_peft(out, family.unet)
     if config.kohya:
         save_kohya(out / KOHYA, family.unet, metadata)
     write_card(out, metadata, config, family.spec.base)
