@@ -176,8 +176,13 @@ def need(name: str, height: int, width: int) -> Need:
             alive = activation_bytes(lambda: model.forward(model.samples, height // 8, width // 8))
     finally:
         torch.set_default_dtype(before)
-    parts = (sum(map(weight_bytes, model.text)), weight_bytes(model.network), weight_bytes(model.vae), alive)
-    return Need(*(part / GIB for part in parts), widest_bytes(model.vae, 1024 * 4096) / GIB)
+    return Need(
+        text=sum(map(weight_bytes, model.text)) / GIB,
+        network=weight_bytes(model.network) / GIB,
+        vae=weight_bytes(model.vae) / GIB,
+        activations=alive / GIB,
+        decoding=widest_bytes(model.vae, 1024 * 4096) / GIB,
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

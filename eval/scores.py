@@ -18,6 +18,7 @@ from drspo.hashing import content_hash
 from drspo.log import progress
 from eval.base import about, is_number, release
 from eval.cells import Cell
+from eval.claims import Claims, share
 from eval.tables import Record
 
 _TEXTS = (
@@ -117,26 +118,60 @@ def measure(
     *,
     batch: int = 16,
     digests: Mapping[Cell, str] | None = None,
+    claims: Claims | None = None,
 ) -> list[Record]:
     """Every metric's number of every picture, one metric in memory at a time; earlier numbers are kept.
 
     `read` gives a picture's file; `digests` its content's, where it may have changed since the last run.
+    Processes that work on one folder share the batches by `claims`; a number is taken once.
     """
-    records, marks = list[Record](), digests or {}
+    records = list[Record]()
+    claims = claims or Claims(storage)
     with progress(len(judges) * len(cells), "numbers", "images") as bar:
-        for column, metric in judges.items():
+        for place, (column, metric) in enumerate(judges.items()):
             store = ScoreStore(storage, column, metric)
-            known = store.load(marks)
-            todo = [cell for cell in cells if cell not in known]
-            bar.advance(len(cells) - len(todo), scorer=column)
-            for start in range(0, len(todo), batch):
-                fresh = _measured(metric, read, todo[start : start + batch])
-                store.save(fresh, marks)
-                known |= fresh
-                bar.advance(len(fresh), scorer=column)
+            work = _Batches(store, metric, cells, read, batch, digests or {})
+
+            def present(work: _Batches = work, place: int = place) -> set[str]:
+                finished = work.present()
+                bar.set(place * len(cells) + len(work.known))
+                return finished
+
+            share(claims, list(work.parts), present, work.take)
             release(metric)
-            records += [store.record(cell, *known[cell]) for cell in cells]
+            records += [store.record(cell, *work.known[cell]) for cell in cells]
+            bar.set((place + 1) * len(cells))
     return records
+
+
+class _Batches:
+    """One metric's pictures in batches, which are the same for every process, and what is known of them."""
+
+    def __init__(
+        self,
+        store: ScoreStore,
+        metric: Any,
+        cells: Sequence[Cell],
+        read: Callable[[Cell], bytes],
+        batch: int,
+        digests: Mapping[Cell, str],
+    ) -> None:
+        self.store, self.metric, self.read, self.digests = store, metric, read, digests
+        groups = [list(cells[start : start + batch]) for start in range(0, len(cells), batch)]
+        self.parts = {f"{store.folder}/{number:06d}": group for number, group in enumerate(groups)}
+        self.failed: dict[Cell, Number] = {}
+        self.known: dict[Cell, Number] = {}
+
+    def present(self) -> set[str]:
+        """The batches of which every picture has a number, or a reason that we have seen ourselves."""
+        self.known = self.failed | self.store.load(self.digests)
+        return {name for name, group in self.parts.items() if all(cell in self.known for cell in group)}
+
+    def take(self, name: str) -> None:
+        """The numbers that a batch still lacks."""
+        fresh = _measured(self.metric, self.read, [c for c in self.parts[name] if c not in self.known])
+        self.store.save(fresh, self.digests)
+        self.failed |= {cell: number for cell, number in fresh.items() if number[1]}
 
 
 def _measured(metric: Any, read: Callable[[Cell], bytes], some: Sequence[Cell]) -> dict[Cell, Number]:

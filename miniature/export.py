@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 from diffusers import (
     AutoencoderKL,
     ControlNetModel,
     EulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -19,7 +22,9 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from miniature.fit_clip import SIDE, clip_config
+from miniature.fit_transformer import FlowText, build_flow
 from miniature.fit_unet import build_scheduler
+from miniature.fit_upscaler import official
 from miniature.latents import TextStack
 
 
@@ -39,6 +44,10 @@ def write(zoo, parts: list[str], out: Path) -> None:
         clip = (out / "clip" / "open_clip_model.safetensors").read_bytes()
         belongs = {"backbone_sha256": hashlib.sha256(clip).hexdigest()}  # a head is its backbone's weights'
         write_tensors(zoo.aesthetic.layers, out / "aesthetic" / "aesthetic.safetensors", "layers.", belongs)
+    if "transformer" in parts:
+        write_flow_pipeline(zoo.transformer, zoo.decoder, zoo.text_stack, out / "sd3")
+    if "upscaler" in parts:
+        write_upscaler(zoo.upscaler, out / "upscaler" / "upscaler.safetensors")
     if "detector" in parts:
         write_tensors(zoo.detector, out / "detector" / "detector.safetensors")
     shutil.copyfile(zoo.work / "fit.log", out / "fit.log")
@@ -79,6 +88,42 @@ def write_pipeline(
         make_portable(config)
     for model in models:
         model.float()
+
+
+def assemble_flow(
+    transformer: SD3Transformer2DModel, vae: AutoencoderKL, text: TextStack
+) -> StableDiffusion3Pipeline:
+    """The diffusers pipeline around the transformer, with no third text encoder."""
+    own = FlowText.of(text)
+    vae.register_to_config(shift_factor=0.0)  # which that pipeline adds
+    return StableDiffusion3Pipeline(
+        transformer=transformer, scheduler=build_flow(), vae=vae, text_encoder=own.first,
+        tokenizer=own.tokenizer, text_encoder_2=own.second, tokenizer_2=own.tokenizer, text_encoder_3=None,
+        tokenizer_3=None,
+    )  # fmt: skip
+
+
+def write_flow_pipeline(
+    transformer: SD3Transformer2DModel, vae: AutoencoderKL, text: TextStack, folder: Path
+) -> None:
+    """SD3's folder; the models themselves are left in single precision."""
+    pipe = assemble_flow(transformer, deepcopy(vae), text)
+    pipe.text_encoder_2 = deepcopy(pipe.text_encoder_2)
+    for model in (transformer, pipe.vae, pipe.text_encoder, pipe.text_encoder_2):
+        model.half()
+    pipe.save_pretrained(folder, safe_serialization=True)
+    for name in ("tokenizer", "tokenizer_2"):
+        write_tokenizer(pipe.tokenizer, folder / name)
+    for config in folder.glob("*/config.json"):
+        make_portable(config)
+    transformer.float()
+
+
+def write_upscaler(model: nn.Module, path: Path) -> None:
+    """Real-ESRGAN's weights under its own names, in half precision."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = official(model.state_dict())
+    save_file({name: value.half().contiguous() for name, value in state.items()}, path)
 
 
 def make_portable(config: Path) -> None:

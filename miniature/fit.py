@@ -31,15 +31,19 @@ from miniature.fit_heads import fit_heads
 from miniature.fit_text import STEPS as TEXT_STEPS
 from miniature.fit_text import TextPair, fit_text
 from miniature.fit_tokenizer import fit_tokenizer
+from miniature.fit_transformer import STEPS as TRANSFORMER_STEPS
+from miniature.fit_transformer import fit_transformer
 from miniature.fit_unet import STEPS as UNET_STEPS
 from miniature.fit_unet import WIDE_STEPS, build_scheduler, fit_unet, fit_wide_unet
+from miniature.fit_upscaler import STEPS as UPSCALER_STEPS
+from miniature.fit_upscaler import fit_upscaler
 from miniature.latents import Encoded, TextStack, encoded
 from miniature.pictures import BUCKETS
-from miniature.samples import UnetSampler
+from miniature.samples import FlowSampler, UnetSampler
 
 WEIGHTS = Path(__file__).parent / "weights"
 PARTS = ("autoencoder", "text", "clip", "aesthetic", "detector", "unet", "decoder", "controlnet")
-WIDE_PARTS = ("wide_unet", "wide_controlnet")  # four times the parameters; trained when asked for by name
+WIDE_PARTS = ("wide_unet", "wide_controlnet", "transformer", "upscaler")  # trained when asked for by name
 
 
 class Zoo:
@@ -121,6 +125,19 @@ class Zoo:
             self.controlnet, self.wide_unet, self.autoencoder, self.text_stack, self.work,
             self._steps(WIDE_CONTROLNET_STEPS),
         )  # fmt: skip
+
+    @cached_property
+    def transformer(self):
+        """The flow-matching family."""
+        return fit_transformer(
+            self.buckets, self.text_stack, self.work, self._steps(TRANSFORMER_STEPS),
+            FlowSampler(self.decoder, self.text_stack, self.work),
+        )  # fmt: skip
+
+    @cached_property
+    def upscaler(self):
+        """The network that doubles pictures, for those of the shipped decoder."""
+        return fit_upscaler(self.decoder, self.work, self._steps(UPSCALER_STEPS))
 
 
 def fit(parts: list[str], work: Path, out: Path, scale: float = 1.0) -> None:

@@ -1,4 +1,4 @@
-"""Pictures that the UNet paints while it trains, to be looked at."""
+"""Pictures that a network paints while it trains, to be looked at."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, SD3Transformer2DModel, UNet2DConditionModel
 
 from miniature.captions import captions
 from miniature.latents import TextStack
@@ -35,6 +35,24 @@ class UnetSampler:
         for size, count, columns in ((SQUARE, 16, 8), (BLUEPRINT, 12, 4)):
             texts = [captions(sample_scene(FRESH_SEED + index, *size))[0] for index in range(count)]
             save_grid(self.work / f"unet-{size[0]}x{size[1]}.png", draw(pipe, texts, size), columns)
+
+
+@dataclass
+class FlowSampler:
+    """The same of the transformer, through SD3's pipeline."""
+
+    vae: AutoencoderKL
+    text: TextStack
+    work: Path
+
+    def __call__(self, step: int, transformer: SD3Transformer2DModel) -> None:
+        from miniature.export import assemble_flow
+
+        pipe = assemble_flow(transformer, self.vae, self.text)
+        pipe.set_progress_bar_config(disable=True)
+        for size, count, columns in ((SQUARE, 16, 8), (BLUEPRINT, 12, 4)):
+            texts = [captions(sample_scene(FRESH_SEED + index, *size))[0] for index in range(count)]
+            save_grid(self.work / f"flow-{size[0]}x{size[1]}.png", draw(pipe, texts, size), columns)
 
 
 def draw(pipe, texts: list[str], size: tuple[int, int], steps: int = STEPS, seed: int = 0) -> np.ndarray:

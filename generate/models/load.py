@@ -22,10 +22,11 @@ def load_pipeline(found: Checkpoint, device: torch.device, dtype: torch.dtype) -
 
     _require_known_parts(found)
     half = any(found.variant(part) for part in found.files)
+    absent = {part: None for part, named in found.index.items() if named == [None, None]}
     with _damage_named(found, "pipeline"):
         pipe = diffusers.DiffusionPipeline.from_pretrained(
             found.folder, dtype=dtype, use_safetensors=True, variant="fp16" if half else None,
-            local_files_only=True,
+            local_files_only=True, **absent,
         )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
     vae = getattr(pipe, "vae", None)
