@@ -1,15 +1,19 @@
 """Who judged a data set's pairs, as its card says it."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from dataset_builder.report.card import card_files
 from dataset_builder.report.judges import _dispute, _sign, who_judged
+from drspo import consent
 from drspo.files.run import RunDir
-from pipeline.settings import PairSettings
+from eval.base import Missing
+from pipeline.settings import PairSettings, ScoringSettings
 from pipeline.shards import read_pairs
 from tests.building import IDEAS, build, fake_config
 
@@ -76,3 +80,23 @@ def test_the_disputed_pair_is_shown_with_the_scores_of_all(tmp_path):
     assert Image.open(io.BytesIO(files["assets/disputed.webp"])).size == (64, 72)
     for name, (one, other) in dispute.scores.items():
         assert f"{name} {one:.3f} against {other:.3f}" in card
+
+
+class Mute:
+    """A scorer that gives every second number, and says why it has none for the others."""
+
+    name, unit, higher_is_better, view, checkpoint, checkpoint_hash = "mute", "u", True, "whole", "none", "1"
+
+    def score(self, images, prompts):
+        return [Missing("the server refuses") if n % 2 else float(n) for n in range(len(images))]
+
+
+def test_a_score_that_is_missing_leaves_its_reason_with_the_candidate(tmp_path):
+    consent.allow(__name__)
+    config = fake_config(tmp_path, tmp_path / "out", IDEAS[:1])
+    build(replace(config, scoring=ScoringSettings(scorers=(f"{__name__}:Mute",))))
+    run = RunDir(tmp_path / "out")
+    (name,) = run.list("units/")
+    (row,) = pq.read_table(io.BytesIO(run.read(name))).to_pylist()
+    errors = [one["error"] for one in row["candidates"]]
+    assert errors == ["", "score: Mute: the server refuses"] * 2
