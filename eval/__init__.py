@@ -19,6 +19,7 @@ MEASURES = {
     "seam": "eval.metrics.seams:Seams",
     "border_seam": "eval.metrics.seams:BorderSeams",
     "style": "eval.metrics.style:Style",
+    "blueprint_fidelity": "eval.metrics.fidelity:BlueprintFidelity",
     "border_frame": "eval.metrics.border:BorderFrame",
     "repeated_objects": "eval.metrics.objects:RepeatedObjects",
     "subject_present": "eval.metrics.objects:SubjectPresent",

@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "text_limit": 0,
     "aggregate": "mean",
     "needs_prompt": False,
+    "needs_blueprint": False,
 }
 """What a metric may leave out, and what is taken then (see `about`)."""
 
@@ -45,7 +46,8 @@ class Metric(Protocol):
     `score` does. So all metrics of a benchmark can be built, and what is missing named, before a picture is
     painted. `DEFAULTS` lists further attributes that may be declared: `version` (of the recipe), `revision`
     (of the checkpoint), `text_limit` (tokens), `aggregate` (how a prompt's seeds become one number),
-    `needs_prompt`. A method `release` frees what `score` loaded.
+    `needs_prompt`, `needs_blueprint` (then an image's `info["blueprint"]` holds it, where there is one). A
+    method `release` frees what `score` loaded.
     """
 
     name: str

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -119,10 +121,12 @@ def measure(
     batch: int = 16,
     digests: Mapping[Cell, str] | None = None,
     claims: Claims | None = None,
+    blueprint: Callable[[Cell], bytes] | None = None,
 ) -> list[Record]:
     """Every metric's number of every picture, one metric in memory at a time; earlier numbers are kept.
 
-    `read` gives a picture's file; `digests` its content's, where it may have changed since the last run.
+    `read` gives a picture's file; `digests` its content's, where it may have changed since the last run;
+    `blueprint` the file of its plan, or FileNotFoundError, for metrics that read it.
     Processes that work on one folder share the batches by `claims`; a number is taken once.
     """
     records = list[Record]()
@@ -130,7 +134,8 @@ def measure(
     with progress(len(judges) * len(cells), "numbers", "images") as bar:
         for place, (column, metric) in enumerate(judges.items()):
             store = ScoreStore(storage, column, metric)
-            work = _Batches(store, metric, cells, read, batch, digests or {})
+            opened = partial(_opened, read, blueprint if about(metric, "needs_blueprint") else None)
+            work = _Batches(store, metric, cells, opened, batch, digests or {})
 
             def present(work: _Batches = work, place: int = place) -> set[str]:
                 finished = work.present()
@@ -152,7 +157,7 @@ class _Batches:
         store: ScoreStore,
         metric: Any,
         cells: Sequence[Cell],
-        read: Callable[[Cell], bytes],
+        read: Callable[[Cell], Image.Image],
         batch: int,
         digests: Mapping[Cell, str],
     ) -> None:
@@ -174,13 +179,24 @@ class _Batches:
         self.failed |= {cell: number for cell, number in fresh.items() if number[1]}
 
 
-def _measured(metric: Any, read: Callable[[Cell], bytes], some: Sequence[Cell]) -> dict[Cell, Number]:
+def _opened(
+    read: Callable[[Cell], bytes], blueprint: Callable[[Cell], bytes] | None, cell: Cell
+) -> Image.Image:
+    """The picture of a cell, with its blueprint in `info` where that is wanted and there."""
+    image = read_picture(read(cell), "the file")
+    if blueprint is not None:
+        with contextlib.suppress(FileNotFoundError):
+            image.info["blueprint"] = read_picture(blueprint(cell), "the blueprint")
+    return image
+
+
+def _measured(metric: Any, read: Callable[[Cell], Image.Image], some: Sequence[Cell]) -> dict[Cell, Number]:
     """The numbers of one batch; a picture that cannot be read fails alone."""
     images: dict[Cell, Image.Image] = {}
     found: dict[Cell, Number] = {}
     for cell in some:
         try:
-            images[cell] = read_picture(read(cell), "the file")
+            images[cell] = read(cell)
         except (UserError, FileNotFoundError) as error:
             found[cell] = (float("nan"), f"no picture: {str(error).splitlines()[0]}")
     values = metric.score(list(images.values()), [cell.prompt for cell in images]) if images else []

@@ -30,6 +30,8 @@ from generate.request import Request, check_request, generator_class, own, setti
 
 log = logging.getLogger(__name__)
 RECORDS = "records.jsonl"
+BLUEPRINTS = "blueprints"
+"""The folder of the plans that pictures of two stages were painted from."""
 
 
 def cells(config: EvalConfig) -> list[Cell]:
@@ -77,7 +79,8 @@ class Painter:
             self._generator = open_generator(self.setup)
         asked = request(self.cells[name], self.config, self._generator.family.spec)
         try:
-            data = _png(self._generator.generate([asked])[0].image)
+            made = self._generator.generate([asked])[0]
+            data = _png(made.image)
         except (MemoryError, KeyboardInterrupt):
             raise
         except Exception as error:  # whatever a method raises is that picture's fate
@@ -85,6 +88,8 @@ class Painter:
             reason = without_secrets(f"{type(error).__name__}: {error}".splitlines()[0][:300])
             self.run.write(failure(name), json.dumps({"reason": reason}).encode())
             return
+        if "blueprint" in made.extras:  # first, so that a picture's plan is there when the picture is
+            self.run.write(self.cells[name].beside(BLUEPRINTS), _png(made.extras["blueprint"]))
         self.run.write(name, data)
 
 
@@ -170,7 +175,15 @@ def take_numbers(
             reason = json.loads(run.read(failure(cell.name)))["reason"]
             raise UserError(f"it could not be made ({reason})") from None
 
-    records = measure(judges, every, read, run, batch=config.judges.batch, claims=claims)
+    records = measure(
+        judges,
+        every,
+        read,
+        run,
+        batch=config.judges.batch,
+        claims=claims,
+        blueprint=lambda cell: run.read(cell.beside(BLUEPRINTS)),
+    )
     run.write(RECORDS, "".join(json.dumps(asdict(record)) + "\n" for record in records).encode())
     return records
 

@@ -38,7 +38,10 @@ class Painter:
     def generate(self, requests):
         MADE.extend((request.prompt, request.seed) for request in requests)
         greys = [self.grey + request.seed for request in requests]
-        return [type("Made", (), {"image": Image.new("RGB", (64, 16), (g, g, g))}) for g in greys]
+        plans = {"blueprint": Image.new("RGB", (32, 8), (self.grey,) * 3)} if self.grey == 110 else {}
+        return [
+            type("Made", (), {"image": Image.new("RGB", (64, 16), (g, g, g)), "extras": plans}) for g in greys
+        ]
 
 
 class Spec:
@@ -63,6 +66,16 @@ def arguments(out, *more):
         "--pictures.limit", "3",
         "--out", str(out), *more,
     ]  # fmt: skip
+
+
+def test_what_is_left_of_a_blueprint_is_measured_where_there_was_one(tmp_path, painters):
+    more = ("--judges.scorers", f"{__name__}:Brightness", "blueprint_fidelity")
+    assert main(arguments(tmp_path / "run", *more, "--judges.aside", "blueprint_fidelity")) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
+    found = {(one["method"], one["seed"]): one for one in lines if one["scorer"] == "blueprint_fidelity"}
+    assert found["sdxl", 0]["value"] == pytest.approx(1.0, abs=1e-3)
+    assert found["multidiffusion", 0]["error"] == "no blueprint was kept with this picture"
+    assert len(list((tmp_path / "run" / "blueprints").rglob("*.png"))) == 6
 
 
 def test_a_benchmark_ends_in_tables_and_a_page_and_makes_nothing_twice(
