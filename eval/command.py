@@ -28,6 +28,7 @@ OTHERS = {
     "--coverage": "eval.coverage:main",
     "--selftest": "eval.selftest:main",
     "score": "eval.score:main",
+    "study": "eval.study:main",
 }
 """What the first word may ask for instead of a benchmark."""
 
