@@ -9,8 +9,9 @@ from dataset_builder.ideas import IDEAS_NAME, PROMPTS_NAME
 from drspo.errors import UserError
 from drspo.files.run import MANIFEST, RunDir
 from drspo.llm.access import check_access
+from drspo.options import check_options
 from drspo.ranges import check_ranges
-from eval.settings import check_options, short_names
+from eval.settings import short_names
 from pipeline.checks import check_generators, check_scorers, check_texts
 from pipeline.ideas.sources import source_reader
 from pipeline.pairs.pairing import choose_pairs, score_weights

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from PIL import Image
 
 from drspo.errors import UserError, did_you_mean
+from drspo.options import options_of
 from drspo.registry import lookup
-from eval.settings import options_of
 
 AGGREGATES = ("mean", "median", "max", "min")
 DEFAULTS: dict[str, Any] = {

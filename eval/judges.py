@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from drspo.errors import UserError
+from drspo.options import check_options
 from eval import SCORERS
 from eval.base import build_scorer, check_metric, metric_settings
 from eval.config import VIEWS, Judges
-from eval.settings import check_options, named, short_names
+from eval.settings import named, short_names
 
 
 def columns_of(judges: Judges) -> tuple[str, ...]:

@@ -1,16 +1,13 @@
 """How metrics, and everything else that has a name and settings, are chosen in a configuration.
 
-A choice is `name`, `module:Class` or `own_name=name`; a setting is `name.key=value`. The same words work for
-the benchmark, for the dataset builder and for plugins.
+A choice is `name`, `module:Class` or `own_name=name`; its settings are words of `drspo.options`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from drspo.errors import UserError
-from drspo.files.texts import load_yaml
 
 
 def named(entries: Sequence[str], where: str) -> dict[str, str]:
@@ -31,24 +28,3 @@ def short_names(names: Sequence[str]) -> tuple[str, ...]:
     if len(set(short)) < len(short):
         raise UserError(f"a name is used twice: {', '.join(short)}")
     return short
-
-
-def options_of(options: Iterable[str], name: str) -> dict[str, Any]:
-    """The settings meant for `name` among name.key=value entries; values are YAML scalars."""
-    found: dict[str, Any] = {}
-    for entry in options:
-        path, equals, value = entry.partition("=")
-        owner, dot, key = path.rpartition(".")
-        if not (equals and dot and owner and key):
-            raise UserError(f"{entry!r} is not name.key=value", "options")
-        if owner == name:
-            found[key] = load_yaml(value, f"options: {entry}")
-    return found
-
-
-def check_options(options: Iterable[str], names: Sequence[str], where: str) -> None:
-    """Raise UserError for an option of something that is not used: it would change nothing."""
-    for entry in options:
-        owner = entry.partition("=")[0].rpartition(".")[0]
-        if owner not in names:
-            raise UserError(f"{entry!r} sets an option of {owner!r}, which this run does not use", where)

@@ -8,8 +8,8 @@ from typing import Any
 
 from drspo.config import from_dict
 from drspo.errors import UserError, did_you_mean
+from drspo.options import options_of
 from drspo.registry import lookup
-from eval.settings import options_of
 from pipeline import EXPANDERS, FILTERS
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings

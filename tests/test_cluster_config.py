@@ -13,8 +13,8 @@ import yaml
 from dataset_builder.build import check
 from dataset_builder.config import BuildConfig
 from drspo.config import load
+from drspo.options import options_of
 from drspo.registry import lookup
-from eval.settings import options_of
 
 
 def test_the_cluster_configuration_loads_and_names_only_what_exists(

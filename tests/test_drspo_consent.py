@@ -80,7 +80,10 @@ FILES = {
         "build",
         builder(f, f"candidates:\n  generators: [sdxl, '{MODULE}:Method']\n"),
     ),
-    "a builder's scorer": lambda f: ("build", builder(f, f"scoring:\n  scorers: ['near={MODULE}:Method']\n")),
+    "a builder's scorer": lambda f: (
+        "build",
+        builder(f, f"scoring:\n  scorers: ['near={MODULE}:Method']\npairs:\n  weights: []\n"),
+    ),
     "a builder's filter": lambda f: ("build", builder(f, f"filter:\n  filters: ['{MODULE}:Method']\n")),
     "a builder's expander": lambda f: ("build", builder(f, f"expand:\n  expander: {MODULE}:Method\n")),
     "a benchmark's method": lambda f: (

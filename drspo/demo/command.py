@@ -121,6 +121,8 @@ def _build(config: DemoConfig, out: str) -> tuple[str, ...]:
     return (
         *("--config", "miniature", "--executor", "local", "--out", out),
         *("--prompts.limit", str(config.prompts), "--candidates.steps", str(config.denoising_steps)),
+        # The page tells of one score; the preset would rank by two.
+        *("--pairs.weights", "aesthetic=1", "--pairs.normalise", "raw"),
     )
 
 

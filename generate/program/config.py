@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import yaml
 from tyro.conf import Positional
 
 from drspo.errors import UserError
+from drspo.options import check_options, options_of
 from drspo.ranges import Finite, OwnScale, OwnSide, OwnSteps, Seed, Share
 from generate import GENERATORS
 from generate.methods import direct, mad, multidiffusion, sdxl
@@ -107,19 +107,5 @@ def plugin_settings(options: tuple[str, ...], method: str, name: str) -> dict[st
     """
     if options and method in GENERATORS:
         raise UserError(f"{method} has flags of its own", "--options", f"Give them by --{method}.…")
-    found: dict[str, Any] = {}
-    for entry in options:
-        path, equals, value = entry.partition("=")
-        owner = next((known for known in (method, name) if path.startswith(f"{known}.")), "")
-        key = path.removeprefix(f"{owner}.")
-        if not (equals and owner and key):
-            raise UserError(f"{entry!r} is not {name}.key=value", "--options")
-        *above, last = key.split(".")
-        place = found
-        for part in above:
-            place = place.setdefault(part, {})
-        try:
-            place[last] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"{entry!r} has no readable value", "--options") from error
-    return found
+    check_options(options, (method, name), "--options")
+    return options_of(options, method, name, where="--options")

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from drspo import consent
 from drspo.config import config_hash
 from drspo.files.storage import Storage
+from drspo.options import options_of
 from eval.base import Missing
-from eval.settings import options_of, short_names
+from eval.settings import short_names
 from pipeline.candidates.guard import Guard, PoisonedError
 from pipeline.candidates.images import decode, encode, extension
 from pipeline.candidates.provenance import record_model
