@@ -1,4 +1,4 @@
-"""How many scrolls of fresh captions show the subject that was asked for, and how many of anything, by exact counts.
+"""How many scrolls show the subject that their caption asks for, and how many of anything, by exact counts.
 
     python -m benchmarks.asked_subject --methods drspo multidiffusion --count 100
 
