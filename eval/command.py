@@ -19,6 +19,8 @@ from eval.methods import method
 from eval.report import page
 from eval.suite import make_pictures, read_prompts, take_numbers
 from eval.tables import Comparison
+from generate.images.upscale import SOURCES
+from generate.models.specs import MODELS
 
 OTHERS = {
     "--coverage": "eval.coverage:main",
@@ -68,7 +70,10 @@ def check(config: EvalConfig) -> None:
             f"choose one of {', '.join(config.methods)}",
         )
     for name in config.methods:
-        method(name)
+        row = method(name)
+        spec = MODELS.get(row.model or config.model)
+        if row.upscale != 1 and not config.upscaler and (spec is None or not spec.upscaler):
+            raise UserError(f"{name} has no upscaler of its own", "--upscaler", SOURCES)
     loras = config.lora_blueprint or config.lora_highres
     if {"drspo", "drspo-without-dpo"} <= set(config.methods) and not loras:
         raise UserError(

@@ -61,7 +61,9 @@ class EvalConfig:
     model: str = "sdxl"
     """A name of generate.models.family.MODELS, a Hub id or a folder."""
     methods: tuple[str, ...] = ("sdxl", "multidiffusion", "mad", "drspo")
-    """Names of generate.GENERATORS or of eval.methods.ABLATIONS."""
+    """Names of generate.GENERATORS or of eval.methods.ABLATIONS; direct+x2@flux is FLUX with Real-ESRGAN."""
+    upscaler: str = ""
+    """Real-ESRGAN's weights for methods with +x2 or +x4, where their model has none of its own."""
     baseline: str = "multidiffusion"
     """The method that differences are taken against."""
     lora_blueprint: str = ""

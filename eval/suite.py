@@ -21,6 +21,7 @@ from eval.config import EvalConfig
 from eval.methods import method
 from eval.scores import measure
 from eval.tables import Record
+from generate.methods.upscaled import with_upscaler
 from generate.models.family import ModelFamily, load_family
 from generate.request import Request, build_generator, needs_control, own
 
@@ -63,23 +64,32 @@ def make_pictures(config: EvalConfig, run: RunDir) -> None:
     todo = [cell for cell in every if not run.exists(cell.name)]
     if not todo:
         return
-    family = load(config)
+    family, loaded = None, ""
     with progress(len(every), "pictures", "scrolls") as bar:
         bar.set(len(every) - len(todo))
         for name, group in _by_method(todo):
             chosen = method(name)
+            if family is None or chosen.model != loaded:
+                family = None  # before the next one is loaded beside it
+                family, loaded = load(config, chosen.model), chosen.model
             family.use_lora(None)
-            generator = build_generator(chosen.generator, family, chosen.settings)
+            plain = build_generator(chosen.generator, family, chosen.settings)
+            generator = with_upscaler(plain, config.upscaler, chosen.upscale)
             for cell in group:
                 run.write(cell.name, _png(generator.generate([request(cell, config, family)])[0].image))
                 bar.advance(1, method=name)
 
 
-def load(config: EvalConfig) -> ModelFamily:
-    """The model with what its methods need: the ControlNet for two stages, the LoRAs where given."""
-    chosen = [method(name) for name in config.methods]
+def load(config: EvalConfig, model: str = "") -> ModelFamily:
+    """The model with what its methods need: the ControlNet for two stages, the LoRAs where given.
+
+    `model` is that of rows with a model of their own, which wear no LoRA.
+    """
+    chosen = [one for one in map(method, config.methods) if one.model == model]
     controlled = any(needs_control(one.generator, one.settings) for one in chosen)
-    family = load_family(config.model, device=config.device, controlnet=controlled)
+    family = load_family(model or config.model, device=config.device, controlnet=controlled)
+    if model:
+        return family
     for stage, path in (("blueprint", config.lora_blueprint), ("highres", config.lora_highres)):
         if path:
             family.load_lora(path, name=stage)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from drspo.errors import UserError
+from drspo.files.run import RunDir
 from eval import suite
 from eval.command import check, main
 from eval.config import EvalConfig, Judges, Pictures
@@ -54,7 +55,7 @@ class Family:
 def painters(monkeypatch):
     MADE.clear()
     greys = {"multidiffusion": 100, "sdxl": 110}
-    monkeypatch.setattr(suite, "load", lambda config: Family())
+    monkeypatch.setattr(suite, "load", lambda config, model="": Family())
     monkeypatch.setattr(suite, "build_generator", lambda name, family, settings: Painter(greys[name]))
 
 
@@ -173,3 +174,31 @@ def test_prompt_files_lose_blank_lines_and_repeats(tmp_path):
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(UserError, match="no prompts"):
         read_prompts(str(tmp_path / "empty.txt"))
+
+
+def test_a_row_may_have_a_model_of_its_own_and_an_upscaler_behind_it():
+    flux = method("direct+x2@flux")
+    assert (flux.generator, flux.upscale, flux.model) == ("direct", 2, "flux")
+    assert method("drspo-without-control@sd3.5-large").settings == {"control": {"enabled": False}}
+    for wrong, said in (("direct@fluxx", "fluxx"), ("direct+x3", "'3'"), ("dirrect@flux", "dirrect")):
+        with pytest.raises(UserError, match=said):
+            method(wrong)
+
+
+def test_rows_of_other_models_are_made_with_those(tmp_path):
+    """On the shipped weights: the row is painted at half size by the transformer and enlarged."""
+    rows = ("direct", "direct+x2@miniature-sd3")
+    asked = Pictures(prompts="miniature", limit=1, seeds=1, steps=1)
+    config = EvalConfig(model="miniature", methods=rows, baseline="direct", out=str(tmp_path), pictures=asked)
+    run = RunDir(config.out)
+    suite.make_pictures(config, run)
+    for cell in cells(config):
+        with Image.open(tmp_path / cell.name) as image:
+            assert image.size == (512, 128)
+
+
+def test_a_row_whose_upscaler_is_nowhere_is_refused_first(tmp_path):
+    config = EvalConfig(methods=("direct", "direct+x2@flux"), baseline="direct", out=str(tmp_path))
+    with pytest.raises(UserError, match="direct.x2@flux has no upscaler of its own"):
+        check(config)
+    check(replace(config, upscaler="RealESRGAN_x2plus.pth"))
