@@ -164,7 +164,7 @@ def main() -> None:
         methods=tuple(chosen.methods),
         baseline=chosen.methods[0],
         out=chosen.out,
-        pictures=Pictures(prompts=str(folder / "prompts.txt"), seeds=chosen.seeds),
+        pictures=Pictures(prompts=(str(folder / "prompts.txt"),), seeds=chosen.seeds),
     )
     some = scrolls(config)
     (folder / "numbers.json").write_text(json.dumps([vars(one) for one in some]), encoding="utf-8")

@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "train.command:main",
     "generate": "generate.program.command:main",
     "eval": "eval.command:main",
+    "study": "drspo.study.command:main",
     "doctor": "drspo.doctor:main",
 }
 SUMMARIES = {
@@ -38,7 +39,8 @@ SUMMARIES = {
     "train": "pairs to a LoRA, either stage (python -m train)",
     "generate": "a prompt to a scroll (python -m generate)",
     "eval": "methods x prompts x seeds to tables with intervals (python -m eval)",
-    "doctor": "versions, devices, tokens, shadowed names, disk",
+    "study": "the paper in miniature: pairs, both trainings, both tables, its claims one by one",
+    "doctor": "versions, devices, tokens, models, shadowed names, disk",
 }
 ALIASES = {"dataset_builder": "build", "dataset-builder": "build"}
 OK, OURS, THEIRS, DEAD, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143

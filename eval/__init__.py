@@ -14,10 +14,12 @@ SCORERS = {
 # Those that look at a scroll's coherence.
 MEASURES = {
     "surplus": "eval.metrics.surplus:SurplusObjects",
+    "surplus_photo": "eval.metrics.surplus_photo:SurplusPhoto",
     "repetition": "eval.metrics.repetition:SelfSimilarity",
     "seam": "eval.metrics.seams:Seams",
     "border_seam": "eval.metrics.seams:BorderSeams",
     "style": "eval.metrics.style:Style",
+    "blueprint_fidelity": "eval.metrics.fidelity:BlueprintFidelity",
     "border_frame": "eval.metrics.border:BorderFrame",
     "repeated_objects": "eval.metrics.objects:RepeatedObjects",
     "subject_present": "eval.metrics.objects:SubjectPresent",

@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "text_limit": 0,
     "aggregate": "mean",
     "needs_prompt": False,
+    "needs_blueprint": False,
 }
 """What a metric may leave out, and what is taken then (see `about`)."""
 
@@ -45,7 +46,8 @@ class Metric(Protocol):
     `score` does. So all metrics of a benchmark can be built, and what is missing named, before a picture is
     painted. `DEFAULTS` lists further attributes that may be declared: `version` (of the recipe), `revision`
     (of the checkpoint), `text_limit` (tokens), `aggregate` (how a prompt's seeds become one number),
-    `needs_prompt`. A method `release` frees what `score` loaded.
+    `needs_prompt`, `needs_blueprint` (then an image's `info["blueprint"]` holds it, where there is one). A
+    method `release` frees what `score` loaded.
     """
 
     name: str
@@ -76,7 +78,11 @@ METRIC_PRESETS: dict[str, dict[str, Any]] = {
         "pickscore": {"weights": "package:miniature/weights/pickscore"},
         "image_reward": {"weights": "package:miniature/weights/image_reward"},
     },
-    "sdxl": {"backbone": "openai-vit-l-14", "aesthetic": {"head": "laion-v2-linear"}},
+    "sdxl": {
+        "backbone": "openai-vit-l-14",
+        "aesthetic": {"head": "laion-v2-linear"},
+        "surplus_photo": {"backbone": "facebook/dinov2-with-registers-base"},
+    },
 }
 
 

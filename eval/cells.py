@@ -18,4 +18,8 @@ class Cell:
     @property
     def name(self) -> str:
         """The picture's file name in the run folder."""
-        return f"images/{self.method}/{content_hash(self.prompt, length=12)}-{self.seed}.png"
+        return self.beside("images")
+
+    def beside(self, folder: str) -> str:
+        """The file name of what was made with the picture, for example its plan in `blueprints`."""
+        return f"{folder}/{self.method}/{content_hash(self.prompt, length=12)}-{self.seed}.png"

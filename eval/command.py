@@ -5,27 +5,30 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 from drspo.config import config_hash, load, to_dict
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.log import setup
+from drspo.markup import inline
 from drspo.registry import resolve
+from eval.claims import Claims
 from eval.config import EvalConfig
 from eval.judges import build_judges, columns_of
 from eval.markdown import markdown
-from eval.methods import method
+from eval.methods import rows
+from eval.prompt_lists import strata
 from eval.report import page
-from eval.suite import make_pictures, read_prompts, take_numbers
-from eval.tables import Comparison
-from generate.images.upscale import SOURCES
-from generate.models.specs import MODELS
+from eval.suite import check_sizes, fetch_models, forget_failures, make_pictures, take_numbers
+from eval.tables import Comparison, Record
+from eval.workers import helpers
 
 OTHERS = {
     "--coverage": "eval.coverage:main",
     "--selftest": "eval.selftest:main",
     "score": "eval.score:main",
+    "study": "eval.study:main",
 }
 """What the first word may ask for instead of a benchmark."""
 
@@ -34,24 +37,62 @@ def main(argv: list[str]) -> int:
     """Makes what is missing, scores it, writes tables and the page, and says where they are."""
     if argv and argv[0] in OTHERS:
         return int(resolve(OTHERS[argv[0]])(argv[1:]))
-    config = load(EvalConfig, argv, package="eval", prog="drspo eval", description=EvalConfig.__doc__ or "")
+    joined = argv[:1] == ["worker"]
+    arguments = argv[1:] if joined else argv
+    config = load(
+        EvalConfig, arguments, package="eval", prog="drspo eval", description=EvalConfig.__doc__ or ""
+    )
     setup()
     check(config)
     run = RunDir(config.out)
-    judges = build_judges(config.judges, model=config.model, device=config.device, cache=run.url("cache"))
-    if run.start("eval", config, config_hash(to_dict(replace(config, out="", device="")))):
+    judges = build_judges(config.judges, model=config.model, device=config.device, cache=cache_of(run))
+    fetch_models(config)
+    if run.start("eval", config, identity(config)):
         logging.info("continuing the benchmark in %s", config.out)
-    make_pictures(config, run)
-    found = Comparison(
-        take_numbers(config, run, judges), config.baseline, config.judges.trained, config.judges.aside
-    )
-    text = markdown(found)
+    if joined:
+        work(config, run, judges)
+        return 0
+    forget_failures(run)
+    with helpers(arguments, config.workers):
+        records = work(config, run, judges)
+    found = Comparison(records, config.baseline, config.judges.trained, config.judges.aside)
+    text = markdown(found) + by_stratum(config, records)
     run.write("tables.md", text.encode())
     run.write("tables.json", json.dumps(found.as_json(), indent=2).encode())
     run.write("index.html", page(config, run, found).encode())
     print(text)
-    print(f"page: {Path(config.out) / 'index.html'}")
+    print(f"page: {run.url('index.html')}")
     return 0
+
+
+def work(config: EvalConfig, run: RunDir, judges: dict[str, Any]) -> list[Record]:
+    """This process's share of the pictures and numbers; all numbers, when everybody's are there."""
+    claims = Claims(run)
+    make_pictures(config, run, claims)
+    return take_numbers(config, run, judges, claims)
+
+
+def by_stratum(config: EvalConfig, records: list[Record]) -> str:
+    """The same tables for each source of prompts, where there are several."""
+    parts = strata(config)
+    if len(parts) < 2:
+        return ""
+    text = []
+    for name, prompts in parts.items():
+        some = [record for record in records if record.prompt in set(prompts)]
+        found = Comparison(some, config.baseline, config.judges.trained, config.judges.aside)
+        text.append(f"\n## Prompts of {inline(name)} alone ({len(prompts)})\n\n{markdown(found)}")
+    return "\n".join(text)
+
+
+def identity(config: EvalConfig) -> str:
+    """What makes a run's numbers: everything but where it lies and who works on it."""
+    return config_hash(to_dict(replace(config, out="", device="", workers=0)))
+
+
+def cache_of(run: RunDir) -> str:
+    """Where embeddings are kept: in the run folder, or nowhere where it lies in an object store."""
+    return run.url("cache") if run.is_local else ""
 
 
 def check(config: EvalConfig) -> None:
@@ -60,28 +101,15 @@ def check(config: EvalConfig) -> None:
         raise UserError(
             "where shall the benchmark go?", "--out", "name a folder, for example --out runs/eval-001"
         )
-    if len(set(config.methods)) < len(config.methods):
-        twice = next(name for name in config.methods if config.methods.count(name) > 1)
-        raise UserError(f"the method {twice!r} is named twice", "--methods", "name each method once")
-    if config.baseline not in config.methods:
+    named = rows(config)
+    if config.baseline not in named:
         raise UserError(
             f"the baseline {config.baseline!r} is not among the methods",
             "--baseline",
-            f"choose one of {', '.join(config.methods)}",
-        )
-    for name in config.methods:
-        row = method(name)
-        spec = MODELS.get(row.model or config.model)
-        if row.upscale != 1 and not config.upscaler and (spec is None or not spec.upscaler):
-            raise UserError(f"{name} has no upscaler of its own", "--upscaler", SOURCES)
-    loras = config.lora_blueprint or config.lora_highres
-    if {"drspo", "drspo-without-dpo"} <= set(config.methods) and not loras:
-        raise UserError(
-            "drspo without LoRAs and drspo-without-dpo are the same thing twice",
-            "--methods",
-            "give --lora-blueprint and --lora-highres, or leave one of the methods out",
+            f"choose one of {', '.join(named)}",
         )
     if config.pictures.seeds < 1:
         raise UserError(f"{config.pictures.seeds} seeds per prompt", "pictures.seeds", "1 or more")
     columns_of(config.judges)
-    read_prompts(config.pictures.prompts, config.pictures.limit)
+    strata(config)
+    check_sizes(config)

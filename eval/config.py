@@ -12,10 +12,11 @@ from drspo.ranges import Natural, OwnPixels, OwnScale, OwnSteps, Range
 class Pictures:
     """Which scrolls are made; -1 means the model's own default."""
 
-    prompts: str = "outdoor"
-    """A file with one prompt per line, or the name of a list that ships in eval/prompts."""
+    prompts: tuple[str, ...] = ("outdoor",)
+    """Lists that ship in eval/prompts, files with one prompt per line, or runs of the dataset builder, whose
+    held-out prompts are taken. Several are strata: shown together and apart."""
     limit: Natural = 0
-    """Only the first N prompts; 0 takes all."""
+    """Only the first N prompts of each; 0 takes all."""
     seeds: Annotated[int, Range(1, 10_000)] = 2
     """Seeds per prompt, 0 to N-1; the same for every method."""
     height: OwnPixels = -1
@@ -61,9 +62,11 @@ class EvalConfig:
     model: str = "sdxl"
     """A name of generate.models.family.MODELS, a Hub id or a folder."""
     methods: tuple[str, ...] = ("sdxl", "multidiffusion", "mad", "drspo")
-    """Names of generate.GENERATORS or of eval.methods.ABLATIONS; direct+x2@flux is FLUX with Real-ESRGAN."""
-    upscaler: str = ""
-    """Real-ESRGAN's weights for methods with +x2 or +x4, where their model has none of its own."""
+    """The rows: names of generate.GENERATORS or of eval.methods.ABLATIONS, or such a name under another,
+    flux-esrgan=direct."""
+    options: tuple[str, ...] = ()
+    """Settings of single rows as ROW.key=value: model, controlnet, lora, lora_blueprint, lora_highres,
+    upscale, upscaler, or the method's own, such as drspo.control.scale=0.4."""
     baseline: str = "multidiffusion"
     """The method that differences are taken against."""
     lora_blueprint: str = ""
@@ -74,5 +77,8 @@ class EvalConfig:
     """The folder for pictures, records, tables and the page; the same command again continues."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    workers: Natural = 1
+    """Processes on this machine that share the work; 0: one for each GPU. On another machine, `eval worker`
+    with the same settings joins in."""
     pictures: Pictures = field(default_factory=Pictures)
     judges: Judges = field(default_factory=Judges)

@@ -15,6 +15,7 @@ from drspo.leaving import public_name
 from eval.cells import Cell
 from eval.config import EvalConfig
 from eval.markdown import bounds
+from eval.methods import rows
 from eval.suite import cells
 from eval.tables import Comparison, Record
 
@@ -48,7 +49,7 @@ def _strips(config: EvalConfig, run: RunDir, records: list[Record], prompt: str)
                 if (record.method, record.prompt, record.seed) == (name, prompt, 0)
             ],
         }
-        for name in config.methods
+        for name in rows(config)
     ]
 
 
@@ -56,7 +57,7 @@ def strip(run: RunDir, name: str, width: int = 1024) -> str:
     """A data URL of a picture of the run, not wider than `width` pixels; empty for one that is none."""
     try:
         image = read_picture(run.read(name), name)
-    except UserError:
+    except (UserError, FileNotFoundError):
         return ""
     if image.width > width:
         image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)

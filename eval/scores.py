@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +20,7 @@ from drspo.hashing import content_hash
 from drspo.log import progress
 from eval.base import about, is_number, release
 from eval.cells import Cell
+from eval.claims import Claims, share
 from eval.tables import Record
 
 _TEXTS = (
@@ -117,35 +120,83 @@ def measure(
     *,
     batch: int = 16,
     digests: Mapping[Cell, str] | None = None,
+    claims: Claims | None = None,
+    blueprint: Callable[[Cell], bytes] | None = None,
 ) -> list[Record]:
     """Every metric's number of every picture, one metric in memory at a time; earlier numbers are kept.
 
-    `read` gives a picture's file; `digests` its content's, where it may have changed since the last run.
+    `read` gives a picture's file; `digests` its content's, where it may have changed since the last run;
+    `blueprint` the file of its plan, or FileNotFoundError, for metrics that read it.
+    Processes that work on one folder share the batches by `claims`; a number is taken once.
     """
-    records, marks = list[Record](), digests or {}
+    records = list[Record]()
+    claims = claims or Claims(storage)
     with progress(len(judges) * len(cells), "numbers", "images") as bar:
-        for column, metric in judges.items():
+        for place, (column, metric) in enumerate(judges.items()):
             store = ScoreStore(storage, column, metric)
-            known = store.load(marks)
-            todo = [cell for cell in cells if cell not in known]
-            bar.advance(len(cells) - len(todo), scorer=column)
-            for start in range(0, len(todo), batch):
-                fresh = _measured(metric, read, todo[start : start + batch])
-                store.save(fresh, marks)
-                known |= fresh
-                bar.advance(len(fresh), scorer=column)
+            opened = partial(_opened, read, blueprint if about(metric, "needs_blueprint") else None)
+            work = _Batches(store, metric, cells, opened, batch, digests or {})
+
+            def present(work: _Batches = work, place: int = place) -> set[str]:
+                finished = work.present()
+                bar.set(place * len(cells) + len(work.known))
+                return finished
+
+            share(claims, list(work.parts), present, work.take)
             release(metric)
-            records += [store.record(cell, *known[cell]) for cell in cells]
+            records += [store.record(cell, *work.known[cell]) for cell in cells]
+            bar.set((place + 1) * len(cells))
     return records
 
 
-def _measured(metric: Any, read: Callable[[Cell], bytes], some: Sequence[Cell]) -> dict[Cell, Number]:
+class _Batches:
+    """One metric's pictures in batches, which are the same for every process, and what is known of them."""
+
+    def __init__(
+        self,
+        store: ScoreStore,
+        metric: Any,
+        cells: Sequence[Cell],
+        read: Callable[[Cell], Image.Image],
+        batch: int,
+        digests: Mapping[Cell, str],
+    ) -> None:
+        self.store, self.metric, self.read, self.digests = store, metric, read, digests
+        groups = [list(cells[start : start + batch]) for start in range(0, len(cells), batch)]
+        self.parts = {f"{store.folder}/{number:06d}": group for number, group in enumerate(groups)}
+        self.failed: dict[Cell, Number] = {}
+        self.known: dict[Cell, Number] = {}
+
+    def present(self) -> set[str]:
+        """The batches of which every picture has a number, or a reason that we have seen ourselves."""
+        self.known = self.failed | self.store.load(self.digests)
+        return {name for name, group in self.parts.items() if all(cell in self.known for cell in group)}
+
+    def take(self, name: str) -> None:
+        """The numbers that a batch still lacks."""
+        fresh = _measured(self.metric, self.read, [c for c in self.parts[name] if c not in self.known])
+        self.store.save(fresh, self.digests)
+        self.failed |= {cell: number for cell, number in fresh.items() if number[1]}
+
+
+def _opened(
+    read: Callable[[Cell], bytes], blueprint: Callable[[Cell], bytes] | None, cell: Cell
+) -> Image.Image:
+    """The picture of a cell, with its blueprint in `info` where that is wanted and there."""
+    image = read_picture(read(cell), "the file")
+    if blueprint is not None:
+        with contextlib.suppress(FileNotFoundError):
+            image.info["blueprint"] = read_picture(blueprint(cell), "the blueprint")
+    return image
+
+
+def _measured(metric: Any, read: Callable[[Cell], Image.Image], some: Sequence[Cell]) -> dict[Cell, Number]:
     """The numbers of one batch; a picture that cannot be read fails alone."""
     images: dict[Cell, Image.Image] = {}
     found: dict[Cell, Number] = {}
     for cell in some:
         try:
-            images[cell] = read_picture(read(cell), "the file")
+            images[cell] = read(cell)
         except (UserError, FileNotFoundError) as error:
             found[cell] = (float("nan"), f"no picture: {str(error).splitlines()[0]}")
     values = metric.score(list(images.values()), [cell.prompt for cell in images]) if images else []

@@ -183,7 +183,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--scenes", type=int, default=400, help="scenes to draw, at least 20")
     parser.add_argument("--measures", nargs="+", choices=sorted(CHECKS), default=DEFAULT)
     parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument(
+        "--photographs", metavar="BACKBONE", help="calibrate surplus_photo for this network instead"
+    )
+    parser.add_argument("--cache", default="", help="where that is kept: a run's cache folder")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps; for --photographs")
     chosen = parser.parse_args(argv)
+    if chosen.photographs:
+        return _photographs(chosen.photographs, chosen.cache, chosen.device)
     if chosen.scenes < 20 or chosen.workers < 1:
         parser.error("--scenes must be 20 or more and --workers 1 or more")
     lines = run(chosen.scenes, tuple(chosen.measures), chosen.workers)
@@ -191,3 +198,16 @@ def main(argv: list[str]) -> int:
     wrong = failures(lines)
     print("\n".join(wrong) if wrong else "Every measure passes.")
     return 1 if wrong else 0
+
+
+def _photographs(backbone: str, cache: str, device: str) -> int:
+    """Calibrates surplus objects of photographs for a network and prints how its controls come out."""
+    from eval.backbones.patches import PatchMaps
+    from eval.metrics.calibration import calibrated
+
+    maps = PatchMaps(backbone, "surplus_photo", device)
+    found = calibrated(maps, maps.hash, cache)
+    print(f"### surplus_photo on {backbone}: {'fails' if found.failures else 'passes'}\n\n{found.table()}\n")
+    print(f"floor {found.floor}, likeness {found.gate.low:.2f} to {found.gate.full:.2f}")
+    print("\n".join(found.failures) or "Every control comes out: the measure may be printed.")
+    return 1 if found.failures else 0

@@ -5,121 +5,187 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from drspo.errors import UserError
 from drspo.files.run import RunDir
-from drspo.files.texts import read_text
+from drspo.leaving import without_secrets
 from drspo.log import progress
 from eval.cells import Cell
+from eval.claims import Claims, share
 from eval.config import EvalConfig
-from eval.methods import method
+from eval.methods import rows
+from eval.prompt_lists import all_prompts
 from eval.scores import measure
 from eval.tables import Record
-from generate.methods.upscaled import with_upscaler
-from generate.models.family import ModelFamily, load_family
-from generate.request import Request, build_generator, needs_control, own
+from generate.images.upscale import SOURCES
+from generate.methods.upscaled import smaller
+from generate.models.specs import MODELS
+from generate.models.weights import locate
+from generate.program.session import Setup, lora_hash, open_session
+from generate.request import Request, check_request, generator_class, own, settings_of
 
 log = logging.getLogger(__name__)
-PROMPTS = Path(__file__).parent / "prompts"
 RECORDS = "records.jsonl"
-
-MOST_PROMPTS = 64 << 20  # bytes of a list of prompts
-
-
-def read_prompts(source: str, limit: int = 0) -> list[str]:
-    """The prompts of a file, or of a list in eval/prompts, without blank lines and repeats, in order."""
-    if limit < 0:
-        raise UserError(f"a limit of {limit} prompts", "pictures.limit", "0 takes all")
-    path = Path(source) if Path(source).is_file() else PROMPTS / f"{source}.txt"
-    if not path.is_file():
-        known = ", ".join(sorted(item.stem for item in PROMPTS.glob("*.txt")))
-        raise UserError(f"no prompts {source!r}", "pictures.prompts", f"give a file, or one of {known}")
-    lines = list(dict.fromkeys(line.strip() for line in read_text(path, MOST_PROMPTS).splitlines()))
-    prompts = [line for line in lines if line][: limit or None]
-    if not prompts:
-        raise UserError("there are no prompts to compare on", str(path), "write one prompt per line")
-    return prompts
+BLUEPRINTS = "blueprints"
+"""The folder of the plans that pictures of two stages were painted from."""
 
 
 def cells(config: EvalConfig) -> list[Cell]:
-    """Every picture of the benchmark, method by method so that one model serves a stretch of them."""
-    prompts = read_prompts(config.pictures.prompts, config.pictures.limit)
+    """Every picture of the benchmark, row by row so that one model serves a stretch of them."""
+    prompts = all_prompts(config)
     return [
         Cell(name, prompt, seed)
-        for name in config.methods
+        for name in rows(config)
         for prompt in prompts
         for seed in range(config.pictures.seeds)
     ]
 
 
-def make_pictures(config: EvalConfig, run: RunDir) -> None:
-    """Makes the pictures that the run folder lacks; each is written once, whole or not at all."""
-    every = cells(config)
-    todo = [cell for cell in every if not run.exists(cell.name)]
-    if not todo:
-        return
-    family, loaded = None, ""
-    with progress(len(every), "pictures", "scrolls") as bar:
-        bar.set(len(every) - len(todo))
-        for name, group in _by_method(todo):
-            chosen = method(name)
-            if family is None or chosen.model != loaded:
-                family = None  # before the next one is loaded beside it
-                family, loaded = load(config, chosen.model), chosen.model
-            family.use_lora(None)
-            plain = build_generator(chosen.generator, family, chosen.settings)
-            generator = with_upscaler(plain, config.upscaler, chosen.upscale)
-            for cell in group:
-                run.write(cell.name, _png(generator.generate([request(cell, config, family)])[0].image))
-                bar.advance(1, method=name)
+def make_pictures(config: EvalConfig, run: RunDir, claims: Claims | None = None) -> None:
+    """Makes the pictures that the run folder lacks, sharing them with every other process that works on it.
 
-
-def load(config: EvalConfig, model: str = "") -> ModelFamily:
-    """The model with what its methods need: the ControlNet for two stages, the LoRAs where given.
-
-    `model` is that of rows with a model of their own, which wear no LoRA.
+    Each is written once, whole or not at all. What a row cannot paint is a file with the reason.
     """
-    chosen = [one for one in map(method, config.methods) if one.model == model]
-    controlled = any(needs_control(one.generator, one.settings) for one in chosen)
-    family = load_family(model or config.model, device=config.device, controlnet=controlled)
-    if model:
-        return family
-    for stage, path in (("blueprint", config.lora_blueprint), ("highres", config.lora_highres)):
-        if path:
-            family.load_lora(path, name=stage)
-    return family
+    every = cells(config)
+    claims = claims or Claims(run)
+    if all(name in _made(run) for name in (cell.name for cell in every)):
+        return
+    with progress(len(every), "pictures", "scrolls") as bar:
+        for name, setup in rows(config).items():
+            painter = Painter(config, run, setup, {c.name: c for c in every if c.method == name})
+
+            def present(painter: Painter = painter) -> set[str]:
+                made = _made(run)
+                bar.set(sum(cell.name in made for cell in every))
+                return made
+
+            share(claims, list(painter.cells), present, painter.paint)
 
 
-def request(cell: Cell, config: EvalConfig, family: ModelFamily) -> Request:
-    """The request for a cell: what the configuration leaves open comes from the model's own defaults."""
-    asked, spec = config.pictures, family.spec
+class Painter:
+    """One row's generator, loaded when its first picture is wanted."""
+
+    def __init__(self, config: EvalConfig, run: RunDir, setup: Setup, mine: dict[str, Cell]) -> None:
+        self.config, self.run, self.setup, self.cells = config, run, setup, mine
+        self._generator: Any = None
+
+    def paint(self, name: str) -> None:
+        """Paints and keeps one picture, or keeps the reason why there is none."""
+        if self._generator is None:
+            self._generator = open_generator(self.setup)
+        asked = request(self.cells[name], self.config, self._generator.family.spec)
+        try:
+            made = self._generator.generate([asked])[0]
+            data = _png(made.image)
+        except (MemoryError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # whatever a method raises is that picture's fate
+            log.warning("%s: %s", name, error)
+            reason = without_secrets(f"{type(error).__name__}: {error}".splitlines()[0][:300])
+            self.run.write(failure(name), json.dumps({"reason": reason}).encode())
+            return
+        if "blueprint" in made.extras:  # first, so that a picture's plan is there when the picture is
+            self.run.write(self.cells[name].beside(BLUEPRINTS), _png(made.extras["blueprint"]))
+        self.run.write(name, data)
+
+
+def open_generator(setup: Setup) -> Any:
+    """A row's generator with its model and LoRAs."""
+    return open_session(setup).generator
+
+
+def failure(name: str) -> str:
+    """Where the reason lies why there is no picture of this name."""
+    return f"failed/{name.removeprefix('images/').removesuffix('.png')}.json"
+
+
+def forget_failures(run: RunDir) -> None:
+    """Lets what failed in an earlier run be tried again."""
+    for name in run.list("failed/"):
+        run.delete(name)
+
+
+def _made(run: RunDir) -> set[str]:
+    """The names of all pictures that are there, or that could not be made."""
+    failed = {f"images/{n.removeprefix('failed/').removesuffix('.json')}.png" for n in run.list("failed/")}
+    return failed | set(run.list("images/"))
+
+
+def check_sizes(config: EvalConfig) -> None:
+    """UserError for a row that cannot paint what is asked for, as far as is known without its weights."""
+    for name, setup in rows(config).items():
+        spec = MODELS.get(setup.model)
+        asked = request(Cell(name, "a prompt", 0), config, spec or MODELS[_sized(config)])
+        try:
+            check_request(asked)
+            settings = settings_of(setup.method, setup.settings)
+            generator_class(setup.method).check_settings(settings, smaller(asked, setup.upscale), spec)
+        except UserError as error:
+            raise UserError(f"the row {name}: {error.what}", error.where, error.hint) from error
+
+
+def _sized(config: EvalConfig) -> str:
+    return config.model if config.model in MODELS else "sdxl"
+
+
+def fetch_models(config: EvalConfig) -> None:
+    """Every row's weights on this machine, before the first picture; UserError names what cannot be had."""
+    for model in dict.fromkeys(setup.model for setup in rows(config).values()):
+        known = MODELS.get(model)
+        locate(known.base if known else model, known=MODELS)
+    for name, setup in rows(config).items():
+        for path, _ in setup.loras.values():
+            lora_hash(path)
+        its_own = MODELS[setup.model].upscaler if setup.model in MODELS else "in its folder"
+        if setup.upscale != 1 and not (setup.upscaler or its_own):
+            raise UserError(f"{setup.model} has no upscaler of its own", f"options: {name}.upscaler", SOURCES)
+
+
+def request(cell: Cell, config: EvalConfig, spec: Any) -> Request:
+    """The request for a cell: every row the same size, the benchmark's model's own where none is asked for;
+    steps and guidance are each row's model's own."""
+    asked = config.pictures
+    size = MODELS[config.model].scroll if config.model in MODELS else spec.scroll
     return Request(
         prompt=cell.prompt,
-        height=own(asked.height, spec.scroll[0]),
-        width=own(asked.width, spec.scroll[1]),
+        height=own(asked.height, size[0]),
+        width=own(asked.width, size[1]),
         seed=cell.seed,
         steps=own(asked.steps, spec.steps),
         guidance_scale=own(asked.guidance_scale, spec.guidance_scale),
     )
 
 
-def take_numbers(config: EvalConfig, run: RunDir, judges: dict[str, Any]) -> list[Record]:
+def take_numbers(
+    config: EvalConfig, run: RunDir, judges: dict[str, Any], claims: Claims | None = None
+) -> list[Record]:
     """Every metric's number of every picture of the benchmark, kept as Parquet and in records.jsonl."""
     every = cells(config)
-    records = measure(judges, every, lambda cell: run.read(cell.name), run, batch=config.judges.batch)
+
+    def read(cell: Cell) -> bytes:
+        try:
+            return run.read(cell.name)
+        except FileNotFoundError:
+            if not run.exists(failure(cell.name)):
+                raise
+            reason = json.loads(run.read(failure(cell.name)))["reason"]
+            raise UserError(f"it could not be made ({reason})") from None
+
+    records = measure(
+        judges,
+        every,
+        read,
+        run,
+        batch=config.judges.batch,
+        claims=claims,
+        blueprint=lambda cell: run.read(cell.beside(BLUEPRINTS)),
+    )
     run.write(RECORDS, "".join(json.dumps(asdict(record)) + "\n" for record in records).encode())
     return records
-
-
-def _by_method(todo: list[Cell]) -> Iterator[tuple[str, list[Cell]]]:
-    for name in dict.fromkeys(cell.method for cell in todo):
-        yield name, [cell for cell in todo if cell.method == name]
 
 
 def _png(image: Image.Image) -> bytes:

@@ -29,15 +29,11 @@ from miniature.latents import TextStack
 
 
 def write(zoo, parts: list[str], out: Path) -> None:
-    """Exports whatever the trained parts belong to: sdxl, controlnet, clip, aesthetic, detector.
-
-    A wide part takes the small one's folder.
-    """
-    if {"unet", "wide_unet", "autoencoder", "text", "decoder"} & set(parts):
-        unet = zoo.wide_unet if "wide_unet" in parts else zoo.unet
-        write_pipeline(unet, zoo.decoder, zoo.text_stack, build_scheduler(), out / "sdxl")
-    if {"controlnet", "wide_controlnet"} & set(parts):
-        write_model(zoo.wide_controlnet if "wide_controlnet" in parts else zoo.controlnet, out / "controlnet")
+    """Exports whatever the trained parts belong to: sdxl, controlnet, clip, aesthetic, detector."""
+    if {"unet", "autoencoder", "text", "decoder"} & set(parts):
+        write_pipeline(zoo.unet, zoo.decoder, zoo.text_stack, build_scheduler(), out / "sdxl")
+    if "controlnet" in parts:
+        write_model(zoo.controlnet, out / "controlnet")
     if "clip" in parts:
         write_clip(zoo.clip, zoo.tokenizer, out / "clip")
     if "aesthetic" in parts:

@@ -42,8 +42,10 @@ from miniature.pictures import BUCKETS
 from miniature.samples import FlowSampler, UnetSampler
 
 WEIGHTS = Path(__file__).parent / "weights"
-PARTS = ("autoencoder", "text", "clip", "aesthetic", "detector", "unet", "decoder", "controlnet")
-WIDE_PARTS = ("wide_unet", "wide_controlnet", "transformer", "upscaler")  # trained when asked for by name
+PARTS = (
+    *("autoencoder", "text", "clip", "aesthetic", "detector", "unet", "decoder", "controlnet"),
+    *("transformer", "upscaler"),
+)
 
 
 class Zoo:
@@ -104,25 +106,25 @@ class Zoo:
         return UnetSampler(self.autoencoder, self.text_stack, build_scheduler(), self.work)
 
     @cached_property
-    def unet(self):
+    def narrow_unet(self):
+        """The UNet at half the width that ships: most of what there is to learn is learnt cheaply."""
         return fit_unet(self.buckets, self.work, self._steps(UNET_STEPS), self.sampler)
 
     @cached_property
-    def wide_unet(self):
-        """The UNet at twice its width."""
-        return fit_wide_unet(self.unet, self.buckets, self.work, self._steps(WIDE_STEPS), self.sampler)
+    def unet(self):
+        return fit_wide_unet(self.narrow_unet, self.buckets, self.work, self._steps(WIDE_STEPS), self.sampler)
 
     @cached_property
-    def controlnet(self):
+    def narrow_controlnet(self):
+        """The ControlNet of the narrow UNet."""
         return fit_controlnet(
-            self.unet, self.autoencoder, self.text_stack, self.work, self._steps(CONTROLNET_STEPS)
+            self.narrow_unet, self.autoencoder, self.text_stack, self.work, self._steps(CONTROLNET_STEPS)
         )
 
     @cached_property
-    def wide_controlnet(self):
-        """The ControlNet of the UNet at twice its width."""
+    def controlnet(self):
         return fit_wide_controlnet(
-            self.controlnet, self.wide_unet, self.autoencoder, self.text_stack, self.work,
+            self.narrow_controlnet, self.unet, self.autoencoder, self.text_stack, self.work,
             self._steps(WIDE_CONTROLNET_STEPS),
         )  # fmt: skip
 
@@ -153,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m miniature.fit", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--only",
-        choices=PARTS + WIDE_PARTS,
+        choices=PARTS,
         action="append",
         help="train this part and what it needs; repeatable",
     )

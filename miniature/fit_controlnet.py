@@ -23,7 +23,7 @@ from miniature.pictures import SCROLL, SQUARE, painted, scene_of
 from miniature.widen import widened
 
 STEPS = 2000
-WIDE_STEPS = 1500
+WIDE_STEPS = 1000
 BATCH = 16
 COUNT = 2000
 WINDOW = SQUARE[0]

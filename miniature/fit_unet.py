@@ -22,7 +22,7 @@ from miniature.pictures import BLUEPRINT, SQUARE, WIDE
 from miniature.widen import widened
 
 STEPS = 11000
-WIDE_STEPS = 8000
+WIDE_STEPS = 5000
 TIME_WIDTH = 32
 DROP = 0.1  # share of captions replaced by zeros, which is also what the pipeline feeds for an empty prompt
 SNR_LIMIT = 5.0

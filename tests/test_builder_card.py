@@ -115,7 +115,7 @@ def test_language_model_instructions_are_printed_in_full(run):
 
     sources = read_sources(run)
     sources.manifest["config"]["expand"] |= {"expander": "llm"}
-    text = _render(sources, "me/x", "mit", [])
+    text = _render(sources, "me/x", "mit", [], {"judges": [], "disputed": {}})
     template = load_template("expand")
     assert template.system in text and template.hash[:12] in text
 

@@ -6,14 +6,15 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from drspo.config import load, presets
 from drspo.errors import UserError
-from drspo.files.run import RunDir
 from eval import suite
 from eval.command import check, main
 from eval.config import EvalConfig, Judges, Pictures
 from eval.judges import build_judges
-from eval.methods import method
-from eval.suite import cells, read_prompts
+from eval.methods import ABLATIONS, rows
+from eval.prompt_lists import read_prompts
+from eval.suite import cells
 
 MADE: list[tuple[str, int]] = []
 
@@ -32,12 +33,15 @@ class Painter:
     """A generator that paints one grey, told by its settings."""
 
     def __init__(self, grey):
-        self.grey = grey
+        self.grey, self.family = grey, Family()
 
     def generate(self, requests):
         MADE.extend((request.prompt, request.seed) for request in requests)
         greys = [self.grey + request.seed for request in requests]
-        return [type("Made", (), {"image": Image.new("RGB", (64, 16), (g, g, g))}) for g in greys]
+        plans = {"blueprint": Image.new("RGB", (32, 8), (self.grey,) * 3)} if self.grey == 110 else {}
+        return [
+            type("Made", (), {"image": Image.new("RGB", (64, 16), (g, g, g)), "extras": plans}) for g in greys
+        ]
 
 
 class Spec:
@@ -47,16 +51,13 @@ class Spec:
 class Family:
     spec = Spec()
 
-    def use_lora(self, name):
-        self.active = name
-
 
 @pytest.fixture
 def painters(monkeypatch):
     MADE.clear()
     greys = {"multidiffusion": 100, "sdxl": 110}
-    monkeypatch.setattr(suite, "load", lambda config, model="": Family())
-    monkeypatch.setattr(suite, "build_generator", lambda name, family, settings: Painter(greys[name]))
+    monkeypatch.setattr(suite, "open_generator", lambda setup: Painter(greys[setup.method]))
+    monkeypatch.setattr(suite, "locate", lambda source, known: None)
 
 
 def arguments(out, *more):
@@ -65,6 +66,16 @@ def arguments(out, *more):
         "--pictures.limit", "3",
         "--out", str(out), *more,
     ]  # fmt: skip
+
+
+def test_what_is_left_of_a_blueprint_is_measured_where_there_was_one(tmp_path, painters):
+    more = ("--judges.scorers", f"{__name__}:Brightness", "blueprint_fidelity")
+    assert main(arguments(tmp_path / "run", *more, "--judges.aside", "blueprint_fidelity")) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
+    found = {(one["method"], one["seed"]): one for one in lines if one["scorer"] == "blueprint_fidelity"}
+    assert found["sdxl", 0]["value"] == pytest.approx(1.0, abs=1e-3)
+    assert found["multidiffusion", 0]["error"] == "no blueprint was kept with this picture"
+    assert len(list((tmp_path / "run" / "blueprints").rglob("*.png"))) == 6
 
 
 def test_a_benchmark_ends_in_tables_and_a_page_and_makes_nothing_twice(
@@ -164,8 +175,97 @@ def test_every_method_gets_the_same_prompts_and_seeds():
 
 
 def test_ablations_are_settings_of_the_same_generator():
-    assert method("drspo-without-dpo").generator == method("drspo").generator == "drspo"
-    assert method("drspo-without-control").settings == {"control": {"enabled": False}}
+    loras = {"lora_blueprint": "a", "lora_highres": "b"}
+    names = ("drspo", *(name for name in ABLATIONS if name != "drspo"))
+    found = rows(EvalConfig(out="x", methods=names, baseline="drspo", **loras))
+    worn = {name: {stage: path for stage, (path, _) in one.loras.items()} for name, one in found.items()}
+    assert worn == {
+        "drspo": {"blueprint": "a", "highres": "b"},
+        "drspo-without-dpo": {},
+        "drspo-without-highres-dpo": {"blueprint": "a"},
+        "drspo-without-control": {"blueprint": "a", "highres": "b"},
+        "drspo-without-blueprint": {"all": "b"},
+    }
+    assert found["drspo-without-control"].settings == {"control": {"enabled": False}}
+    assert found["drspo-without-blueprint"].method == "multidiffusion"
+
+
+def test_a_row_has_a_model_settings_loras_and_an_upscaler_of_its_own():
+    options = (
+        "flux-esrgan.model=flux",
+        "flux-esrgan.upscale=2",
+        "drspo.control.scale=0.4",
+        "drspo.lora_highres=c",
+    )
+    config = EvalConfig(out="x", methods=("drspo", "flux-esrgan=direct"), options=options, baseline="drspo")
+    found = rows(config)
+    assert (found["flux-esrgan"].model, found["flux-esrgan"].upscale) == ("flux", 2)
+    assert (
+        found["drspo"].settings == {"control": {"scale": 0.4}} and found["drspo"].loras["highres"][0] == "c"
+    )
+    assert found["drspo"].model == "sdxl" and found["drspo"].upscale == 1
+
+
+@pytest.mark.parametrize(
+    ("methods", "options", "said"),
+    [
+        (("mad",), ("mda.model=flux",), "nothing of a row"),
+        (("mad",), ("mad.model",), "nothing of a row"),
+        (("mad",), ("mad.winows.stride=3",), "winows"),
+        (("mad",), ("mad.upscale=3",), "enlarged by 2 or 4"),
+        (("mad", "again=mad"), (), "mad and again are the same thing twice"),
+        (("multidiffusion", "drspo-without-blueprint"), (), "same thing twice"),
+        (
+            ("drspo", "drspo-without-highres-dpo"),
+            ("drspo.lora_blueprint=x", "drspo-without-highres-dpo.lora_blueprint=x"),
+            "same thing",
+        ),
+        (("sub/row=mad",), (), "cannot name a row"),
+    ],
+)
+def test_rows_that_mean_nothing_or_the_same_are_refused(methods, options, said):
+    with pytest.raises(UserError, match=said):
+        rows(EvalConfig(out="x", methods=methods, options=options))
+
+
+class Refusing(Painter):
+    """Paints nothing for one prompt."""
+
+    def generate(self, requests):
+        if requests[0].prompt.startswith("A misty"):
+            raise RuntimeError("no such mist")
+        return super().generate(requests)
+
+
+def test_a_picture_that_fails_is_a_row_with_its_reason_and_is_tried_again(tmp_path, painters, monkeypatch):
+    monkeypatch.setattr(
+        suite, "open_generator", lambda setup: Refusing(100) if setup.method == "sdxl" else Painter(90)
+    )
+    assert main(arguments(tmp_path / "run")) == 0
+    tables = json.loads((tmp_path / "run" / "tables.json").read_text())
+    lost = next(item for item in tables["missing"] if item["method"] == "sdxl")
+    assert lost["pictures"] == 2 and "no such mist" in lost["reason"]
+    row = next(row for row in tables["rows"] if row["method"] == "sdxl")
+    assert row["difference"]["n"] == 2, "compared on what both have"
+    MADE.clear()
+    monkeypatch.setattr(suite, "open_generator", lambda setup: Painter(100))
+    assert main(arguments(tmp_path / "run")) == 0
+    assert len(MADE) == 2 and not json.loads((tmp_path / "run" / "tables.json").read_text())["missing"]
+
+
+def test_sources_of_prompts_are_strata_shown_together_and_apart(tmp_path, painters, capsys):
+    (tmp_path / "mine.txt").write_text("# a comment\na hill\na dale\na vale\n")
+    arguments_ = arguments(tmp_path / "run", "--pictures.prompts", "outdoor", str(tmp_path / "mine.txt"))
+    assert main(arguments_) == 0
+    assert len(MADE) == 24
+    said = capsys.readouterr().out
+    assert "Prompts of outdoor alone (3)" in said and "Prompts of mine.txt alone (3)" in said
+
+
+@pytest.mark.parametrize("name", presets("eval"))
+def test_every_preset_names_rows_and_prompts_that_exist(name):
+    config = load(EvalConfig, ["--config", name, "--out", "x"], package="eval", prog="eval")
+    check(replace(config, lora_blueprint="a", lora_highres="b"))
 
 
 def test_prompt_files_lose_blank_lines_and_repeats(tmp_path):
@@ -174,31 +274,3 @@ def test_prompt_files_lose_blank_lines_and_repeats(tmp_path):
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(UserError, match="no prompts"):
         read_prompts(str(tmp_path / "empty.txt"))
-
-
-def test_a_row_may_have_a_model_of_its_own_and_an_upscaler_behind_it():
-    flux = method("direct+x2@flux")
-    assert (flux.generator, flux.upscale, flux.model) == ("direct", 2, "flux")
-    assert method("drspo-without-control@sd3.5-large").settings == {"control": {"enabled": False}}
-    for wrong, said in (("direct@fluxx", "fluxx"), ("direct+x3", "'3'"), ("dirrect@flux", "dirrect")):
-        with pytest.raises(UserError, match=said):
-            method(wrong)
-
-
-def test_rows_of_other_models_are_made_with_those(tmp_path):
-    """On the shipped weights: the row is painted at half size by the transformer and enlarged."""
-    rows = ("direct", "direct+x2@miniature-sd3")
-    asked = Pictures(prompts="miniature", limit=1, seeds=1, steps=1)
-    config = EvalConfig(model="miniature", methods=rows, baseline="direct", out=str(tmp_path), pictures=asked)
-    run = RunDir(config.out)
-    suite.make_pictures(config, run)
-    for cell in cells(config):
-        with Image.open(tmp_path / cell.name) as image:
-            assert image.size == (512, 128)
-
-
-def test_a_row_whose_upscaler_is_nowhere_is_refused_first(tmp_path):
-    config = EvalConfig(methods=("direct", "direct+x2@flux"), baseline="direct", out=str(tmp_path))
-    with pytest.raises(UserError, match="direct.x2@flux has no upscaler of its own"):
-        check(config)
-    check(replace(config, upscaler="RealESRGAN_x2plus.pth"))

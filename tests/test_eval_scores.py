@@ -70,7 +70,7 @@ def config(tmp_path):
     prompts.write_text("one\ntwo\nthree\n")
     return EvalConfig(
         methods=("multidiffusion", "sdxl"), out=str(tmp_path / "run"), model="miniature", device="cpu",
-        pictures=Pictures(prompts=str(prompts), seeds=2),
+        pictures=Pictures(prompts=(str(prompts),), seeds=2),
         judges=Judges(scorers=(f"a={__name__}:Grey", f"b={__name__}:Grey"), batch=4),
     )  # fmt: skip
 

@@ -15,8 +15,9 @@ import yaml
 
 from dataset_builder.config import score_columns, settings_of
 from dataset_builder.report.charts import distributions, short
-from dataset_builder.report.examples import example_pairs
+from dataset_builder.report.examples import example_pairs, pair_at
 from dataset_builder.report.head import CONFIGS, head
+from dataset_builder.report.judges import who_judged
 from dataset_builder.report.stats import STATS_NAME
 from drspo import __version__, markup
 from drspo.errors import UserError
@@ -65,18 +66,26 @@ def card_files(run: RunDir, repo_id: str, licence: str) -> dict[str, bytes]:
     pairs = example_pairs(run, sources.shards["default"])
     files = {"config.yaml": _config(sources.manifest)}
     files |= {f"assets/pair-{number}.webp": image for number, (image, _) in enumerate(pairs, 1)}
+    judges, dispute = who_judged(run, sources.shards["default"], settings_of(sources.manifest))
+    disputed: dict[str, Any] = {}
+    if dispute is not None:
+        files["assets/disputed.webp"], facts = pair_at(run, dispute.place)
+        disputed = {**facts, "scores": dispute.scores}
     for name, figures in sources.stats["scores"].items():
         histograms = {who: own.get("histogram", {}) for who, own in figures.get("by_generator", {}).items()}
         files[f"assets/{_slug(name)}.svg"] = distributions(short(name), histograms).encode()
     margins = {"chosen minus rejected": sources.stats["margins"].get("histogram", {})}
     files["assets/margins.svg"] = distributions("margin", margins).encode()
-    body = _render(sources, repo_id, licence, [facts for _, facts in pairs])
+    verdicts = {"judges": judges, "disputed": disputed}
+    body = _render(sources, repo_id, licence, [facts for _, facts in pairs], verdicts)
     yaml_head = head(run, sources.shards, sources.stats["counts"]["pairs"], licence, _title(repo_id))
     files["README.md"] = f"---\n{yaml_head}---\n\n{body}\n".encode()
     return files
 
 
-def _render(sources: Sources, repo_id: str, licence: str, pairs: list[dict[str, Any]]) -> str:
+def _render(
+    sources: Sources, repo_id: str, licence: str, pairs: list[dict[str, Any]], verdicts: dict[str, Any]
+) -> str:
     """The card's text. Whatever the template prints is set as text, unless it is code or our own Markdown."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dataset_builder.report", "templates"),
@@ -102,6 +111,7 @@ def _render(sources: Sources, repo_id: str, licence: str, pairs: list[dict[str, 
         models=_language_models(sources),
         templates=_templates(settings_of(manifest)),
         pairs=pairs,
+        **verdicts,
         has_pickapic="pickapic" in sources.shards,
         biases=_biases(sources.stats),
         cite_key=_Markdown(re.sub(r"\W+", "_", repo_id.lower())),

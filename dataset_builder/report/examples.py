@@ -20,13 +20,16 @@ _LONGEST_SIDE = 1600
 
 def example_pairs(run: RunDir, shards: list[str]) -> list[tuple[bytes, dict[str, Any]]]:
     """(WebP picture, facts) of the pairs at three quantiles of the margin."""
-    found = []
-    for name, group, index in _places(run, shards):
-        with run.open(name) as stream:
-            table = open_parquet(stream, name).read_row_group(group, columns=[*_FACTS, *SIDES])
-        row = table.slice(index, 1).to_pylist()[0]
-        found.append((_stacked(row), {key: row[key] for key in _FACTS}))
-    return found
+    return [pair_at(run, place) for place in _places(run, shards)]
+
+
+def pair_at(run: RunDir, place: tuple[str, int, int]) -> tuple[bytes, dict[str, Any]]:
+    """(WebP picture, facts) of the pair at a place: shard, row group, row in it."""
+    name, group, index = place
+    with run.open(name) as stream:
+        table = open_parquet(stream, name).read_row_group(group, columns=[*_FACTS, *SIDES])
+    row = table.slice(index, 1).to_pylist()[0]
+    return _stacked(row), {key: row[key] for key in _FACTS}
 
 
 def _places(run: RunDir, shards: list[str]) -> list[tuple[str, int, int]]:

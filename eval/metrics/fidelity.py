@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from drspo.errors import UserError
+from drspo.files.pictures import rgb
+from eval.base import Missing
 from eval.metrics.salience import small_lab
 
 
@@ -37,3 +40,29 @@ def fidelity(image: np.ndarray, blueprint: np.ndarray) -> float:
 
 def _halved(lab: np.ndarray) -> np.ndarray:
     return cv2.resize(lab, (lab.shape[1] // 2, lab.shape[0] // 2), interpolation=cv2.INTER_AREA)
+
+
+class BlueprintFidelity:
+    """How much of its blueprint each scroll still shows; missing where it was painted without one."""
+
+    name = "blueprint_fidelity"
+    unit = "structural similarity of scroll and blueprint"
+    higher_is_better = True
+    checkpoint = "none"
+    checkpoint_hash = "fidelity-1"
+    version = "1"
+    view = "whole"
+    needs_blueprint = True
+
+    def score(self, images: list[Image.Image], prompts: list[str]) -> list[float]:
+        """One similarity per image whose `info` holds its blueprint; prompts don't matter."""
+        return [self._one(image) for image in images]
+
+    def _one(self, image: Image.Image) -> float:
+        blueprint = image.info.get("blueprint")
+        if not isinstance(blueprint, Image.Image):
+            return Missing("no blueprint was kept with this picture")
+        try:
+            return fidelity(np.asarray(rgb(image)), np.asarray(rgb(blueprint)))
+        except UserError as error:
+            return Missing(error.what)

@@ -6,6 +6,7 @@ another column, a little higher or lower, and mirrored. What is one thing many t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -27,7 +28,7 @@ REACH, RADIUS = 4.0, 9
 """The Gaussian window in cells (0.125 heights) within which two places are compared, and where it ends."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Gate:
     """The likeness from which a place counts as another one of a kind, and from which it counts fully."""
 
@@ -46,21 +47,29 @@ class Repeats:
 
 
 def repeats(field: Field, gate: Gate) -> Repeats:
-    """The repeated things of a field.
+    """The repeated things of a field (see `repeats_at`)."""
+    return repeats_at(field, [gate])[0]
+
+
+def repeats_at(field: Field, gates: Sequence[Gate]) -> list[Repeats]:
+    """The repeated things of a field at each gate; what is compared is compared once.
 
     A thing that stands in m other places counts 1 - 1 / (1 + m), weighted by its cells' energy and by how
     clearly it is there at all; so n equal things together count n - 1 and different ones nothing.
     """
     count, labels = things(field)
     cells = _cells(field, count, labels)
-    others = np.zeros(field.energy.shape, np.float32)
-    if len(cells.rows):
-        others[cells.rows, cells.columns] = _places(cells, field.energy.shape[1], gate)
+    places = _places(cells, field.energy.shape[1], gates)
     energy = field.energy * (field.energy > FAINT)
     whole = np.bincount(labels.ravel(), energy.ravel(), count)[1:]
-    repeated = np.bincount(labels.ravel(), (energy * (1 - 1 / (1 + others))).ravel(), count)[1:]
     present = np.minimum(1, whole / PRESENT)
-    return Repeats(others, float((present * repeated / np.maximum(whole, 1e-9)).sum()))
+    found = []
+    for some in places:
+        others = np.zeros(energy.shape, np.float32)
+        others[cells.rows, cells.columns] = some
+        repeated = np.bincount(labels.ravel(), (energy * (1 - 1 / (1 + others))).ravel(), count)[1:]
+        found.append(Repeats(others, float((present * repeated / np.maximum(whole, 1e-9)).sum())))
+    return found
 
 
 FAINT = 0.02
@@ -118,19 +127,20 @@ def _cells(field: Field, count: int, labels: np.ndarray) -> _Cells:
     return _Cells(rows, columns, labels[rows, columns], windows, windows[..., flip])
 
 
-def _places(cells: _Cells, width: int, gate: Gate, batch: int = 512) -> np.ndarray:
-    """[cells]: for each cell the gated maxima of its likeness along the columns, added up."""
+def _places(cells: _Cells, width: int, gates: Sequence[Gate], batch: int = 512) -> np.ndarray:
+    """[gates, cells]: for each cell the gated maxima of its likeness along the columns, added up."""
     order = np.argsort(cells.columns, kind="stable")
     first = np.flatnonzero(np.diff(cells.columns[order], prepend=-1))
-    out = np.zeros(len(cells.rows), np.float32)
-    for start in range(0, len(out), batch):
+    out = np.zeros((len(gates), len(cells.rows)), np.float32)
+    for start in range(0, len(cells.rows), batch):
         some = slice(start, start + batch)
         best = np.maximum.reduceat(_likeness(cells, some)[:, order], first, axis=1)
         line = np.zeros((width, best.shape[0]), np.float32)
         line[cells.columns[order][first]] = best.T
         crest = cv2.dilate(line, np.ones((2 * APART + 1, 1), np.uint8))
-        passed = np.clip((line - gate.low) / (gate.full - gate.low), 0, 1)
-        out[some] = (passed * (line >= crest)).sum(axis=0)
+        for number, gate in enumerate(gates):
+            passed = np.clip((line - gate.low) / (gate.full - gate.low), 0, 1)
+            out[number, some] = (passed * (line >= crest)).sum(axis=0)
     return out
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from drspo.errors import UserError
-from generate.images.upscale import SCALES, SOURCES, Upscaler, load_upscaler
+from generate.images.upscale import SCALES, Upscaler
 from generate.request import Callback, Generated, Generator, Request
 
 
@@ -47,16 +47,6 @@ class Upscaled(Generator):
             extras={**made.extras, "small": made.image},
             facts={**made.facts, **self.upscaler.facts(self.scale)},
         )
-
-
-def with_upscaler(generator: Generator, source: str, scale: int) -> Generator:
-    """The generator with an upscaler behind it, of a file or the model's own; at a scale of 1 itself."""
-    if scale == 1:
-        return generator
-    place = source or generator.family.spec.upscaler
-    if not place:
-        raise UserError(f"{generator.family.model_id} has no upscaler of its own", "upscaler", SOURCES)
-    return Upscaled(generator, load_upscaler(place, scale, generator.family.device), scale)
 
 
 def smaller(request: Request, scale: int) -> Request:

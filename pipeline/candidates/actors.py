@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from drspo import consent
 from drspo.config import config_hash
 from drspo.files.storage import Storage
+from eval.base import Missing
 from eval.settings import options_of, short_names
 from pipeline.candidates.guard import Guard, PoisonedError
 from pipeline.candidates.images import decode, encode, extension
@@ -210,7 +211,7 @@ class Score:
         """{scorer: score} for each encoded image."""
         decoded = [decode(data) for data in images]
         columns = {name: s.score(decoded, [prompt] * len(images)) for name, s in self.scorers.items()}
-        return [{name: float(column[i]) for name, column in columns.items()} for i in range(len(images))]
+        return [{name: _number(column[i]) for name, column in columns.items()} for i in range(len(images))]
 
     def _score_alone(self, candidate: Candidate, prompt: str) -> Candidate:
         assert candidate.image
@@ -222,9 +223,15 @@ class Score:
     def _with_scores(self, candidate: Candidate, scores: dict[str, float] | None) -> Candidate:
         if scores is None:
             return candidate
-        if any(value != value for value in scores.values()):
-            return replace(candidate, error=f"score: not a number ({scores})")
+        if lacking := [name for name, value in scores.items() if value != value]:
+            reasons = [f"{name}: {getattr(scores[name], 'reason', 'not a number')}" for name in lacking]
+            return replace(candidate, error=f"score: {'; '.join(reasons)}"[:500])
         return replace(candidate, scores=scores, scorer_versions=self.versions)
+
+
+def _number(value: Any) -> float:
+    """A score as a plain number; one that is missing keeps its reason."""
+    return value if isinstance(value, Missing) else float(value)
 
 
 class Commit:

@@ -1,0 +1,1 @@
+"""The paper in miniature: pairs, both trainings and every row of its tables, on the embedded zoo."""

@@ -1,0 +1,148 @@
+"""`drspo study`: builds pairs, trains both LoRAs, paints every row at three formats, writes what came out.
+
+Each part is a program that a user could type; what is done is not done again. A few hours on two cores.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+from drspo.config import config_hash, load, to_dict
+from drspo.demo.command import Program, run_program
+from drspo.errors import UserError
+from drspo.files.run import RunDir
+from drspo.log import setup
+from drspo.ranges import Natural, Range
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = """The paper in miniature: from the embedded zoo to both tables with intervals, and its claims
+one by one as seen, not seen or reversed. The same command again continues."""
+
+FORMATS = {"1:4": (128, 512), "1:8": (128, 1024), "1:16": (128, 2048)}
+"""The paper's scroll at an eighth of its size, and the very long ones."""
+LONG_ROWS = ("multidiffusion", "sdxl", "mad", "drspo", "drspo-without-control", "drspo-without-blueprint")
+"""What is painted at the longer formats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """How much the study does."""
+
+    out: str = "runs/study"
+    """Folder for everything; the same command again continues there."""
+    page: str = "docs/miniature_study.md"
+    """The page to write."""
+    pairs_prompts: Annotated[int, Range(3, 100_000)] = 200
+    """Prompts of the data set, each of which gets six candidates."""
+    train_steps: Annotated[int, Range(1, 1_000_000)] = 100
+    """Optimiser steps of each stage."""
+    prompts: Natural = 0
+    """The first N of the 48 test prompts at 1:4; 0 takes all."""
+    long_prompts: Annotated[int, Range(1, 48)] = 12
+    """Test prompts at 1:8 and 1:16."""
+    seeds: Annotated[int, Range(1, 100)] = 2
+    """Seeds for each test prompt at 1:4; the longer formats have one."""
+    denoising_steps: Annotated[int, Range(2, 1000)] = 25
+    """Denoising steps of every picture of the tables."""
+    workers: Annotated[int, Range(1, 64)] = 2
+    """Processes that paint."""
+
+
+def main(argv: list[str]) -> int:
+    """Does what is missing, part by part, and writes the page."""
+    config = load(StudyConfig, argv, package="drspo", prog="drspo study", description=DESCRIPTION)
+    if "://" in config.out or "://" in config.page:
+        raise UserError("the study needs a local folder", where="--out")
+    setup()
+    run = RunDir(config.out)
+    kept = {key: value for key, value in to_dict(config).items() if key not in ("out", "page", "workers")}
+    run.start("study", config, config_hash(kept))
+    parts = plan(config)
+    for number, (name, program) in enumerate(parts.items(), 1):
+        if name in run.phases():
+            continue
+        log.info("part %d of %d: %s (%s)", number, len(parts), name, about(config, name))
+        started = time.monotonic()
+        run_program(program, lambda progress: None)
+        if name != "page":
+            run.phase_done(name, seconds=round(time.monotonic() - started, 1))
+    return 0
+
+
+def plan(config: StudyConfig) -> dict[str, Program]:
+    """The programs in order, by the name of their part."""
+    data = f"{config.out}/pairs"
+    loras = {stage: f"{config.out}/lora-{stage}" for stage in ("blueprint", "highres")}
+    parts = {
+        "pairs": Program(
+            "dataset_builder.command:main",
+            (
+                *("--config", "miniature", "--executor", "local", "--out", data),
+                *("--prompts.limit", str(config.pairs_prompts)),
+            ),
+            "units",
+            1,
+        )
+    }
+    for stage, folder in loras.items():
+        argv = ("--config", "miniature", "--stage", stage, "--data.source", data, "--out", folder)
+        argv += ("--max-steps", str(config.train_steps), "--samples.every", "0")
+        argv += ("--data.cache", f"{config.out}/cache")
+        parts[f"training {stage}"] = Program("train.command:main", argv, "steps", 1)
+    for title, size in FORMATS.items():
+        parts[f"scrolls {title}"] = Program(
+            "eval.command:main", _evaluate(config, title, size, loras), "scrolls", 1
+        )
+    parts["page"] = Program("eval.command:main", _report(config), "", 1)
+    return parts
+
+
+def _evaluate(
+    config: StudyConfig, title: str, size: tuple[int, int], loras: dict[str, str]
+) -> tuple[str, ...]:
+    whole = title == "1:4"
+    argv = ["--config", "miniature-study", "--out", _folder(config, title), "--workers", str(config.workers)]
+    argv += [token for stage, folder in loras.items() for token in (f"--lora-{stage}", folder)]
+    argv += ["--pictures.height", str(size[0]), "--pictures.width", str(size[1])]
+    argv += ["--pictures.steps", str(config.denoising_steps)]
+    argv += ["--pictures.seeds", str(config.seeds if whole else 1)]
+    argv += ["--pictures.limit", str(config.prompts if whole else config.long_prompts)]
+    return tuple(argv if whole else [*argv, "--methods", *LONG_ROWS, "--options"])
+
+
+def _report(config: StudyConfig) -> tuple[str, ...]:
+    facts = {
+        "pairs from": f"{config.pairs_prompts} prompts, preset miniature",
+        "training": f"{config.train_steps} steps of each stage, preset miniature",
+        "denoising steps": str(config.denoising_steps),
+    }
+    told = [token for key, value in facts.items() for token in ("--fact", f"{key}={value}")]
+    runs = [f"{title}={_folder(config, title)}" for title in FORMATS]
+    return ("study", *runs, "--out", config.page, *told)
+
+
+def _folder(config: StudyConfig, title: str) -> str:
+    return f"{config.out}/scrolls-{title.replace(':', '-')}"
+
+
+def about(config: StudyConfig, name: str) -> str:
+    """How long a part takes on two cores, roughly, so that nobody waits in the dark."""
+    pictures = (config.prompts or 48) * config.seeds * 10
+    longer = config.long_prompts * len(LONG_ROWS)
+    minutes = {
+        "pairs": config.pairs_prompts * 6 * SECONDS / 60,
+        "training blueprint": config.train_steps * 4 * 0.5 / 60,
+        "training highres": config.train_steps * 4 * 4.0 / 60,
+        "scrolls 1:4": pictures * SECONDS / config.workers / 60,
+        "scrolls 1:8": longer * 2 * SECONDS / config.workers / 60,
+        "scrolls 1:16": longer * 4 * SECONDS / config.workers / 60,
+    }
+    return f"about {minutes[name]:.0f} minutes" if name in minutes else "seconds"
+
+
+SECONDS = 6.0
+"""Of one core for a windowed scroll of 1:4 with 25 steps."""
