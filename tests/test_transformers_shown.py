@@ -6,6 +6,9 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
+from drspo.config import load
+from eval.config import EvalConfig
+from eval.suite import check_sizes
 from generate.program.command import main
 from generate.program.metadata import read
 from tests.test_commands import shown_commands
@@ -47,3 +50,9 @@ def test_the_shipped_transformer_opens_as_its_readme_says():
     assert pipe.transformer.dtype == torch.float32
     assert sum(value.numel() for value in pipe.transformer.parameters()) == pytest.approx(3.49e6, rel=0.01)
     assert pipe.default_sample_size * pipe.vae_scale_factor == 128
+
+
+@pytest.mark.parametrize("preset", ["table1", "miniature-study"])
+def test_every_row_of_the_tables_asks_for_a_size_that_its_model_can_paint(preset):
+    arguments = ["--config", preset, "--lora-blueprint", "a", "--lora-highres", "b"]
+    check_sizes(load(EvalConfig, arguments, package="eval", prog="eval", description=""))
