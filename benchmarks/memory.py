@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--sizes", nargs="+", default=["1024x1024", "512x2048"], help="height x width")
+    parser.add_argument("--sizes", nargs="+", default=["1024x1024"], help="height x width")
     chosen = parser.parse_args(arguments)
     print("| model | size | text | network | activations | all on the device | with --offload | cards (GB) |")
     print("|---|---|---|---|---|---|---|---|")

@@ -8,17 +8,19 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusion3Pipeline, StableDiffusionXLPipeline
 
 from miniature import fidelity
 from miniature.captions import captions
 from miniature.counted import CHOSEN_ON, compare
 from miniature.detector import Found, count_objects, load_detector
 from miniature.fit_autoencoder import psnr, reconstruct
+from miniature.fit_upscaler import through
 from miniature.paint import paint
-from miniature.pictures import BLUEPRINT, FRESH_SEED, SCROLL, SQUARE
+from miniature.pictures import BLUEPRINT, FRESH_SEED, SCROLL, SQUARE, to_pictures, to_tensor
 from miniature.samples import draw
 from miniature.scene import SUBJECTS, Scene, countable, sample_scene
 
@@ -168,6 +170,23 @@ def multidiffusion(
     return scrolls
 
 
+@torch.no_grad()
+def doubling(pipe: StableDiffusionXLPipeline, count: int) -> str:
+    """PSNR of halved scrolls, through the autoencoder and doubled again: by the upscaler, and plainly."""
+    from spandrel import ModelLoader
+
+    network = ModelLoader(device="cpu").load_from_file(WEIGHTS / "upscaler" / "upscaler.safetensors").model
+    scores: list[tuple[float, ...]] = []
+    for scene in fresh(count, SCROLL):
+        sharp = paint(scene)
+        small = to_tensor(cv2.resize(sharp, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)[None])
+        small = through(pipe.vae, small)
+        learned = to_pictures(network.float()((small + 1) / 2) * 2 - 1)[0]
+        plain = cv2.resize(to_pictures(small)[0], None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+        scores.append(tuple(psnr(sharp[None], copy[None]) for copy in (learned, plain)))
+    return "{:.1f} dB / {:.1f} dB".format(*np.mean(scores, axis=0))
+
+
 def average(windows: torch.Tensor, lefts: range) -> torch.Tensor:
     """Windows (count x 4 x 16 x 16) laid at their columns, averaged where they overlap; 1 x 4 x 16 x 64."""
     total, weight = torch.zeros(1, 4, 16, 64), torch.zeros(64)
@@ -181,7 +200,11 @@ def figures(count: int, keep: Callable[[list[Row]], None]) -> None:
     """Measures line by line; `keep` gets the whole table after each, so a kill loses one line."""
     torch.manual_seed(0)
     pipe = StableDiffusionXLPipeline.from_pretrained(WEIGHTS / "sdxl", torch_dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
+    flow = StableDiffusion3Pipeline.from_pretrained(
+        WEIGHTS / "sd3", text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32
+    )
+    for each in (pipe, flow):
+        each.set_progress_bar_config(disable=True)
     lines: list[tuple[str, str, Callable[[], str]]] = [
         ("autoencoder, PSNR on fresh scenes", "29 dB", lambda: reconstruction(pipe, count)),
         ("its worst border column's step / steps inside", "equal", lambda: borders(pipe, count)),
@@ -193,6 +216,8 @@ def figures(count: int, keep: Callable[[list[Row]], None]) -> None:
         ("squares that show the subject they were asked for", "95 of 100", lambda: named(pipe, count)),
         ("blueprints with exactly one subject", "85 of 100", lambda: single(pipe, count)),
         ("MultiDiffusion scrolls that repeat a subject", "most", lambda: repeated(pipe, max(4, count // 8))),
+        ("the transformer: squares that show the subject", "70 of 100", lambda: named(flow, count)),
+        ("upscaler / bicubic, PSNR on fresh scrolls", "above it", lambda: doubling(pipe, count // 4)),
     ]
     rows = [(what, target, "not measured") for what, target, _ in lines]
     for number, (what, target, measure) in enumerate(lines):

@@ -106,3 +106,8 @@ def test_draws_are_functions_of_the_seed():
     assert torch.equal(apart[0], shared[0]) and not torch.equal(apart[0], apart[1])
     times = [draw_timestep(seed, 10, 20) for seed in range(300)]
     assert set(times) == set(range(10, 20)) and times[:5] == [draw_timestep(s, 10, 20) for s in range(5)]
+
+
+def test_a_transformer_cannot_be_trained():
+    with pytest.raises(UserError, match="only UNets are trained"):
+        check_network(None)

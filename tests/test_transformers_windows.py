@@ -13,6 +13,7 @@ from generate.models.denoisers.denoiser import Condition
 from generate.models.denoisers.flux import pack, positions, unpack
 from generate.models.family import load_family
 from generate.models.schedulers import make_schedule
+from generate.program.cost import rehearse
 from generate.request import Request, build_generator, settings_of
 from tests.tiny_transformers import tiny, tiny_flux_controlnet
 
@@ -194,3 +195,10 @@ def test_a_prompt_beyond_the_longest_encoder_is_refused(golden):
         _made("sd3", golden, request=_request(prompt=long), **SMALL)
     cut = _made("sd3", golden, request=_request(prompt=long), long_prompt="truncate", **SMALL)
     assert cut.image.size == (256, 128)
+
+
+@pytest.mark.parametrize(("kind", "each"), [("flux", 1), ("sd3", 2)])
+def test_a_plan_counts_the_evaluations_of_windows_packed_or_not(kind, each, golden):
+    family, request = _family(kind, golden), _request(steps=4)
+    plan = rehearse(build_generator("multidiffusion", family, SMALL), family, request)
+    assert plan.evaluations == {"transformer": {(16, 16): 3 * 4 * each}}

@@ -57,7 +57,8 @@ def make_schedule(family: ModelFamily, name: str, steps: int, size: Size | None 
     wanted = class_name(settled(name, family.spec)) or published(config)
     shifts = family.kind not in TEXT_PARTS and wanted in FLOW
     _require_agreement(config, wanted, getattr(diffusers, wanted), shifts)
-    config.setdefault("clip_sample", False)
+    if "clip_sample" in parameters(getattr(diffusers, wanted)):
+        config.setdefault("clip_sample", False)
     try:
         scheduler = getattr(diffusers, wanted).from_config(config)
         levels = (

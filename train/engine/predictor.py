@@ -15,7 +15,10 @@ from train.engine.problem import Predict
 
 
 def check_network(unet: Any) -> None:
-    """Raises `UserError` for a UNet that is told what training does not tell it, such as its guidance."""
+    """Raises `UserError` for a transformer, and for a UNet that is told what training does not tell it."""
+    if unet is None:
+        hint = "train SD or SDXL; direct, multidiffusion and drspo paint with it"
+        raise UserError("this model is a transformer, and only UNets are trained", "--model", hint)
     config = unet.config
     if getattr(config, "time_cond_proj_dim", None) is not None:
         raise UserError(
