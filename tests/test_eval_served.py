@@ -13,6 +13,7 @@ from drspo import consent
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from drspo.llm.wire import Wire
+from eval import score
 from eval.base import Missing, metric_settings
 from eval.cells import Cell
 from eval.metrics.question import Question
@@ -156,3 +157,26 @@ def test_a_setting_of_another_kind_is_refused_by_name(option):
 def test_a_missing_number_keeps_its_reason_on_its_way_between_processes():
     missing = pickle.loads(pickle.dumps(Missing("no answer")))
     assert math.isnan(missing) and missing.reason == "no answer" and json.dumps([float(missing)]) == "[NaN]"
+
+
+def test_the_command_line_that_names_an_address_sends_it_the_key(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    (tmp_path / "pictures").mkdir()
+    for number, image in enumerate(PICTURES):
+        image.save(tmp_path / "pictures" / f"{number}.png")
+    with JudgingLLM() as server:
+        options = (
+            "question.model=tiny-vl",
+            f"question.base_url={server.url}",
+            "question.question=Is it bright?",
+        )
+        argv = [str(tmp_path / "pictures"), "--out", str(tmp_path / "run"), "--judges.scorers", "question"]
+        assert score.main([*argv, "--judges.options", *options]) == 0
+        assert server.keys == [f"Bearer {KEY}"] * 3
+        assert score.main([*argv, "--judges.options", *options]) == 0
+        assert len(server.bodies) == 3
+    kept = [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not any(KEY.encode() in data for data in kept)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
+    assert sorted(line["value"] for line in lines) == pytest.approx([0.0, 0.2, 0.8], abs=1e-6)
+    assert {line["checkpoint"] for line in lines} == {"served:tiny-vl"}
