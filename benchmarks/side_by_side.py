@@ -14,11 +14,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from generate import GENERATORS
 from generate.models.family import load_family
 from generate.request import Request, build_generator
 from miniature.world import GROUNDS, SUBJECTS, TIMES, captions, sample_scene
 
+METHODS = ("sdxl", "multidiffusion", "mad", "drspo")
 FIRST = 1000
 LABEL = 16
 
@@ -38,7 +38,7 @@ def main() -> None:
     rows = []
     for prompt in prompts:
         rows.append((prompt, None))
-        rows += [(name, scroll(family, name, prompt, options.seed)) for name in GENERATORS]
+        rows += [(name, scroll(family, name, prompt, options.seed)) for name in METHODS]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     stack(rows).save(options.out, lossless=False, quality=88)
     print(f"{options.out}: {options.out.stat().st_size / 1024:.0f} KiB")

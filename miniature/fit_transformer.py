@@ -75,6 +75,7 @@ class CountedAttention:
         """The image's and the text's share of the attention (batch x tokens x width each)."""
         split = lambda value: value.unflatten(2, (attn.heads, -1)).transpose(1, 2)  # noqa: E731
         text = encoder_hidden_states
+        assert text is not None, "joint attention has both streams"
         query = [
             attn.norm_q(split(attn.to_q(hidden_states))),
             attn.norm_added_q(split(attn.add_q_proj(text))),

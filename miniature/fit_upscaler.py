@@ -69,7 +69,8 @@ def fit_upscaler(vae: AutoencoderKL, work: Path, steps: int = STEPS) -> nn.Modul
     pairs = {size: _pairs(vae, painted(size, COUNT, work)) for size in (SQUARE, WIDE)}
 
     def loss(step: int) -> Tensor:
-        sharp, small = _pieces(*pairs[SQUARE if step % 2 else WIDE], step)
+        pictures, halves = pairs[SQUARE if step % 2 else WIDE]
+        sharp, small = _pieces(pictures, halves, step)
         return functional.l1_loss(model((small + 1) / 2), (sharp + 1) / 2)
 
     return train(Task("upscaler", model, loss, steps, rate=2e-3, average=0.995), work)

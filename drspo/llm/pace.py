@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 
 
 class TokenBucket:
@@ -13,7 +14,12 @@ class TokenBucket:
     so that one large request is slow instead of impossible.
     """
 
-    def __init__(self, per_minute: float, clock=time.monotonic, sleep=asyncio.sleep) -> None:
+    def __init__(
+        self,
+        per_minute: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
         self.per_minute, self.clock, self.sleep = per_minute, clock, sleep
         self.level, self.seen = float(per_minute), clock()
 

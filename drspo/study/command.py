@@ -89,10 +89,10 @@ def plan(config: StudyConfig) -> dict[str, Program]:
         )
     }
     for stage, folder in loras.items():
-        argv = ("--config", "miniature", "--stage", stage, "--data.source", data, "--out", folder)
-        argv += ("--max-steps", str(config.train_steps), "--samples.every", "0")
-        argv += ("--data.cache", f"{config.out}/cache")
-        parts[f"training {stage}"] = Program("train.command:main", argv, "steps", 1)
+        argv = ["--config", "miniature", "--stage", stage, "--data.source", data, "--out", folder]
+        argv += ["--max-steps", str(config.train_steps), "--samples.every", "0"]
+        argv += ["--data.cache", f"{config.out}/cache"]
+        parts[f"training {stage}"] = Program("train.command:main", tuple(argv), "steps", 1)
     for title, size in FORMATS.items():
         parts[f"scrolls {title}"] = Program(
             "eval.command:main", _evaluate(config, title, size, loras), "scrolls", 1
