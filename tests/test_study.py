@@ -114,3 +114,10 @@ def test_each_part_is_a_command_that_its_program_accepts(tmp_path):
         cls = {"dataset_builder": BuildConfig, "train": TrainConfig, "eval": EvalConfig}[package]
         if name != "page":
             assert load(cls, list(program.argv), package=package, prog=package)
+
+
+def test_what_is_left_is_added_up_and_grows_with_the_work():
+    few, many = StudyConfig(prompts=2, seeds=1), StudyConfig()
+    assert command.about(few, "page") == "less than a minute"
+    assert command.about(few, "scrolls 1:4").endswith("minutes")
+    assert command.about(many, *plan(many)).endswith("hours")
