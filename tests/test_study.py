@@ -60,6 +60,14 @@ def test_a_claim_about_rows_that_were_not_painted_is_not_tested():
     assert judged({"drspo": 0.0, "mad": 1.0}, Claim("x", "hps_v2", ("drspo-without-dpo",))) == "not tested"
 
 
+def test_too_few_prompts_for_an_interval_decide_nothing_and_absent_rows_are_named():
+    claim = Claim("best", "hps_v2", ("mad", "sd3"))
+    found = Comparison(records({"drspo": 1.0, "mad": 0.0}, prompts=4), "drspo")
+    assert judge(claim, found)[0] == "not tested"
+    verdict, lines = judge(claim, Comparison(records({"drspo": 1.0, "mad": 0.0}), "drspo"))
+    assert verdict == "seen" and lines[-1] == "sd3 not painted"
+
+
 def test_every_claim_and_table_speaks_of_rows_and_scorers_that_the_study_paints():
     from drspo.config import load
 
