@@ -2,13 +2,14 @@
 
 A claim is a file that only the first can create, rewritten now and then by its owner as a sign of life.
 What a dead owner claimed is free after a while of silence, measured by whoever waits, so that clocks need
-not agree. Results are written whole and are functions of their request: a claim that fails to keep two apart
-costs time and nothing else.
+not agree. It is taken over by creating the next number beside it, which again only one can do; nobody removes
+what another may still hold. An owner that was only asleep may finish as well: it creates its result too late.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 
 from drspo.files.storage import Storage
 
+log = logging.getLogger(__name__)
 FOLDER = "claims/"
 BEAT = 15.0
 """Seconds between signs of life."""
@@ -49,13 +51,15 @@ class Claims:
         finally:
             ended.set()
             beating.join()
-            self.storage.delete(name)
+            self._give_back(task, name)
 
     def _take(self, task: str) -> str | None:
-        """The name of our claim; None while somebody else's lives. A dead one is removed by who met it."""
-        name = f"{FOLDER}{task}.json"
-        if self.storage.create(name, self._sign(0)):
-            return name
+        """The name of our claim; None while somebody else's lives."""
+        there = self._numbered(task)
+        if not there:
+            return self._create(task, 0)
+        newest = max(there)
+        name = there[newest]
         try:
             said = self.storage.read(name)
         except FileNotFoundError:  # given back just now: the next look will find it free
@@ -65,15 +69,34 @@ class Claims:
             self._heard[name] = (said, time.monotonic())
         elif time.monotonic() - since > self.silence:
             del self._heard[name]
-            self.storage.delete(name)
-            return name if self.storage.create(name, self._sign(0)) else None
+            return self._create(task, newest + 1)
         return None
+
+    def _create(self, task: str, number: int) -> str | None:
+        name = f"{FOLDER}{task}/{number}.json"
+        return name if self.storage.create(name, self._sign(0)) else None
+
+    def _give_back(self, task: str, name: str) -> None:
+        """Removes our claim and the dead ones under it, ours last; leaves all to who took it over from us."""
+        there = self._numbered(task)
+        if there and there[max(there)] == name:
+            for number in sorted(there):
+                self.storage.delete(there[number])
+
+    def _numbered(self, task: str) -> dict[int, str]:
+        """{number: file} of the claims on a task, the highest of which counts."""
+        folder = f"{FOLDER}{task}/"
+        named = {name.removeprefix(folder).removesuffix(".json"): name for name in self.storage.list(folder)}
+        return {int(number): name for number, name in named.items() if number.isdecimal()}
 
     def _live(self, name: str, ended: threading.Event) -> None:
         count = 0
         while not ended.wait(self.beat):
             count += 1
-            self.storage.write(name, self._sign(count))
+            try:
+                self.storage.write(name, self._sign(count))
+            except Exception as error:  # a store that fails for a moment must not end the signs of life
+                log.warning("no sign of life could be written: %s", error)
 
     def _sign(self, count: int) -> bytes:
         return json.dumps({"owner": self.owner, "beat": count}).encode()

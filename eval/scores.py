@@ -61,6 +61,7 @@ class ScoreStore:
 
     def __init__(self, storage: Storage, column: str, metric: Any) -> None:
         self.storage = storage
+        self._files: dict[str, list[dict[str, Any]]] = {}
         self.declared: dict[str, Any] = {
             "scorer": column,
             "unit": str(metric.unit),
@@ -77,14 +78,19 @@ class ScoreStore:
         self.folder = f"scores/{column}/{content_hash(*map(str, parts), length=16)}"
 
     def load(self, digests: Mapping[Cell, str]) -> dict[Cell, Number]:
-        """{cell: number} of what was measured so far; damaged files and other pictures count as absent."""
+        """{cell: number} of what was measured so far; damaged files and other pictures count as absent.
+
+        A file is read once: its name says what it covers.
+        """
         found: dict[Cell, Number] = {}
         for name in self.storage.list(self.folder + "/"):
-            try:
-                rows = pq.read_table(io.BytesIO(self.storage.read(name)), schema=FIELDS).to_pylist()
-            except (pa.ArrowInvalid, OSError):
-                continue
-            for row in rows:
+            if name not in self._files:
+                try:
+                    table = pq.read_table(io.BytesIO(self.storage.read(name)), schema=FIELDS)
+                except (pa.ArrowInvalid, OSError):
+                    continue
+                self._files[name] = table.to_pylist()
+            for row in self._files[name]:
                 cell = Cell(row["method"], row["prompt"], row["seed"])
                 if row["picture"] == digests.get(cell, ""):
                     found[cell] = (row["value"], row["error"])

@@ -36,12 +36,14 @@ class Claim:
 WITHOUT_DPO = ("drspo-without-dpo", "drspo-without-highres-dpo")
 WITHOUT_CONTROL = ("drspo-without-control", "drspo-without-blueprint")
 BASELINES = ("multidiffusion", "sdxl", "mad", "sd3", "sd3-esrgan")
+BELOW_IN_PICKSCORE = tuple(row for row in BASELINES if row != "mad")
 CLAIMS = (
     Claim("Windowed baselines repeat objects, DRSPO does not (5.3)", "surplus", ("multidiffusion", "mad")),
     Claim("the same by exact counts", "repeated_objects", ("multidiffusion", "mad")),
     Claim("DRSPO has the highest HPS v2 (5.2)", "hps_v2", BASELINES),
     Claim("DRSPO has the highest ImageReward (5.2)", "image_reward", BASELINES),
     Claim("DRSPO has the highest CLIP score (5.2)", "clip", BASELINES),
+    Claim("Only MAD and FLUX + ESRGAN have a higher PickScore (Table 1)", "pickscore", BELOW_IN_PICKSCORE),
     Claim("DRSPO does not lead in the aesthetic score: MAD does (5.2)", "aesthetic", ("mad",), better=False),
     Claim("Without DPO, human preference suffers: HPS v2 (5.4)", "hps_v2", WITHOUT_DPO),
     Claim("Without DPO, human preference suffers: PickScore (5.4)", "pickscore", WITHOUT_DPO),
@@ -51,18 +53,26 @@ CLAIMS = (
     Claim("Without control the aesthetic score is higher (5.4)", "aesthetic", WITHOUT_CONTROL, better=False),
 )
 
+UNTESTED = {"An IP-Adapter harms every score (5.4)": "no row has an IP-Adapter"}
+"""What the paper claims and no row here can show, with the reason."""
+
 
 def judge(claim: Claim, found: Comparison) -> tuple[str, list[str]]:
     """("seen" | "not seen" | "reversed" | "not tested", a line for each row compared).
 
     Seen: DRSPO differs clearly, after Holm over the whole table, in the claimed direction from every row.
-    Reversed: clearly in the other direction from at least one. `found` is against DRSPO.
+    Reversed: clearly in the other direction from at least one. Not tested: where no row, or one without an
+    interval, could be compared. Rows that were not painted are named. `found` is against DRSPO.
     """
     others = [row for row in found.rows if row.scorer == claim.scorer and row.method in claim.others]
     if not others:
         return "not tested", []
     signs = [_sign(row) * (1 if claim.better else -1) for row in others]
     lines = [f"{row.method} {_difference(row)}" for row in others]
+    absent = [name for name in claim.others if name not in {row.method for row in others}]
+    lines += [f"{name} not painted" for name in absent]
+    if any(row.difference is None or not row.difference.known for row in others):
+        return "not tested", lines
     if any(sign < 0 for sign in signs):
         return "reversed", lines
     return ("seen" if all(sign > 0 for sign in signs) else "not seen"), lines
@@ -116,6 +126,7 @@ def _claims(records: Sequence[Record]) -> str:
     for claim in CLAIMS:
         verdict, rows = judge(claim, found)
         lines.append(f"| {claim.said} | **{verdict}** | {'; '.join(map(inline, rows))} |")
+    lines += [f"| {said} | **not tested** | {why} |" for said, why in UNTESTED.items()]
     return "\n".join([*lines, ""])
 
 

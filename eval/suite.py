@@ -90,7 +90,7 @@ class Painter:
             return
         if "blueprint" in made.extras:  # first, so that a picture's plan is there when the picture is
             self.run.write(self.cells[name].beside(BLUEPRINTS), _png(made.extras["blueprint"]))
-        self.run.write(name, data)
+        self.run.create(name, data)  # the first stays, so that a number belongs to the picture that is there
 
 
 def open_generator(setup: Setup) -> Any:

@@ -74,7 +74,7 @@ def test_a_living_owner_keeps_its_claim_and_a_silent_one_loses_it(tmp_path):
             with other.hold("a") as theirs:
                 assert not theirs
             time.sleep(0.05)
-    storage.create(f"{FOLDER}b.json", b'{"owner": "dead", "beat": 3}')
+    storage.create(f"{FOLDER}b/0.json", b'{"owner": "dead", "beat": 3}')
     ended = time.monotonic() + 20
     while True:
         with other.hold("b") as theirs:
@@ -82,6 +82,43 @@ def test_a_living_owner_keeps_its_claim_and_a_silent_one_loses_it(tmp_path):
                 break
         assert time.monotonic() < ended
         time.sleep(0.05)
+
+
+def test_of_many_that_find_an_owner_dead_one_takes_over_and_a_sleeper_takes_nothing_back(tmp_path):
+    storage = Storage(tmp_path)
+    sleeper = Claims(storage, beat=600)
+    holding = sleeper.hold("a")
+    assert holding.__enter__()
+    waiting = [Claims(storage, beat=600, silence=0.0) for _ in range(4)]
+    for one in waiting:  # each hears the same last sign
+        with one.hold("a") as ours:
+            assert not ours
+    time.sleep(0.01)
+    entered = [one.hold("a") for one in waiting]
+    got = [block.__enter__() for block in entered]
+    assert got == [True, False, False, False]
+    holding.__exit__(None, None, None)  # wakes and ends: the new owner's claim stays
+    with Claims(storage).hold("a") as ours:
+        assert not ours
+    for block in entered:
+        block.__exit__(None, None, None)
+    assert not storage.list(FOLDER)
+
+
+def test_a_store_that_fails_for_a_moment_does_not_end_the_signs_of_life(tmp_path, monkeypatch):
+    storage = Storage(tmp_path)
+    written = threading.Event()
+    answers = iter([OSError("away"), None])
+
+    def write(name, data):
+        answer = next(answers, None)
+        if answer is not None:
+            raise answer
+        written.set()
+
+    monkeypatch.setattr(storage, "write", write)
+    with Claims(storage, beat=0.01).hold("a"):
+        assert written.wait(20)
 
 
 DOOMED = """

@@ -60,6 +60,14 @@ def test_a_claim_about_rows_that_were_not_painted_is_not_tested():
     assert judged({"drspo": 0.0, "mad": 1.0}, Claim("x", "hps_v2", ("drspo-without-dpo",))) == "not tested"
 
 
+def test_too_few_prompts_for_an_interval_decide_nothing_and_absent_rows_are_named():
+    claim = Claim("best", "hps_v2", ("mad", "sd3"))
+    found = Comparison(records({"drspo": 1.0, "mad": 0.0}, prompts=4), "drspo")
+    assert judge(claim, found)[0] == "not tested"
+    verdict, lines = judge(claim, Comparison(records({"drspo": 1.0, "mad": 0.0}), "drspo"))
+    assert verdict == "seen" and lines[-1] == "sd3 not painted"
+
+
 def test_every_claim_and_table_speaks_of_rows_and_scorers_that_the_study_paints():
     from drspo.config import load
 
@@ -114,3 +122,10 @@ def test_each_part_is_a_command_that_its_program_accepts(tmp_path):
         cls = {"dataset_builder": BuildConfig, "train": TrainConfig, "eval": EvalConfig}[package]
         if name != "page":
             assert load(cls, list(program.argv), package=package, prog=package)
+
+
+def test_what_is_left_is_added_up_and_grows_with_the_work():
+    few, many = StudyConfig(prompts=2, seeds=1), StudyConfig()
+    assert command.about(few, "page") == "less than a minute"
+    assert command.about(few, "scrolls 1:4").endswith("minutes")
+    assert command.about(many, *plan(many)).endswith("hours")

@@ -62,6 +62,8 @@ def main(argv: list[str]) -> int:
     kept = {key: value for key, value in to_dict(config).items() if key not in ("out", "page", "workers")}
     run.start("study", config, config_hash(kept))
     parts = plan(config)
+    left = [name for name in parts if name not in run.phases()]
+    log.info("%d of %d parts to do, %s in all", len(left), len(parts), about(config, *left))
     for number, (name, program) in enumerate(parts.items(), 1):
         if name in run.phases():
             continue
@@ -129,20 +131,26 @@ def _folder(config: StudyConfig, title: str) -> str:
     return f"{config.out}/scrolls-{title.replace(':', '-')}"
 
 
-def about(config: StudyConfig, name: str) -> str:
-    """How long a part takes on two cores, roughly, so that nobody waits in the dark."""
+def about(config: StudyConfig, *names: str) -> str:
+    """How long parts take together on two cores, roughly, so that nobody waits in the dark."""
     pictures = (config.prompts or 48) * config.seeds * 10
     longer = config.long_prompts * len(LONG_ROWS)
+    scroll = SECONDS * config.denoising_steps / 25 / min(config.workers, 2) / 60
     minutes = {
-        "pairs": config.pairs_prompts * 6 * SECONDS / 60,
-        "training blueprint": config.train_steps * 4 * 0.5 / 60,
-        "training highres": config.train_steps * 4 * 4.0 / 60,
-        "scrolls 1:4": pictures * SECONDS / config.workers / 60,
-        "scrolls 1:8": longer * 2 * SECONDS / config.workers / 60,
-        "scrolls 1:16": longer * 4 * SECONDS / config.workers / 60,
+        "pairs": config.pairs_prompts * 6 * SECONDS / 2 / 60,
+        "training blueprint": config.train_steps * STEP_SECONDS["blueprint"] / 60,
+        "training highres": config.train_steps * STEP_SECONDS["highres"] / 60,
+        "scrolls 1:4": pictures * scroll,
+        "scrolls 1:8": longer * 2 * scroll,
+        "scrolls 1:16": longer * 4 * scroll,
     }
-    return f"about {minutes[name]:.0f} minutes" if name in minutes else "seconds"
+    together = sum(minutes.get(name, 0.0) for name in names)
+    if together >= 120:
+        return f"about {together / 60:.1f} hours"
+    return f"about {together:.0f} minutes" if together >= 1 else "less than a minute"
 
 
 SECONDS = 6.0
 """Of one core for a windowed scroll of 1:4 with 25 steps."""
+STEP_SECONDS = {"blueprint": 2.0, "highres": 16.0}
+"""Of two cores for an optimiser step of a stage."""
