@@ -97,7 +97,7 @@ def test_a_click_opens_the_scroll_as_it_was_made_and_scrolls_of_a_prompt_belong_
 
 def test_the_page_grows_by_little_more_than_its_words(run, tmp_path):
     few, all_of_them = (len(render(seen(str(run), limit), 384).encode()) for limit in (1, 5))
-    assert (all_of_them - few) / 4 < 4000, "bytes of a group of four"
+    assert (all_of_them - few) / 4 / 4 < 500, "bytes for a scroll: ten thousand stay under 5 MB"
 
 
 def test_every_chart_says_what_it_shows(run):

@@ -57,7 +57,7 @@ class Group:
     @property
     def shape(self) -> float:
         """Width over height of the longest scroll; 4 where there is none."""
-        return max((s.picture.width / s.picture.height for s in self.strips if s.picture), default=4.0)
+        return max((strip.picture.shape for strip in self.strips if strip.picture), default=4.0)
 
 
 @dataclass

@@ -27,6 +27,11 @@ class Picture:
     width: int
     height: int
 
+    @property
+    def shape(self) -> float:
+        """Width over height."""
+        return round(self.width / self.height, 2)
+
 
 def kept(data: bytes, height: int, keep: Keep) -> Picture:
     """Keeps a picture as it is and reduced; their names are functions of the bytes."""

@@ -28,7 +28,7 @@ function open(link) {
   scrolls = links.filter(a => a === link || a.offsetParent).map(a => {
     const image = a.querySelector("img"), address = a.getAttribute("href");
     return { source: address.startsWith("#") ? image.src : a.href, title: a.dataset.caption || (image && image.alt) || a.textContent.trim(),
-      about: a.dataset.about || "", tiles: new Map(), ...early(image) };
+      about: a.closest("[data-about]")?.dataset.about || "", tiles: new Map(), ...early(image) };
   });
   current = Math.max(0, links.filter(a => a === link || a.offsetParent).indexOf(link));
   stacked = false;
