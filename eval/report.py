@@ -1,7 +1,7 @@
 """The page of a benchmark: tables above, the scrolls of every prompt below, found by filters.
 
-The page is light: pictures stay files beside it (`images/`, small ones in `small/`, heat maps in `heat/`), and
-what the filters need is `data.js`. It opens from a disk with no network.
+The page is light: pictures stay files beside it (`images/`, small ones in `small/`, heat maps in `heat/`),
+and what the filters need is `data.js`. It opens from a disk with no network.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def figure(rows: Rows, width: int = 1600, gap: int = 12) -> Image.Image:
     large = ImageFont.load_default(max(14, width // 55))
     parts: list[Image.Image] = []
     for title, strips in rows:
-        lines = textwrap.wrap(title, max(20, int(width / (large.size * 0.52)))) or [""]
+        lines = textwrap.wrap(title, max(20, int(width / (0.52 * max(14, width // 55))))) or [""]
         parts.append(_text(lines, large, width, INK, top=gap))
         for method, picture in strips:
             parts.append(_text([method], small, width, SOFT, top=gap // 2))
