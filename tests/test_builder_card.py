@@ -142,7 +142,10 @@ def test_card_and_gallery_speak_of_the_pairs_that_are_there_after_a_run_was_pair
     scorers = (f"{FAKES}:Brightness", f"blue={FAKES}:Brightness")
     config = replace(config, scoring=ScoringSettings(scorers=scorers, options=("blue.channel=2",)))
     build(config)
-    assert list(read_gallery(config.out, 0, 32).groups[0].strips[0].scores) == ["Brightness", "blue"]
+    assert list(read_gallery(config.out, 0, 32, lambda name, data: None).groups[0].strips[0].scores) == [
+        "Brightness",
+        "blue",
+    ]
     build(replace(config, pairs=PairSettings(method="all", weights=("blue=1",))))
     files = card_files(RunDir(config.out), "me/tiny-scrolls", "cc-by-4.0")
     card = files["README.md"].decode()
@@ -152,5 +155,5 @@ def test_card_and_gallery_speak_of_the_pairs_that_are_there_after_a_run_was_pair
     widest: dict[str, float] = {}
     for pair in read_pairs(config.out, "train"):
         widest[pair["prompt"]] = max(pair["margin"], widest.get(pair["prompt"], 0.0))
-    shown = read_gallery(config.out, 0, 32).groups
+    shown = read_gallery(config.out, 0, 32, lambda name, data: None).groups
     assert {group.prompt: group.margin for group in shown} == widest and len(widest) == 3

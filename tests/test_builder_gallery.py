@@ -1,18 +1,19 @@
-"""The gallery: complete, self-contained, safe, also of a run that is not finished."""
+"""The gallery: complete, with its pictures beside it, safe, also of a run that is not finished."""
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 import shutil
+from collections import Counter
 from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
 
-from dataset_builder.report.gallery import read_gallery, render, spread, thumbnail
-from dataset_builder.report.view import main
+from dataset_builder.report.gallery import read_gallery, render, spread
+from dataset_builder.report.pictures import WIDEST, kept, reduce
+from dataset_builder.report.view import main, write
 from drspo.errors import UserError
 from pipeline.settings import PairSettings
 from pipeline.shards import read_pairs
@@ -29,8 +30,12 @@ def run(tmp_path_factory):
     return folder / "out"
 
 
+def seen(where: str, limit: int):
+    return read_gallery(where, limit, 32, lambda name, data: None)
+
+
 def test_every_group_shows_all_candidates_best_first_with_its_pair_marked(run):
-    gallery = read_gallery(str(run), 0, 32)
+    gallery = seen(str(run), 0)
     assert len(gallery.groups) == gallery.total == 5
     pairs = {
         pair["prompt"]: pair for split in ("train", "validation") for pair in read_pairs(str(run), split)
@@ -43,49 +48,85 @@ def test_every_group_shows_all_candidates_best_first_with_its_pair_marked(run):
 
 
 def test_the_funnel_counts_and_shows_examples_of_what_was_lost(run):
-    gallery = read_gallery(str(run), 0, 32)
+    gallery = seen(str(run), 0)
     assert gallery.funnel[0]["lost"] == {"empty": 1, "rules indoor": 1}
     assert gallery.examples["rules indoor"] == ["a cosy kitchen \u2014 rules indoor: kitchen"]
-    page = render(gallery)
+    page = render(gallery, 32)
     assert "a cosy kitchen" in page and "1 lost: rules indoor" in page
 
 
 class Loads(HTMLParser):
-    """Collects every address a page would fetch, and whether a handler or a foreign script is in it."""
+    """Collects what a page would fetch and where its links lead, and whether a handler is in it."""
 
     def __init__(self):
         super().__init__()
-        self.addresses, self.handlers, self.scripts = [], [], 0
+        self.fetched, self.links, self.handlers, self.scripts = [], [], [], 0
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag, attributes):
         self.scripts += tag == "script"
-        self.addresses += [value for name, value in attrs if name in ("src", "href", "action")]
-        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+        self.fetched += [value for name, value in attributes if name in ("src", "action", "srcset")]
+        self.links += [value for name, value in attributes if name == "href"]
+        self.handlers += [name for name, _ in attributes if name.startswith("on")]
 
 
-def test_the_page_is_one_file_without_network_and_a_prompt_cannot_inject(run):
-    page = render(read_gallery(str(run), 0, 32))
-    seen = Loads()
-    seen.feed(page)
-    assert seen.scripts == 1 and not seen.handlers
-    assert seen.addresses and all(address.startswith("data:image/webp;base64,") for address in seen.addresses)
-    assert "@import" not in page and not re.search(r"url\(\s*['\"]?http", page)
+def test_the_page_needs_its_pictures_and_no_network_and_a_prompt_cannot_inject(run, tmp_path):
+    write(str(run), str(tmp_path / "page.html"), 0, 32)
+    page = (tmp_path / "page.html").read_text()
+    loads = Loads()
+    loads.feed(page)
+    assert loads.scripts == 2 and not loads.handlers, "its own and the viewer's"
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert {*loads.fetched, *loads.links} == files - {"page.html"} and len(loads.links) == 20
+    assert not re.search(r"https?://(?!www\.w3\.org/)|@import|\burl\(", page)
     assert EVIL not in page and "a lake &lt;/script&gt;" in page
 
 
-def test_pictures_are_reduced_to_the_asked_height_and_keep_their_shape():
+def test_a_click_opens_the_scroll_as_it_was_made_and_scrolls_of_a_prompt_belong_together(run, tmp_path):
+    write(str(run), str(tmp_path / "page.html"), 0, 32)
+    page = (tmp_path / "page.html").read_text()
+    links = re.findall(r'<a data-scroll="(\d+)" href="([^"]+)"', page)
+    assert Counter(number for number, _ in links) == {str(number): 4 for number in range(1, 6)}
+    made = {
+        pair[side]["bytes"]
+        for split in ("train", "validation")
+        for pair in read_pairs(str(run), split)
+        for side in ("chosen", "rejected")
+    }
+    assert made and made <= {(tmp_path / name).read_bytes() for _, name in links}
+
+
+def test_the_page_grows_by_little_more_than_its_words(run, tmp_path):
+    few, all_of_them = (len(render(seen(str(run), limit), 384).encode()) for limit in (1, 5))
+    assert (all_of_them - few) / 4 < 4000, "bytes of a group of four"
+
+
+def test_every_chart_says_what_it_shows(run):
+    drawings = seen(str(run), 1).drawings
+    assert len(drawings) >= 3
+    for drawing in drawings:
+        label = re.search(r'role="img" aria-label="([^"]+)"', drawing)
+        assert label and re.search(r"\d", label[1])
+
+
+def picture(width: int, height: int) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (400, 100), "red").save(buffer, "PNG")
-    data = base64.b64decode(thumbnail(buffer.getvalue(), 50).partition(",")[2])
-    assert Image.open(io.BytesIO(data)).size == (200, 50)
-    data = base64.b64decode(thumbnail(buffer.getvalue(), 300).partition(",")[2])
-    assert Image.open(io.BytesIO(data)).size == (400, 100), "never enlarged"
+    Image.new("RGB", (width, height), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_pictures_are_kept_and_reduced_to_the_asked_height_in_their_shape():
+    files = {}
+    shown = kept(picture(400, 100), 50, files.__setitem__)
+    assert files[shown.original] == picture(400, 100)
+    assert Image.open(io.BytesIO(files[shown.reduced])).size == (shown.width, shown.height) == (200, 50)
+    assert reduce(picture(400, 100), 300)[1] == (400, 100), "never enlarged"
+    assert reduce(picture(20000, 200), 300)[1] == (WIDEST, 82), "no wider than WebP can hold"
 
 
 def test_a_limit_takes_groups_evenly_and_says_so(run):
-    gallery = read_gallery(str(run), 2, 32)
+    gallery = seen(str(run), 2)
     assert len(gallery.groups) == 2 and gallery.total == 5
-    assert "2 of 5 groups shown" in render(gallery)
+    assert "2 of 5 groups shown" in render(gallery, 32)
     assert spread(list("abcdef"), 3) == ["a", "c", "e"] and spread(["a"], 0) == ["a"]
 
 
@@ -96,15 +137,15 @@ def test_an_unfinished_run_can_be_seen(run, tmp_path):
     units[1].write_bytes(units[1].read_bytes()[:100])
     shutil.rmtree(tmp_path / "run/export")
     (tmp_path / "run/stats.json").unlink()
-    gallery = read_gallery(str(tmp_path / "run"), 0, 32)
+    gallery = seen(str(tmp_path / "run"), 0)
     assert len(gallery.groups) == 3 and gallery.counts["images"] == 12
 
 
 def test_an_export_alone_shows_its_pairs(run):
-    gallery = read_gallery(str(run / "export"), 0, 32)
+    gallery = seen(str(run / "export"), 0)
     assert len(gallery.groups) == gallery.counts["pairs"] == 5 and not gallery.funnel
     assert all([s.role for s in group.strips] == ["chosen", "rejected"] for group in gallery.groups)
-    assert "5 of 5 pairs shown" in render(gallery)
+    assert "5 of 5 pairs shown" in render(gallery, 32)
 
 
 def test_the_command_writes_into_the_run_or_where_asked(run, tmp_path, capsys):

@@ -64,7 +64,7 @@ def check(page: str, scripts: int = 0) -> Reader:
 
 def gallery_page() -> str:
     strips = tuple(
-        Strip(generator=EVIL, seed=1, score=1.0, scores={EVIL: 1.0}, picture="", role=role, error=EVIL)
+        Strip(generator=EVIL, seed=1, score=1.0, scores={EVIL: 1.0}, picture=None, role=role, error=EVIL)
         for role in ("chosen", "rejected")
     )
     histogram = {"edges": [0.0, 1.0], "counts": [1]}
@@ -72,7 +72,7 @@ def gallery_page() -> str:
     gallery = Gallery(EVIL, {"pairs": 1}, [Group(prompt=EVIL, strips=strips, margin=1.0, split=EVIL)], 1)
     gallery.funnel = [{"step": EVIL, "count": 1, "lost": {EVIL: 1}}]
     gallery.examples, gallery.drawings = {EVIL: [EVIL]}, drawings
-    return render(gallery)
+    return render(gallery, 32)
 
 
 def demo_page(folder, monkeypatch) -> str:
@@ -162,7 +162,7 @@ def pages(tmp_path_factory):
         }
 
 
-SCRIPTS = {"gallery": 1, "demo": 0, "evaluation": 2}
+SCRIPTS = {"gallery": 2, "demo": 1, "evaluation": 2}
 """Our own scripts in each page; the evaluation's data is one of them."""
 
 

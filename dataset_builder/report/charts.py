@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 COLOURS = ("#3b6ea5", "#c8553d", "#5b8c5a", "#8e6c8a", "#b8860b", "#4a7c7e")
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 560, 210, 12, 28, 30
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 560, 226, 12, 44, 30
 _TEXT = 'font-family="system-ui, sans-serif" font-size="12" fill="#444"'
 
 Histogram = Mapping[str, Sequence[float]]
@@ -24,14 +24,24 @@ def distributions(title: str, histograms: Mapping[str, Histogram]) -> str:
             body += _curve(name, histogram, (low, high, peak), index)
         body += [_label(low, low, high, "start"), _label((low + high) / 2, low, high, "middle")]
         body += [_label(high, low, high, "end")]
+        axis = f"{escape(title)}; the height of a curve is the share of its values"
+        body.append(f'<text x="{_WIDTH / 2:g}" y="{_HEIGHT - 9}" {_TEXT} text-anchor="middle">{axis}</text>')
     else:
         body.append(f'<text x="{_LEFT}" y="60" {_TEXT}>no values</text>')
-    return _svg(_WIDTH, _HEIGHT, body)
+    counted = ", ".join(f"{short(name)} {sum(h['counts']):,.0f}" for name, h in shown.items())
+    return _svg(_WIDTH, _HEIGHT, body, f"Distribution of {title}; values: {counted or 'none'}")
 
 
 def win_matrix(rates: Mapping[str, Mapping[str, float | None]]) -> str:
     """rates[a][b], the share in which the row `a` beats the column `b`, as a coloured table."""
     names = list(rates)
+    beaten = "; ".join(
+        f"{short(row)} above {short(column)} {rate:.0%}"
+        for row, others in rates.items()
+        for column, rate in others.items()
+        if rate is not None
+    )
+    label = f"How often a row scores above a column: {beaten or 'no values'}"
     cell, left, top = 84, 130, 40
     body = []
     for i, row in enumerate(names):
@@ -41,7 +51,7 @@ def win_matrix(rates: Mapping[str, Mapping[str, float | None]]) -> str:
         body[-1] += f"{escape(short(row))}</text>"
         for j, column in enumerate(names):
             body.append(_cell(left + j * cell, y, cell, rates[row].get(column)))
-    return _svg(left + cell * len(names) + 8, top + 40 * len(names) + 8, body)
+    return _svg(left + cell * len(names) + 8, top + 40 * len(names) + 8, body, label)
 
 
 def short(name: str) -> str:
@@ -49,8 +59,10 @@ def short(name: str) -> str:
     return name.rpartition(":")[2] or name
 
 
-def _svg(width: float, height: float, body: Sequence[str]) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}">'
+def _svg(width: float, height: float, body: Sequence[str], label: str) -> str:
+    """The drawing; `label` says in words what it shows, for those who do not see it."""
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}"'
+    head += f' role="img" aria-label="{escape(label)}" style="max-width:100%;height:auto">'
     return "\n".join([head, '<rect width="100%" height="100%" rx="6" fill="#ffffff"/>', *body, "</svg>"])
 
 
@@ -88,7 +100,7 @@ def _x(value: float, low: float, high: float) -> float:
 
 
 def _label(value: float, low: float, high: float, anchor: str) -> str:
-    place = f'x="{_x(value, low, high):.1f}" y="{_HEIGHT - 9}"'
+    place = f'x="{_x(value, low, high):.1f}" y="{_HEIGHT - _BOTTOM + 17}"'
     return f'<text {place} {_TEXT} text-anchor="{anchor}">{value:.3g}</text>'
 
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
 import pyarrow.parquet as pq
-from PIL import Image
 
 from dataset_builder.config import score_columns, settings_of
 from dataset_builder.report import charts, stats
 from dataset_builder.report.card import language_hosts
+from dataset_builder.report.pictures import Keep, Picture, kept
 from drspo.errors import UserError
-from drspo.files.pictures import read_picture
 from drspo.files.run import RunDir
 from drspo.leaving import public, public_name, public_text
+from drspo.web import viewer
 from pipeline.candidates.plan import PLAN_NAME, read_plan
 from pipeline.ideas.prompts import reason_kind
 from pipeline.pairs.pairing import choose_pairs
@@ -34,13 +33,13 @@ EXAMPLES = 3  # rows shown for each reason of the funnel
 
 @dataclass(frozen=True, kw_only=True)
 class Strip:
-    """One scroll: its picture as a data URL, what made it and how it scored."""
+    """One scroll: its picture, what made it and how it scored."""
 
     generator: str
     seed: int
     score: float | None
     scores: dict[str, float]
-    picture: str
+    picture: Picture | None
     role: str = ""
     rank: int | None = None
     error: str = ""
@@ -54,6 +53,11 @@ class Group:
     strips: tuple[Strip, ...]
     margin: float | None = None
     split: str = ""
+
+    @property
+    def shape(self) -> float:
+        """Width over height of the longest scroll; 4 where there is none."""
+        return max((s.picture.width / s.picture.height for s in self.strips if s.picture), default=4.0)
 
 
 @dataclass
@@ -69,16 +73,22 @@ class Gallery:
     drawings: list[str] = field(default_factory=list)
 
 
-def read_gallery(where: str, limit: int, height: int) -> Gallery:
-    """The gallery of a run, also an unfinished one, or of an export; at most `limit` groups are shown."""
+def read_gallery(where: str, limit: int, height: int, keep: Keep) -> Gallery:
+    """The gallery of a run, also an unfinished one, or of an export; at most `limit` groups are shown.
+
+    Their pictures go to `keep`, one at a time: the files as they were made, and reduced to `height`.
+    """
     run = RunDir(where)
     if run.exists(PLAN_NAME):
-        return _of_run(run, limit, height)
-    return _of_export(where, limit, height)
+        return _of_run(run, limit, height, keep)
+    return _of_export(where, limit, height, keep)
 
 
-def render(gallery: Gallery) -> str:
-    """The gallery as one HTML page that needs nothing beside it."""
+def render(gallery: Gallery, height: int) -> str:
+    """The gallery as an HTML page that needs its pictures beside it and nothing else.
+
+    `height` is that of the reduced pictures, in pixels.
+    """
     loader = jinja2.PackageLoader("dataset_builder.report", "templates")
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.filters["short"] = charts.short
@@ -88,23 +98,16 @@ def render(gallery: Gallery) -> str:
         zip(generators, charts.COLOURS * (len(generators) // len(charts.COLOURS) + 1), strict=False)
     )
     return page.get_template("gallery.html.jinja").render(
-        gallery=gallery, generators=generators, colours=colours, most=max(margins, default=0.0)
+        gallery=gallery,
+        generators=generators,
+        colours=colours,
+        most=max(margins, default=0.0),
+        height=height,
+        viewer=viewer(),
     )
 
 
-def thumbnail(data: bytes, height: int) -> str:
-    """A picture of at most this height as a data URL."""
-    image = read_picture(data)
-    if image.height > height:
-        image = image.resize(
-            (max(1, round(image.width * height / image.height)), height), Image.Resampling.LANCZOS
-        )
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=82, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _of_run(run: RunDir, limit: int, height: int) -> Gallery:
+def _of_run(run: RunDir, limit: int, height: int, keep: Keep) -> Gallery:
     config = settings_of(run.manifest())
     scorers = score_columns(config)
     plan = read_plan(run)
@@ -125,7 +128,7 @@ def _of_run(run: RunDir, limit: int, height: int) -> Gallery:
     damaged = {error.name for error in scan.damaged}
     shown = [unit for unit in spread(units, limit) if not any(unit in name for name in damaged)]
     groups = [
-        _group(row, roles, scorers[0], height)
+        _group(row, roles, scorers[0], lambda data: kept(data, height, keep))
         for unit in shown
         for row in store.read_rows(unit)
         if row.candidates
@@ -158,7 +161,9 @@ def _roles(pairs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _group(row: UnitRow, roles: dict[str, dict[str, Any]], scorer: str, height: int) -> Group:
+def _group(
+    row: UnitRow, roles: dict[str, dict[str, Any]], scorer: str, picture: Callable[[bytes], Picture]
+) -> Group:
     mine = roles.get(row.prompt_id, {})
     strips = []
     for candidate in sorted(row.candidates, key=lambda c: (c.rank is None, c.rank or 0)):
@@ -169,7 +174,7 @@ def _group(row: UnitRow, roles: dict[str, dict[str, Any]], scorer: str, height: 
                 seed=candidate.seed,
                 score=scores.get(scorer),
                 scores=scores,
-                picture=thumbnail(candidate.image["bytes"], height) if candidate.image else "",
+                picture=picture(candidate.image["bytes"]) if candidate.image else None,
                 role=mine.get(candidate.candidate_id, ""),
                 rank=candidate.rank,
                 error=public_text(candidate.error),
@@ -204,7 +209,7 @@ def _drawings(figures: dict[str, Any]) -> list[str]:
     return [*drawings, charts.win_matrix(figures["win_rates"])]
 
 
-def _of_export(where: str, limit: int, height: int) -> Gallery:
+def _of_export(where: str, limit: int, height: int, keep: Keep) -> Gallery:
     """Pairs alone, when there is no run around them."""
     rows = [row for split in SPLITS for row in _split(where, split)]
     if not rows:
@@ -212,7 +217,7 @@ def _of_export(where: str, limit: int, height: int) -> Gallery:
     wanted = set(spread([row["pair_id"] for row in rows], limit))
     groups = []
     for split in {row["split"] for row in rows}:
-        groups += [_pair(row, height) for row in read_pairs(where, split) if row["pair_id"] in wanted]
+        groups += [_pair(row, height, keep) for row in read_pairs(where, split) if row["pair_id"] in wanted]
     counts = {"pairs": len(rows), **{f"pairs_{s}": sum(r["split"] == s for r in rows) for s in SPLITS}}
     figures = stats.summary(_series([row["margin"] for row in rows]))
     drawing = charts.distributions("margin of the pairs", {"pairs": figures.get("histogram", {})})
@@ -234,14 +239,14 @@ def _series(values: list[float]) -> Any:
     return pl.Series(values, dtype=pl.Float64)
 
 
-def _pair(row: dict[str, Any], height: int) -> Group:
+def _pair(row: dict[str, Any], height: int, keep: Keep) -> Group:
     strips = [
         Strip(
             generator=charts.short(row[f"{side}_generator"]),
             seed=row[f"{side}_seed"],
             score=row[f"{side}_score"],
             scores=json.loads(json.dumps(row[f"{side}_scores"])),
-            picture=thumbnail(row[side]["bytes"], height),
+            picture=kept(row[side]["bytes"], height, keep),
             role=side,
         )
         for side in ("chosen", "rejected")

@@ -1,4 +1,4 @@
-"""`drspo view RUN`: the gallery of a run or an export, written as one HTML file."""
+"""`drspo view RUN`: the gallery of a run or an export, an HTML file with its scrolls beside it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import argparse
 from pathlib import Path
 
 from dataset_builder.report.gallery import read_gallery, render
+from dataset_builder.report.pictures import SCROLLS
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.files.storage import Storage
 
 PAGE = "gallery/index.html"
+HEIGHT = 384
 
 
 def main(argv: list[str]) -> int:
@@ -19,11 +21,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "source", metavar="RUN", help="a run folder or its URL, also unfinished, or an export"
     )
-    parser.add_argument("--out", default="", metavar="FILE", help=f"where to write; default RUN/{PAGE}")
+    place = f"where to write the page, its pictures into {SCROLLS}/ beside it; default RUN/{PAGE}"
+    parser.add_argument("--out", default="", metavar="FILE", help=place)
     parser.add_argument(
         "--groups", type=int, default=24, help="prompts to show, evenly over all; 0 shows all"
     )
-    parser.add_argument("--height", type=int, default=256, help="most pixels of a picture's height")
+    reduced = "most pixels of a picture's height on the page; a click opens the original"
+    parser.add_argument("--height", type=int, default=HEIGHT, help=reduced)
     parser.add_argument("--open", action="store_true", help="open it in a browser")
     asked = parser.parse_args(argv)
     if asked.height < 16:
@@ -37,14 +41,20 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def write(source: str, out: str = "", groups: int = 24, height: int = 256) -> str:
-    """Write the gallery to a file, or into the run, and give its place."""
-    storage = RunDir(source)
-    with storage.understood():
-        page = render(read_gallery(source, groups, height)).encode()
-    if out:
-        target = Path(out)
-        Storage(target.parent).write(target.name, page)
-        return str(target)
-    storage.write(PAGE, page)
-    return storage.url(PAGE)
+def write(source: str, out: str = "", groups: int = 24, height: int = HEIGHT) -> str:
+    """Write the gallery to a file, or into the run, with its pictures beside it, and give its place.
+
+    The pictures go first, so that a page is never without them.
+    """
+    run = RunDir(source)
+    where = out if out else run.url(PAGE)
+    folder = Storage(Path(out).parent) if out else Storage(where.removesuffix("/index.html"))
+
+    def keep(name: str, data: bytes) -> None:
+        if not folder.exists(name):
+            folder.write(name, data)
+
+    with run.understood():
+        page = render(read_gallery(source, groups, height, keep), height).encode()
+    folder.write(Path(out).name if out else "index.html", page)
+    return where
