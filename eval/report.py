@@ -18,6 +18,7 @@ from drspo.errors import UserError
 from drspo.files.pictures import read_picture, rgb
 from drspo.files.run import RunDir
 from drspo.leaving import public_name
+from drspo.web import viewer
 from eval.cells import Cell
 from eval.config import EvalConfig
 from eval.figures import dots
@@ -55,6 +56,7 @@ def page(config: EvalConfig, found: Comparison) -> str:
         ranks=sorted(found.standings.items(), key=lambda item: item[1].rank.mean),
         bounds=bounds,
         dots=lambda scorer: dots(*found.prompt_means(scorer)),
+        viewer=viewer(),
         prompts=len({cell.prompt for cell in every}),
         images=len(every),
     )
