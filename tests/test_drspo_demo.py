@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from drspo.demo import story as demo_story
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.files.storage import Storage
+from drspo.web import viewer
 from miniature.world import captions, paint, sample_scene
 from pipeline import records
 
@@ -104,12 +106,15 @@ class Tags(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.images: list[dict[str, str | None]] = []
+        self.links: list[dict[str, str | None]] = []
         self.open: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes) -> None:
         if tag == "img":
             self.images.append(dict(attributes))
+        if tag == "a":
+            self.links.append(dict(attributes))
         if tag not in ("img", "meta", "br"):
             self.open.append(tag)
 
@@ -126,6 +131,24 @@ def test_the_page_needs_no_other_file(page):
     assert len(tags.images) == 6 + 2 * 2 + 5
     assert all(image["src"].startswith("data:image/") for image in tags.images)
     assert not re.search(r"https?://", page)
+
+
+def test_every_picture_opens_in_the_viewer_beside_those_it_is_compared_with(page):
+    tags = Tags(page)
+    groups = Counter(link["data-scroll"] for link in tags.links)
+    assert groups == {"": 1, "group": 6, "pair 1": 2, "pair 2": 2, "scroll": 4}
+    assert sum(groups.values()) == len(tags.images) and viewer() in page
+    assert all(link["href"] == "#" for link in tags.links), "the pictures are in the page"
+
+
+def test_no_word_stands_among_a_curve_s_points(page):
+    for chart in re.findall(r'<svg class="chart".*?</svg>', page, re.DOTALL):
+        words = re.findall(r'<text x="([\d.]+)" y="([\d.]+)"', chart)
+        points = [(float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', chart)]
+        assert words and points
+        for x, y in ((float(x), float(y)) for x, y in words):
+            assert x < min(px for px, _ in points) or y > max(py for _, py in points) + 8
+    assert page.count("dashed: ln 2: no preference") == 2
 
 
 def test_the_page_shows_the_widest_group_best_first_with_its_pair(page):

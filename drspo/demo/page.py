@@ -10,6 +10,7 @@ from drspo.demo import story
 from drspo.demo.config import PAGE, SCROLL, STAGES, UNTRAINED, DemoConfig
 from drspo.files.run import RunDir
 from drspo.files.storage import Storage
+from drspo.web import viewer
 
 TITLES = {"blueprint": "The blueprint", "highres": "The windows"}
 WIDTH, HEIGHT = 360.0, 150.0
@@ -34,6 +35,7 @@ def page(run: RunDir, config: DemoConfig, commands: list[str]) -> dict[str, Any]
     groups = story.read_groups(data)
     manifest = run.manifest()
     return {
+        "viewer": viewer(),
         "prompt": config.prompt,
         "seed": config.seed,
         "prompts": story.read_prompts(data),

@@ -11,7 +11,8 @@ def viewer() -> str:
     A click on `<a data-scroll href="FILE"><img alt="WHAT IT IS" ...></a>` opens the file over the page; an
     href that begins with `#` stands for the image's own source. Links with the same text in `data-scroll`
     belong together: the viewer leafs through them at the same place, or stacks them, and they pan and
-    zoom as one. `data-caption` is said in place of the image's `alt`. Without scripts a link opens its file.
+    zoom as one. `data-caption` names a scroll in place of the image's `alt`, and `data-about` is said beside
+    it (a prompt). Without scripts a link opens its file.
     """
     here = Path(__file__).parent
     style = (here / "viewer.css").read_text(encoding="utf-8")

@@ -27,7 +27,8 @@ function open(link) {
   const links = name ? [...document.querySelectorAll("a[data-scroll]")].filter(a => a.dataset.scroll === name) : [link];
   scrolls = links.filter(a => a === link || a.offsetParent).map(a => {
     const image = a.querySelector("img"), address = a.getAttribute("href");
-    return { source: address.startsWith("#") ? image.src : a.href, title: a.dataset.caption || (image && image.alt) || a.textContent.trim(), tiles: new Map() };
+    return { source: address.startsWith("#") ? image.src : a.href, title: a.dataset.caption || (image && image.alt) || a.textContent.trim(),
+      about: a.dataset.about || "", tiles: new Map(), ...early(image) };
   });
   current = Math.max(0, links.filter(a => a === link || a.offsetParent).indexOf(link));
   stacked = false;
@@ -35,6 +36,12 @@ function open(link) {
   dialog.showModal();
   canvas.focus();
   update();
+}
+
+// What the page shows already stands in until the file is read; shares of the picture mean the same in both.
+function early(image) {
+  if (!image || !image.complete || !image.naturalWidth) return {};
+  return { preview: image, width: image.naturalWidth, height: image.naturalHeight };
 }
 
 function release() {
@@ -45,7 +52,7 @@ function release() {
 function load(scroll) {
   if (scroll.image || scroll.failed) return;
   scroll.image = new Image();
-  scroll.image.onload = () => { scroll.width = scroll.image.naturalWidth; scroll.height = scroll.image.naturalHeight; redraw(); };
+  scroll.image.onload = () => { scroll.ready = true; scroll.width = scroll.image.naturalWidth; scroll.height = scroll.image.naturalHeight; redraw(); };
   scroll.image.onerror = () => { scroll.failed = true; redraw(); };
   scroll.image.src = scroll.source;
 }
@@ -104,7 +111,7 @@ function draw() {
 
 function drawRow({ scroll, top, height, scale }) {
   load(scroll);
-  if (!scroll.width) return write(scroll.failed ? "This picture cannot be shown: " + scroll.title : "…", top);
+  if (!scroll.width || scroll.failed) return write(scroll.failed ? "This picture cannot be shown: " + scroll.title : "…", top);
   context.save();
   context.beginPath();
   context.rect(0, top, canvas.width, height);
@@ -113,7 +120,10 @@ function drawRow({ scroll, top, height, scale }) {
   context.imageSmoothingEnabled = scale < 3 * devicePixelRatio;
   context.imageSmoothingQuality = "high";
   const left = canvas.width / 2 - view.x * scroll.width * scale, upper = top + height / 2 - view.y * scroll.height * scale;
-  for (let y = 0; y < scroll.height; y += TILE) for (let x = 0; x < scroll.width; x += TILE) {
+  if (scroll.preview) {
+    context.drawImage(scroll.preview, Math.round(left), Math.round(upper), Math.round(scroll.width * scale), Math.round(scroll.height * scale));
+  }
+  if (scroll.ready) for (let y = 0; y < scroll.height; y += TILE) for (let x = 0; x < scroll.width; x += TILE) {
     const w = Math.min(TILE, scroll.width - x), h = Math.min(TILE, scroll.height - y);
     // Whole pixels: between two smoothed edges a line would show.
     const x0 = Math.round(left + x * scale), y0 = Math.round(upper + y * scale);
@@ -140,7 +150,8 @@ function update() {
   for (const name of ["before", "after"]) button(name).hidden = !many || stacked;
   button("stack").hidden = !many;
   button("stack").setAttribute("aria-pressed", String(stacked));
-  said.textContent = stacked ? `${scrolls.length} scrolls together` : (many ? `${current + 1} of ${scrolls.length}: ` : "") + title;
+  const what = stacked ? `${scrolls.length} scrolls together` : (many ? `${current + 1} of ${scrolls.length}: ` : "") + title;
+  said.textContent = what + (scrolls[current].about && " \u2014 " + scrolls[current].about);
   said.title = said.textContent;
   canvas.setAttribute("aria-label", said.textContent);
   redraw();
