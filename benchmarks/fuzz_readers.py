@@ -237,15 +237,15 @@ class Prompts:
         (folder / name).write_bytes(mutate_bytes(self.files[name], rng))
 
     def read(self, folder: Path) -> None:
-        from eval.suite import read_prompts as of_eval
+        from drspo.llm.template import read_template
+        from eval.prompt_lists import read_prompts as of_eval
         from generate.program.jobs import read_prompts as of_generate
         from pipeline.ideas.prompts import ingest
-        from pipeline.ideas.questions import load_template
         from pipeline.ideas.sources import PromptSettings
 
         [path] = folder.iterdir()
         if path.suffix == ".md":
-            load_template.__wrapped__(str(path)).messages(idea="a lake", count=1, max_words=9)
+            read_template.__wrapped__(path, path.name).messages(idea="a lake", count=1, max_words=9)
             return
         refused = None
         if path.suffix == ".txt":

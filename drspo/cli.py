@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "train.command:main",
     "generate": "generate.program.command:main",
     "eval": "eval.command:main",
+    "strips": "eval.strips:main",
     "study": "drspo.study.command:main",
     "doctor": "drspo.doctor:main",
 }
@@ -39,6 +40,7 @@ SUMMARIES = {
     "train": "pairs to a LoRA, either stage (python -m train)",
     "generate": "a prompt to a scroll (python -m generate)",
     "eval": "methods x prompts x seeds to tables with intervals (python -m eval)",
+    "strips": "a labelled figure of methods beside each other, from a benchmark or from folders",
     "study": "the paper in miniature: pairs, both trainings, both tables, its claims one by one",
     "doctor": "versions, devices, tokens, models, shadowed names, disk",
 }

@@ -19,7 +19,7 @@ from eval.judges import build_judges, columns_of
 from eval.markdown import markdown
 from eval.methods import rows
 from eval.prompt_lists import strata
-from eval.report import page
+from eval.report import write_report
 from eval.suite import check_sizes, fetch_models, forget_failures, make_pictures, take_numbers
 from eval.tables import Comparison, Record
 from eval.workers import helpers
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     text = markdown(found) + by_stratum(config, records)
     run.write("tables.md", text.encode())
     run.write("tables.json", json.dumps(found.as_json(), indent=2).encode())
-    run.write("index.html", page(config, run, found).encode())
+    write_report(config, run, found)
     print(text)
     print(f"page: {run.url('index.html')}")
     return 0

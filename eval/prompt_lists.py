@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from drspo.errors import UserError
+from drspo.files.parquet import DAMAGES, open_parquet
 from drspo.files.storage import Storage
 from drspo.files.texts import read_text
 from eval.config import EvalConfig
@@ -76,10 +73,10 @@ def _held_out(source: str) -> list[str]:
     for name in storage.list(HELD_OUT):
         try:
             with storage.open(name) as stream:
-                table = pq.read_table(io.BytesIO(stream.read()), columns=["prompt"])
-        except (pa.ArrowException, OSError, KeyError) as error:
+                table = open_parquet(stream, storage.url(name)).read(columns=["prompt"])
+                prompts += [str(prompt) for prompt in table["prompt"].to_pylist()]
+        except DAMAGES as error:
             raise UserError(f"cannot read the held-out prompts: {error}", storage.url(name)) from error
-        prompts += [str(prompt) for prompt in table["prompt"].to_pylist()]
     if not prompts:
         hint = "a run that has been exported holds out a share of its prompts (--export.validation-fraction)"
         raise UserError("there are no held-out pairs here", source, hint)

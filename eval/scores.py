@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from drspo.errors import UserError
+from drspo.files.parquet import DAMAGES, open_parquet
 from drspo.files.pictures import read_picture
 from drspo.files.storage import Storage
 from drspo.hashing import content_hash
@@ -85,9 +86,12 @@ class ScoreStore:
         found: dict[Cell, Number] = {}
         for name in self.storage.list(self.folder + "/"):
             if name not in self._files:
+                data = io.BytesIO(self.storage.read(name))
                 try:
-                    table = pq.read_table(io.BytesIO(self.storage.read(name)), schema=FIELDS)
-                except (pa.ArrowInvalid, OSError):
+                    open_parquet(data, name)  # a shared run may be somebody else's
+                    data.seek(0)
+                    table = pq.read_table(data, schema=FIELDS)
+                except (UserError, *DAMAGES):
                     continue
                 self._files[name] = table.to_pylist()
             for row in self._files[name]:

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drspo.errors import UserError
+from drspo.files.parquet import DAMAGES, batch_rows, open_parquet
 from drspo.files.storage import Storage
-from pipeline.parquet import DAMAGES, batch_rows, open_parquet
 
 SPLITS = ("train", "validation")
 _SHARD = re.compile(r"(?P<split>[a-z]+)-\d{5}-of-\d{5}\.parquet")

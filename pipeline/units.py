@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drspo.errors import UserError
+from drspo.files.parquet import DAMAGES, open_parquet
 from drspo.files.storage import Storage
 from drspo.hashing import content_hash
-from pipeline.parquet import DAMAGES, open_parquet
 from pipeline.records import UnitRow, unit_rows, unit_schema, unit_table
 
 log = logging.getLogger(__name__)

@@ -190,7 +190,7 @@ def test_the_evaluations_page_tells_nothing_of_its_maker(place, tmp_path):
     from eval.cells import Cell
     from eval.config import EvalConfig
     from eval.markdown import markdown
-    from eval.report import page
+    from eval.report import write_report
     from eval.suite import cells
     from eval.tables import Comparison, Record
 
@@ -206,9 +206,12 @@ def test_the_evaluations_page_tells_nothing_of_its_maker(place, tmp_path):
     records = [Record(prompt=prompt, value=1.0, **facts) for prompt in prompts[1:]]
     records.append(Record(prompt=prompts[0], value=float("nan"), error=ERROR, **facts))
     found = Comparison(records, "sdxl")
-    for text in (page(config, run, found), markdown(found), json.dumps(found.as_json())):
-        search(text.encode(), "the evaluation's page")
-    assert "clip" in markdown(found) and "could not open x.pt" in page(config, run, found)
+    write_report(config, run, found)
+    for name in ("index.html", "data.js", "tables.csv", "records.csv", "tables.tex"):
+        search(run.read(name), f"the evaluation's {name}")
+    for text in (markdown(found), json.dumps(found.as_json())):
+        search(text.encode(), "the evaluation's tables")
+    assert "clip" in markdown(found) and b"could not open x.pt" in run.read("index.html")
 
 
 def test_the_demonstrations_page_tells_nothing_of_its_maker(place):

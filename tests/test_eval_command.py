@@ -1,6 +1,7 @@
 """The benchmark from prompts to tables, with a generator and a scorer that cost nothing."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -60,6 +61,12 @@ def painters(monkeypatch):
     monkeypatch.setattr(suite, "locate", lambda source, known: None)
 
 
+def data_of(run):
+    """What the page's script is given."""
+    text = (run / "data.js").read_text()
+    return json.loads(text.removeprefix("window.BENCHMARK = ").rstrip().rstrip(";"))
+
+
 def arguments(out, *more):
     return [
         "--methods", "multidiffusion", "sdxl", "--judges.scorers", f"{__name__}:Brightness",
@@ -87,6 +94,7 @@ def test_a_benchmark_ends_in_tables_and_a_page_and_makes_nothing_twice(
     row = next(row for row in tables["rows"] if row["method"] == "sdxl")
     assert row["difference"]["mean"] == pytest.approx(10.0)
     assert "Brightness" in (tmp_path / "run" / "index.html").read_text()
+    assert data_of(tmp_path / "run")["scorers"] == {"Brightness": True}
     assert main(arguments(tmp_path / "run")) == 0
     assert len(MADE) == 12
     with pytest.raises(UserError, match="another configuration"):
@@ -120,8 +128,11 @@ def test_a_torn_picture_does_not_cost_the_page(tmp_path, painters):
     assert main(arguments(tmp_path / "run")) == 0
     torn = next((tmp_path / "run" / "images" / "sdxl").glob("*-0.png"))
     torn.write_bytes(b"torn")
+    shutil.rmtree(tmp_path / "run" / "small")
     assert main(arguments(tmp_path / "run")) == 0
-    assert 'src=""' in (tmp_path / "run" / "index.html").read_text()
+    shown = {p["file"]: p["small"] for p in data_of(tmp_path / "run")["pictures"]}
+    name = torn.relative_to(tmp_path / "run").as_posix()
+    assert not shown[name] and sum(map(bool, shown.values())) == 11
 
 
 MINIATURE = {"out": "x", "model": "miniature", "device": "cpu"}

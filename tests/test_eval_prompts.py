@@ -2,6 +2,7 @@
 
 import pytest
 
+from drspo.errors import UserError
 from eval.prompt_lists import PROMPTS, read_prompts
 from pipeline.ideas.dedup import jaccard, near_duplicates, shingles
 
@@ -52,3 +53,6 @@ def test_what_a_run_held_out_is_a_source_too(tmp_path):
     for split, prompts in (("train", ["a"]), ("validation", ["b", "c", "b"])):
         pq.write_table(pa.table({"prompt": prompts}), folder / f"{split}-00000-of-00001.parquet")
     assert read_prompts(str(tmp_path / "run")) == ["b", "c"]
+    (folder / "validation-00001-of-00001.parquet").write_bytes(b"PAR1 and nothing else PAR1")
+    with pytest.raises(UserError, match="not a whole Parquet file"):
+        read_prompts(str(tmp_path / "run"))

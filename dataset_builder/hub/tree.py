@@ -18,11 +18,11 @@ from dataset_builder.report.card import card_files, read_sources
 from dataset_builder.report.head import CONFIGS
 from drspo.errors import UserError
 from drspo.files.lora import FILE
+from drspo.files.parquet import open_parquet
 from drspo.files.run import RunDir
 from drspo.files.storage import Storage
 from drspo.leaving import refuse_secrets
 from drspo.licences import check_licence
-from pipeline.parquet import open_parquet
 
 # Everything under these names is ours: whatever a newer publication lacks is deleted there.
 OWNED = {

@@ -21,11 +21,11 @@ from dataset_builder.report.judges import who_judged
 from dataset_builder.report.stats import STATS_NAME
 from drspo import __version__, markup
 from drspo.errors import UserError
+from drspo.files.parquet import open_parquet
 from drspo.files.run import RunDir
 from drspo.leaving import public, public_text
 from pipeline.candidates.provenance import read_models
 from pipeline.ideas.questions import load_template
-from pipeline.parquet import open_parquet
 from pipeline.shards import is_shard
 
 

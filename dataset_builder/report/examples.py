@@ -7,9 +7,9 @@ from typing import Any
 
 from PIL import Image
 
+from drspo.files.parquet import open_parquet
 from drspo.files.pictures import read_picture
 from drspo.files.run import RunDir
-from pipeline.parquet import open_parquet
 
 SIDES = ("chosen", "rejected")
 QUANTILES = (0.9, 0.5, 0.1)

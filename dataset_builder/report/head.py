@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
+from drspo.files.parquet import open_parquet
 from drspo.files.run import RunDir
-from pipeline.parquet import open_parquet
 from pipeline.shards import SPLITS
 
 CONFIGS = {"default": "data", "pickapic": "pickapic"}

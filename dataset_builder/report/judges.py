@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from dataset_builder.config import score_columns
+from drspo.files.parquet import open_parquet
 from drspo.files.run import RunDir
 from eval import METRICS
 from eval.base import metric_class
 from eval.settings import named
 from pipeline.pairs.pairing import score_weights
-from pipeline.parquet import open_parquet
 from pipeline.settings import PairSettings
 
 COUNTS = ("surplus", "surplus_photo", "repeated_objects")

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drspo.errors import UserError
+from drspo.files.parquet import DAMAGES, open_parquet
 from drspo.files.storage import Storage
-from pipeline.parquet import DAMAGES, open_parquet
 from pipeline.records import OK, PLAN_SCHEMA, unit_id
 
 PLAN_NAME = "plan.parquet"

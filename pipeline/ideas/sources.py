@@ -184,7 +184,7 @@ def _read_csv(source: str, settings: PromptSettings) -> Iterator[Item]:
 def _read_parquet(source: str, settings: PromptSettings) -> Iterator[Item]:
     import pyarrow as pa
 
-    from pipeline.parquet import DAMAGES, batch_rows, open_parquet
+    from drspo.files.parquet import DAMAGES, batch_rows, open_parquet
 
     label = Path(source).name
     schema = open_parquet(_parquet_stream(source), label).schema_arrow

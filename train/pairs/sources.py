@@ -46,7 +46,7 @@ def _loose_files(folder: Path, split: str) -> str:
 
 
 def _parquet(pattern: str) -> Iterator[dict[str, Any]]:
-    from pipeline.parquet import batch_rows, open_parquet
+    from drspo.files.parquet import batch_rows, open_parquet
 
     files = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
     if not files or not Path(files[0]).exists():
