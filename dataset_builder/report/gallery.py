@@ -22,7 +22,7 @@ from drspo.web import viewer
 from pipeline.candidates.plan import PLAN_NAME, read_plan
 from pipeline.ideas.prompts import reason_kind
 from pipeline.pairs.pairing import choose_pairs
-from pipeline.pairs.scores import Scan, scan_units
+from pipeline.pairs.scores import scan_units
 from pipeline.records import OK, UnitRow
 from pipeline.settings import PairSettings
 from pipeline.shards import SPLITS, read_pairs
@@ -133,7 +133,9 @@ def _of_run(run: RunDir, limit: int, height: int, keep: Keep) -> Gallery:
         for row in store.read_rows(unit)
         if row.candidates
     ]
-    gallery = Gallery(public_name(run.base), figures["counts"], groups, _groups_in(scan))
+    gallery = Gallery(
+        public_name(run.base), figures["counts"], groups, scan.candidates["prompt_id"].n_unique()
+    )
     hosts = language_hosts(config)
     gallery.funnel = public(figures["funnel"], hosts=hosts)
     gallery.examples = _examples(prompts, hosts)
@@ -146,10 +148,6 @@ def spread(items: list[str], limit: int) -> list[str]:
     if limit <= 0 or len(items) <= limit:
         return items
     return [items[index * len(items) // limit] for index in range(limit)]
-
-
-def _groups_in(scan: Scan) -> int:
-    return int(scan.candidates["prompt_id"].n_unique())
 
 
 def _roles(pairs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
