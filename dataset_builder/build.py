@@ -18,11 +18,13 @@ from dataset_builder.config import (
     pairs_settings,
     run_hash,
     units_hash,
+    with_added,
 )
 from dataset_builder.export import export, plan_shards
 from dataset_builder.ideas import PROMPTS_NAME, count_accepted, make_prompts
 from dataset_builder.metrics import Metrics
 from dataset_builder.report import stats
+from dataset_builder.report.head import README, about_run
 from dataset_builder.tables import parquet
 from drspo import __version__, consent
 from drspo.config import dump, to_dict
@@ -33,7 +35,9 @@ from pipeline.candidates.actors import StageSpec
 from pipeline.candidates.guard import units_with_attempts
 from pipeline.candidates.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, todo
 from pipeline.candidates.provenance import read_models
+from pipeline.pairs.columns import join_added
 from pipeline.pairs.pairing import choose_pairs
+from pipeline.pairs.ranking import rank_groups
 from pipeline.pairs.scores import Scan, scan_units
 from pipeline.records import DEAD, OK
 from pipeline.units import DamagedFile, UnitStore, unit_name
@@ -187,14 +191,18 @@ class Build:
         outcome.dead = dead + early
         outcome.dead_share = outcome.dead / max(outcome.accepted + early, 1)
         self.run.write(SCORES_NAME, parquet(scan.candidates.to_arrow()))
-        pairs = choose_pairs(alive, config.pairs, self.spec.scorers)
-        shards = len(plan_shards(pairs, alive, config.export))
-        with progress(shards, "export", "shards") as bar:
-            outcome.shards = export(self.store, pairs, alive, config.export, bar.advance)
-        stats.write(self.run, stats.collect(prompts, scan, pairs, self.spec.scorers))
+        alive, scorers = join_added(self.run, alive, self.spec.scorers, config.pairs)
+        pairs = choose_pairs(alive, config.pairs, scorers)
+        groups = rank_groups(alive, config.pairs, scorers)
+        shards = plan_shards(pairs, groups, alive, config.export)
+        with progress(len(shards), "export", "shards") as bar:
+            outcome.shards = export(self.store, shards, scorers, config.export, bar.advance)
+        self.run.write(README, about_run(outcome.shards, config.export))
+        stats.write(self.run, stats.collect(prompts, scan, alive, pairs, scorers))
         outcome.pairs = dict(pairs.group_by("split").len().sort("split").iter_rows())
-        facts = {"pairs": pairs.height, "shards": shards, "dead": dead, "hash": pairs_hash(config)}
-        self.run.phase_done("export", **facts, settings=pairs_settings(config))
+        facts = {"pairs": pairs.height, "shards": len(shards), "dead": dead, "hash": pairs_hash(config)}
+        settings = {**pairs_settings(config), "scoring": with_added(config.scoring, self.run, scorers)}
+        self.run.phase_done("export", **facts, settings=settings)
         return outcome
 
 
