@@ -11,7 +11,7 @@ from drspo.errors import UserError
 from drspo.options import check_options, options_of
 from drspo.ranges import Finite, OwnScale, OwnSide, OwnSteps, Seed, Share
 from generate import GENERATORS
-from generate.methods import direct, mad, multidiffusion, sdxl
+from generate.methods import direct, gvcf, mad, multidiffusion, sdxl, spotdiffusion, twindiffusion
 from generate.methods.drspo import two_stage
 from generate.request import OWN
 
@@ -32,7 +32,7 @@ class Config:
     revision: str = ""
     """a branch, tag or commit of the model's repository on the Hub"""
     method: str = "drspo"
-    """direct, multidiffusion, mad, drspo, or a plugin module:Class; sdxl is an older name of direct"""
+    """one of --list, or a plugin module:Class"""
     options: tuple[str, ...] = ()
     """settings of a plugin as name.key=value, for example my_method.strength=0.5"""
     height: OwnSide = OWN
@@ -95,6 +95,12 @@ class Config:
     """settings of the method multidiffusion"""
     mad: mad.Config = field(default_factory=mad.Config)
     """settings of the method mad"""
+    spotdiffusion: spotdiffusion.Config = field(default_factory=spotdiffusion.Config)
+    """settings of the method spotdiffusion"""
+    twindiffusion: twindiffusion.Config = field(default_factory=twindiffusion.Config)
+    """settings of the method twindiffusion"""
+    gvcf: gvcf.Config = field(default_factory=gvcf.Config)
+    """settings of the method gvcf"""
     drspo: two_stage.Config = field(default_factory=two_stage.Config)
     """settings of the method drspo"""
 
