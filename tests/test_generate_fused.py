@@ -8,13 +8,18 @@ import pytest
 import torch
 
 from drspo.errors import UserError
+from generate import GENERATORS
 from generate.canvas.windows import Window
+from generate.catalogue import CATALOGUE, SAME
 from generate.methods import gvcf, spotdiffusion, twindiffusion
 from generate.methods.gvcf import GVCF, aligned, correction, posterior
 from generate.methods.multidiffusion import Config, MultiDiffusion
 from generate.methods.spotdiffusion import SpotDiffusion
 from generate.methods.twindiffusion import TwinDiffusion, crop_fusion, crossed
 from generate.models.schedulers import make_schedule
+from generate.models.specs import MODELS
+from generate.program.command import main
+from generate.request import build_generator
 from generate.sampling.steppers import WindowStepper
 from tests import recordings
 from tests.small_scrolls import distance, family
@@ -217,3 +222,30 @@ def test_sdxl_is_painted_too_and_a_scroll_is_a_function_of_its_seed(golden, meth
 
 def test_the_defaults_of_multidiffusion_are_untouched():
     assert Config() == MultiDiffusion.config_class()
+
+
+@pytest.mark.parametrize("name", sorted(set(GENERATORS) - set(SAME) - {"drspo"}))
+def test_the_listed_cost_is_that_of_the_methods_windows(golden, name):
+    model = family(golden, "tiny-sdxl")
+    model = replace(model, spec=replace(MODELS["sdxl"], base="none"))
+    method = build_generator(name, model)
+    asked = request(
+        {
+            "prompt": "",
+            "negative": "",
+            "height": 1024,
+            "width": 4096,
+            "seed": 0,
+            "steps": 50,
+            "guidance_scale": 5,
+        }
+    )
+    assert CATALOGUE[name].evaluations == 2 * len(method.canvas(asked).windows) * len(method.schedule(asked))
+
+
+def test_every_method_is_listed_once_with_all_that_a_reader_asks(capsys):
+    assert set(CATALOGUE) | set(SAME) == set(GENERATORS)
+    assert main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    for name, entry in CATALOGUE.items():
+        assert name in shown and entry.licence in shown and f"{entry.evaluations:,} evaluations" in shown

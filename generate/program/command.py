@@ -14,6 +14,7 @@ from drspo.config import load, to_dict
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from generate import GENERATORS
+from generate.catalogue import listing
 from generate.images.preview import Recorder
 from generate.methods.drspo.stages import STAGES, lora_stages
 from generate.methods.upscaled import smaller
@@ -36,6 +37,9 @@ DESCRIPTION = """Makes long scroll images from prompts.
 def main(argv: list[str]) -> int:
     """Runs the command on these arguments; the exit code, 0 when every scroll is there."""
     config = load(Config, argv, package="generate", prog="python -m generate", description=DESCRIPTION)
+    if config.list:
+        print(listing())
+        return 0
     _quiet_libraries()
     return _again(config) if config.like else _make(config)
 

@@ -57,6 +57,8 @@ class Config:
     """replace files that were made with other settings"""
     like: str = ""
     """make a scroll again, byte for byte, from the record inside its file; excludes prompts"""
+    list: bool = False
+    """print every method with its cost, its authors' licence and where it was verified, and exit"""
     plan: bool = False
     """print evaluations, seconds and memory, and exit"""
     save_steps: bool = False
