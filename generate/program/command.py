@@ -18,6 +18,7 @@ from generate.images.preview import Recorder
 from generate.methods.drspo.stages import STAGES, lora_stages
 from generate.methods.upscaled import smaller
 from generate.models.specs import MODELS, ModelSpec
+from generate.passages import Passage, in_words, read_along
 from generate.program.config import Config, plugin_settings
 from generate.program.cost import Plan, count_evaluations, peak_bytes, rehearse
 from generate.program.jobs import Job, file_name, is_done, read_prompts, require_writable, split_out
@@ -53,7 +54,8 @@ def _quiet_libraries() -> None:
 
 
 def _make(config: Config) -> int:
-    prompts = [*config.prompt, *(read_prompts(Path(config.prompts)) if config.prompts else [])]
+    along = read_along(config.along) if config.along else ()
+    prompts = _prompts(config, along)
     if not prompts or not all(p.strip() for p in prompts):
         raise UserError(
             "there is nothing to make: give one or more prompts", hint='For example "a lighthouse at dusk".'
@@ -67,12 +69,14 @@ def _make(config: Config) -> int:
     suffix = f".{config.format}" if config.format else ""
     folder, single = split_out(config.out, len(prompts) * len(seeds), suffix)
     setup = _setup(config)
-    _check_early(config, setup)
+    _check_early(config, setup, along)
     store = Storage(folder)
     if not config.plan:
         require_writable(store)
     session = open_session(setup)
-    requests = [_request(config, session.family.spec, prompt, seed) for prompt in prompts for seed in seeds]
+    requests = [
+        _request(config, session.family.spec, prompt, seed, along) for prompt in prompts for seed in seeds
+    ]
     jobs = [Job(request=r, name=single or file_name(r, suffix or ".png")) for r in requests]
     session.generator.check(requests)
     if config.plan:
@@ -91,8 +95,17 @@ def _make(config: Config) -> int:
     return _run(session, todo, store, config) if todo else 0
 
 
-def _again(config: Config) -> int:
+def _prompts(config: Config, along: Sequence[Passage]) -> list[str]:
+    if not along:
+        return [*config.prompt, *(read_prompts(Path(config.prompts)) if config.prompts else [])]
     if config.prompt or config.prompts:
+        hint = "Leave prompts out, or say in every passage what holds everywhere."
+        raise UserError("--along says what holds where, and prompts were given beside it", "--along", hint)
+    return [in_words(along)]
+
+
+def _again(config: Config) -> int:
+    if config.prompt or config.prompts or config.along:
         raise UserError("--like takes its prompt from the scroll: leave prompts out", where="--like")
     record = read(Path(config.like))
     folder, name = split_out(config.out, 1, f".{config.format}" if config.format else "")
@@ -154,19 +167,21 @@ def _loras(config: Config, stages: Sequence[str]) -> dict[str, tuple[str, float]
     return {stage: (path, config.lora_weight) for stage, path in paths.items()}
 
 
-def _check_early(config: Config, setup: Setup) -> None:
+def _check_early(config: Config, setup: Setup, along: tuple[Passage, ...] = ()) -> None:
     """Everything that needs no weights; the rest is checked when they are there."""
     spec = MODELS.get(config.model)
     method, settings = generator_class(config.method), settings_of(setup.method, setup.settings)
     for seed in config.seeds or (config.seed,):
-        request = _request(config, spec or ModelSpec(base=config.model), "", seed)
+        request = _request(config, spec or ModelSpec(base=config.model), "", seed, along)
         check_request(request)
         method.check_settings(settings, smaller(request, config.upscale), spec)
     if config.upscaler and config.upscale == 1:
         raise UserError("an upscaler was given, but nothing is enlarged", "--upscaler", "Add --upscale 2.")
 
 
-def _request(config: Config, spec: ModelSpec, prompt: str, seed: int) -> Request:
+def _request(
+    config: Config, spec: ModelSpec, prompt: str, seed: int, along: tuple[Passage, ...] = ()
+) -> Request:
     return Request(
         prompt=prompt,
         negative_prompt=config.negative_prompt,
@@ -176,6 +191,7 @@ def _request(config: Config, spec: ModelSpec, prompt: str, seed: int) -> Request
         steps=own(config.steps, spec.steps),
         guidance_scale=own(config.guidance_scale, spec.guidance_scale),
         guidance_rescale=config.guidance_rescale,
+        along=along,
     )
 
 

@@ -26,6 +26,9 @@ class Config:
     """a text file with one prompt a line"""
     negative_prompt: str = ""
     """what the scroll should not show"""
+    along: str = ""
+    """instead of a prompt what holds where, "pine forest: 0-0.4; harbour | people: 0.4-1" (what stands after
+    | is unwanted there), or a YAML file with a list of prompt, negative_prompt, from and to"""
     model: str = "miniature"
     """a name (miniature, sdxl, flux, ...), a Hub id (owner/name or owner/name@revision), or a folder in
     diffusers' layout"""

@@ -124,7 +124,7 @@ class DRSPO(Generator):
     def draw(self, request: Request, callback: Callback | None = None, request_index: int = 0) -> Generated:
         """Stage one: the blueprint of a scroll's request."""
         self._wear("blueprint")
-        return draw_blueprint(self.family, self.config.blueprint, request, callback, request_index)
+        return draw_blueprint(self.family, self.blueprint, request, callback, request_index)
 
     def paint(
         self,
@@ -136,16 +136,16 @@ class DRSPO(Generator):
         """Stage two: the scroll that follows a blueprint, which may be any picture of the scroll's aspect
         ratio."""
         started = time.perf_counter()
-        large = enlarge(blueprint, request.height, request.width)
-        control = self.config.control
-        lines = draw_lines(large, control.lines) if control.enabled else None
+        control, wrap = self.config.control, self.config.windows.wrap
+        large = enlarge(blueprint, request.height, request.width, wrap=wrap)
+        lines = draw_lines(large, control.lines, wrap=wrap) if control.enabled else None
         self._wear("highres")
         settings = self._highres()
         sampled = paint_windows(self.family, settings, request, large, lines, callback, request_index)
         self.family.wake("vae")
         return Generated(
             request=request,
-            image=decode_scroll(self.family.vae, sampled.latents, wrap=self.config.windows.wrap),
+            image=decode_scroll(self.family.vae, sampled.latents, wrap=wrap),
             seconds=time.perf_counter() - started,
             latents=sampled.latents[0].float().cpu(),
             facts=sampled.facts,
@@ -196,6 +196,12 @@ class DRSPO(Generator):
         """How many steps a callback sees for one request."""
         first = blueprint_request(request, self.config.blueprint, self.family.spec)
         return SDXL(self.family, self.config.blueprint.sdxl).count_steps(first) + len(self._entered(request))
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """Stage one's settings in force: where the windows close to a ring, the plan does too."""
+        own, wrap = self.config.blueprint, self.config.windows.wrap
+        return replace(own, sdxl=replace(own.sdxl, wrap=True)) if wrap else own
 
     @property
     def strength(self) -> float:
