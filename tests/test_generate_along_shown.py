@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
 from drspo.cli import execute
 from generate.program.command import main
@@ -31,6 +32,7 @@ def test_the_shown_commands_paint_one_after_the_other(repository, tmp_path, monk
     page = (repository / "docs" / "along.md").read_text()
     lines = [line.strip() for line in page.splitlines() if line.startswith("    - {prompt:")]
     (tmp_path / "along.yaml").write_text("\n".join(lines))
+    Image.new("RGB", (256, 64), "skyblue").save(tmp_path / "sketch.png")
     for arguments in _shown(repository):
         steps = ["--steps", "2"] if "--like" not in arguments else []
         assert execute("generate.program.command:main", [*arguments, *steps, "--overwrite"]) == 0, arguments
