@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional
 
 from drspo.errors import UserError
 from drspo.options import check_options, options_of
-from drspo.ranges import Finite, OwnScale, OwnSide, OwnSteps, Seed, Share
+from drspo.ranges import Finite, OwnScale, OwnSide, OwnSteps, Range, Seed, Share
 from generate import GENERATORS
 from generate.methods import direct, gvcf, mad, multidiffusion, sdxl, spotdiffusion, twindiffusion
 from generate.methods.drspo import two_stage
@@ -26,6 +26,9 @@ class Config:
     """a text file with one prompt a line"""
     negative_prompt: str = ""
     """what the scroll should not show"""
+    along: str = ""
+    """instead of a prompt what holds where, "pine forest: 0-0.4; harbour | people: 0.4-1" (what stands after
+    | is unwanted there), or a YAML file with a list of prompt, negative_prompt, from and to"""
     model: str = "miniature"
     """a name (miniature, sdxl, flux, ...), a Hub id (owner/name or owner/name@revision), or a folder in
     diffusers' layout"""
@@ -65,6 +68,14 @@ class Config:
     """also write an animated GIF of the denoising"""
     save_extras: bool = False
     """also write the blueprint and the line art"""
+    blueprint: str = ""
+    """a picture to paint along in the place of drspo's blueprint, of the scroll's aspect ratio"""
+    blueprints: Annotated[int, Range(0, 64)] = 0
+    """draw so many blueprints, judge them, show them on one sheet beside the scroll, and paint one"""
+    blueprint_choice: str = "best"
+    """which one to paint: best, a number, or later to see the sheet first"""
+    blueprint_judges: tuple[str, ...] = ()
+    """measures that judge blueprints, the first one decides; none: those that go with the model"""
     controlnet: str = ""
     """a Hub id or folder of a canny ControlNet, instead of the model's own"""
     controlnet_conditioning: str = ""
