@@ -11,7 +11,7 @@ from drspo.errors import UserError
 from drspo.options import check_options, options_of
 from drspo.ranges import Finite, OwnScale, OwnSide, OwnSteps, Seed, Share
 from generate import GENERATORS
-from generate.methods import direct, mad, multidiffusion, sdxl
+from generate.methods import direct, elasticdiffusion, mad, multidiffusion, sdxl
 from generate.methods.drspo import two_stage
 from generate.request import OWN
 
@@ -32,7 +32,8 @@ class Config:
     revision: str = ""
     """a branch, tag or commit of the model's repository on the Hub"""
     method: str = "drspo"
-    """direct, multidiffusion, mad, drspo, or a plugin module:Class; sdxl is an older name of direct"""
+    """direct, multidiffusion, mad, elasticdiffusion, drspo, or a plugin module:Class; sdxl is an older name
+    of direct"""
     options: tuple[str, ...] = ()
     """settings of a plugin as name.key=value, for example my_method.strength=0.5"""
     height: OwnSide = OWN
@@ -67,6 +68,10 @@ class Config:
     """a Hub id or folder of a canny ControlNet, instead of the model's own"""
     controlnet_conditioning: str = ""
     """what that ControlNet was trained to be shown, where its name does not say so: canny"""
+    ip_adapter: str = ""
+    """an IP-Adapter's .safetensors file, or owner/name:folder/file.safetensors, instead of the model's own"""
+    image_encoder: str = ""
+    """the folder of that adapter's image tower, where it does not lie beside it"""
     upscale: Literal[1, 2, 4] = 1
     """make the scroll that many times smaller and enlarge it by Real-ESRGAN"""
     upscaler: str = ""
@@ -95,6 +100,8 @@ class Config:
     """settings of the method multidiffusion"""
     mad: mad.Config = field(default_factory=mad.Config)
     """settings of the method mad"""
+    elasticdiffusion: elasticdiffusion.Config = field(default_factory=elasticdiffusion.Config)
+    """settings of the method elasticdiffusion"""
     drspo: two_stage.Config = field(default_factory=two_stage.Config)
     """settings of the method drspo"""
 
