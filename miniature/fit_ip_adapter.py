@@ -30,7 +30,7 @@ from miniature.pictures import SCROLL, SQUARE, painted, scene_of, to_tensor
 
 WEIGHTS = Path(__file__).parent / "weights"
 FILE = "ip-adapter.safetensors"
-STEPS = 2000
+STEPS = 1000
 BATCH = 12
 COUNTS = {SQUARE: 1500, SCROLL: 400}
 TOKENS = 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from generate.sampling.conditions import Conditions, Control, Half, Rows
 from generate.sampling.loop import Advance, Moment
 from generate.sampling.predict import Prediction, Predictor
 
+logger = logging.getLogger(__name__)
 RATED = 2
 """Times the training size up to which its authors claim anything."""
 LEAST_WEIGHT = 10.0
@@ -138,6 +140,15 @@ class ElasticDiffusion(OneStage):
                 hint="Choose another method, such as multidiffusion or drspo.",
             )
         super().check(requests)
+        spec = self.family.spec
+        times = max(max(request.height, request.width) / spec.window for request in requests)
+        if times > RATED:
+            logger.warning(
+                "elasticdiffusion's authors claim sides up to twice the training size of %d, and %.3g times "
+                "are asked for",
+                spec.window,
+                times,
+            )
 
     def canvas(self, request: Request) -> Canvas:
         """The canvas as a whole; its windows are the sampling's own affair."""

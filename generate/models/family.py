@@ -18,11 +18,11 @@ from generate.models.denoisers.sd3 import SD3Denoiser
 from generate.models.denoisers.unet import UNetDenoiser
 from generate.models.fingerprint import fingerprint
 from generate.models.hub import at_revision
-from generate.models.ip_adapter import IPAdapter, load_ip_adapter, locate_ip_adapter
+from generate.models.ip_adapter import AdapterFiles, IPAdapter, load_ip_adapter, locate_ip_adapter
 from generate.models.load import freeze, load_controlnet, load_networks, load_pipeline
 from generate.models.offload import Offload, Role
 from generate.models.specs import MODELS, ModelSpec, derived_spec
-from generate.models.weights import OTHER, TEXT_PARTS, locate
+from generate.models.weights import OTHER, TEXT_PARTS, Checkpoint, locate
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -150,15 +150,12 @@ def load_family(
     if dtype == "auto" and kind == torch.float16 and found.kind not in TEXT_PARTS:
         kind = torch.bfloat16  # transformers were trained in it, and some overflow in float16
     spec = named or derived_spec(found)
-    control = None
+    control = adapter = None
     if controlnet:
         require_canny(controlnet_source, conditioning)
         control = locate_controlnet(controlnet_source or spec.controlnet, found, kind)
-    adapter = None
     if ip_adapter:
-        source = ip_adapter_source or spec.ip_adapter
-        tower = image_encoder or (spec.image_encoder if source == spec.ip_adapter else "")
-        adapter = locate_ip_adapter(source, tower, found)
+        adapter = _adapter(ip_adapter_source, image_encoder, spec, found)
     family = ModelFamily(
         kind=found.kind,
         spec=spec,
@@ -180,16 +177,28 @@ def load_family(
     if adapter is not None:
         family.ip_adapter = load_ip_adapter(adapter, family.unet, family.unet.device, kind)
     if offload:
-        if found.kind == OTHER:
-            raise UserError(f"what rests in a {type(family.pipe).__name__} is not known here", "--offload")
-        shown = [] if family.ip_adapter is None else [family.ip_adapter.encoder]
-        roles = {
-            "text": [*family.text_encoders, *shown],
-            "denoise": [*family.networks.values()],
-            "vae": [family.vae],
-        }
-        family.offload = Offload(target, roles)
+        family.offload = _offload(family, target)
     return family
+
+
+def _adapter(source: str, encoder: str, spec: ModelSpec, found: Checkpoint) -> AdapterFiles:
+    """The IP-Adapter that was given, or the model's own with its own image tower."""
+    source = source or spec.ip_adapter
+    return locate_ip_adapter(
+        source, encoder or (spec.image_encoder if source == spec.ip_adapter else ""), found
+    )
+
+
+def _offload(family: ModelFamily, target: torch.device) -> Offload:
+    if family.kind == OTHER:
+        raise UserError(f"what rests in a {type(family.pipe).__name__} is not known here", "--offload")
+    shown = [] if family.ip_adapter is None else [family.ip_adapter.encoder]
+    roles: dict[Role, list[Any]] = {
+        "text": [*family.text_encoders, *shown],
+        "denoise": [*family.networks.values()],
+        "vae": [family.vae],
+    }
+    return Offload(target, roles)
 
 
 def choose_device(name: str) -> torch.device:
