@@ -171,14 +171,18 @@ def load_family(
         ),
     )
     if control is not None:
-        family.controlnet = freeze(load_controlnet(control, kind), family.network.device)
-        family.controlnet_id, family.controlnet_commit = control.source, control.commit
-        family.controlnet_fingerprint = fingerprint(control)
+        _take_control(family, control)
     if adapter is not None:
         family.ip_adapter = load_ip_adapter(adapter, family.unet, family.unet.device, kind)
     if offload:
         family.offload = _offload(family, target)
     return family
+
+
+def _take_control(family: ModelFamily, control: Checkpoint) -> None:
+    family.controlnet = freeze(load_controlnet(control, family.dtype), family.network.device)
+    family.controlnet_id, family.controlnet_commit = control.source, control.commit
+    family.controlnet_fingerprint = fingerprint(control)
 
 
 def _adapter(source: str, encoder: str, spec: ModelSpec, found: Checkpoint) -> AdapterFiles:
@@ -193,7 +197,7 @@ def _offload(family: ModelFamily, target: torch.device) -> Offload:
     if family.kind == OTHER:
         raise UserError(f"what rests in a {type(family.pipe).__name__} is not known here", "--offload")
     shown = [] if family.ip_adapter is None else [family.ip_adapter.encoder]
-    roles: dict[Role, list[Any]] = {
+    roles: dict[str, list[Any]] = {
         "text": [*family.text_encoders, *shown],
         "denoise": [*family.networks.values()],
         "vae": [family.vae],

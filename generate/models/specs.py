@@ -32,14 +32,14 @@ class ModelSpec:
     control_scale: float = 0.5
     upscaler: str = ""
     """The Real-ESRGAN network that belongs to the base, in the same notation."""
+    perceptual: str = "vgg"
+    """What tells how alike two pictures look: a network of LPIPS, or a folder in the same notation."""
     ip_adapter: str = ""
     """The IP-Adapter that belongs to the base, in the same notation; "": the published one of its kind."""
     image_encoder: str = ""
     """The image tower of that adapter; "": the one that lies beside it."""
     image_scale: float = 0.6
     """How much a picture counts beside the text; 1 would be as much."""
-    perceptual: str = ""
-    """A network of LPIPS's form that belongs to the base (`miniature.perceptual`); "": lpips's VGG."""
     factor: int = 8
     """Pixels per latent along each side, as the autoencoder has it."""
     scheduler: str = "ddim"
@@ -82,9 +82,9 @@ MODELS: dict[str, ModelSpec] = {
         strength=0.7,
         control_scale=1.0,
         upscaler="package:miniature/weights/upscaler",
+        perceptual="package:miniature/weights/perceptual",
         ip_adapter="package:miniature/weights/ip_adapter",
         image_encoder="package:miniature/weights/clip",
-        perceptual="package:miniature/weights/perceptual",
     ),
     "sdxl": ModelSpec(
         base="stabilityai/stable-diffusion-xl-base-1.0",
