@@ -30,7 +30,8 @@ from benchmarks.generate import (  # noqa: E402
 from generate.canvas.noise import initial_noise  # noqa: E402
 from generate.canvas.reference import Reference  # noqa: E402
 from generate.images.vae import encode_images  # noqa: E402
-from generate.methods.elasticdiffusion import LEAST_WEIGHT, Config, Draws, ElasticDiffusion  # noqa: E402
+from generate.methods.elastic_steps import LEAST_WEIGHT, Draws  # noqa: E402
+from generate.methods.elasticdiffusion import Config, ElasticDiffusion  # noqa: E402
 from generate.models.family import ModelFamily  # noqa: E402
 from generate.models.prompts import PromptEmbeddings  # noqa: E402
 from generate.models.schedulers import make_schedule  # noqa: E402

@@ -10,7 +10,8 @@ from benchmarks.elastic import loop
 from drspo.errors import UserError
 from generate.canvas.plan import whole_canvas
 from generate.canvas.reference import PLACES, Reference, cores, draw_places
-from generate.methods.elasticdiffusion import Config, Draws, ElasticDiffusion
+from generate.methods.elastic_steps import Draws
+from generate.methods.elasticdiffusion import Config, ElasticDiffusion
 from generate.models.family import load_family
 from generate.models.specs import MODELS
 from generate.request import Request

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from generate.canvas.reference import Reference
-from generate.methods.elasticdiffusion import Config, Draws, Elastic, ElasticDiffusion
+from generate.methods.elastic_steps import Draws, Elastic
+from generate.methods.elasticdiffusion import Config, ElasticDiffusion
 from generate.methods.one_stage import Run
 from generate.models.prompts import PromptEmbeddings
 from generate.request import Request
@@ -107,7 +108,7 @@ def test_the_first_looks_direction_and_detail_equal_the_reference(golden, case):
     moment = Moment(0, len(schedule), schedule.timesteps[0])
     run = Run(request=asked, canvas=method.canvas(asked), schedule=schedule, conditions=told)
     with torch.no_grad(), method.fused(run) as (_, predict):
-        elastic = Elastic(method, run, predict)
+        elastic = Elastic(method.family, method.config, run, predict, method.draws(asked))
         elastic.draws.row = settings["resampling_steps"] + 1 if again else 0
         for name, tensor in tensors.items():
             if name.startswith("bg_"):
