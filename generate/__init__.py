@@ -8,5 +8,6 @@ GENERATORS = {
     "spotdiffusion": "generate.methods.spotdiffusion:SpotDiffusion",
     "twindiffusion": "generate.methods.twindiffusion:TwinDiffusion",
     "gvcf": "generate.methods.gvcf:GVCF",
+    "elasticdiffusion": "generate.methods.elasticdiffusion:ElasticDiffusion",
     "drspo": "generate.methods.drspo.two_stage:DRSPO",
 }

@@ -79,6 +79,15 @@ CATALOGUE: dict[str, Entry] = {
         licence="CC BY-NC 4.0",
         verified=(RECORDED, MINIATURE),
     ),
+    "elasticdiffusion": Entry(
+        what="guidance from a small reference, detail from windows; claimed up to twice the training size",
+        paper="Haji-Ali et al. 2024, arXiv 2311.18822",
+        evaluations=1690,
+        beside="the encodings of its padding",
+        published="1,690 (7 resamplings, repainting) to 2,990 (20)",
+        licence="none",
+        verified=(RECORDED, MINIATURE),
+    ),
     "direct": Entry(
         what="the whole scroll at once, as the model was published",
         paper="Podell et al. 2023, arXiv 2307.01952",
