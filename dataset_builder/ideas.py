@@ -16,6 +16,7 @@ from drspo.llm.cache import AnswerCache
 from drspo.log import progress
 from pipeline.candidates.plan import read_table
 from pipeline.ideas import prompts as phases
+from pipeline.ideas.quota import keep_first
 from pipeline.records import OK, PROMPT_SCHEMA
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ def make_prompts(run: RunDir, config: BuildConfig) -> pa.Table:
         facts["llm"] = AnswerCache(run).spent()
     run.phase_done("prompts", **facts)
     log.info("%d of %d prompts accepted; lost: %s", count_accepted(table), table.num_rows, _losses(table))
+    if count_accepted(table) < config.filter.accept:
+        log.warning("fewer than the %d prompts that were asked for passed", config.filter.accept)
     return table
 
 
@@ -61,7 +64,8 @@ def _expand(run: RunDir, config: BuildConfig, ideas: pa.Table) -> pa.Table:
 
 def _filter(run: RunDir, config: BuildConfig, expanded: pa.Table) -> pa.Table:
     with progress(expanded.num_rows, "filtering", "prompts") as bar:
-        return phases.filter_prompts(expanded, config.filter, config.llm, run, bar.advance)
+        found = phases.filter_prompts(expanded, config.filter, config.llm, run, bar.advance)
+    return keep_first(found, config.filter.accept)
 
 
 def _refuse_unfinished(run: RunDir, config: BuildConfig, table: pa.Table) -> None:

@@ -99,7 +99,7 @@ def test_speed_settings_do_not_make_another_run() -> None:
     assert units_hash(one) != units_hash(with_candidates(one, steps=3))
 
 
-@pytest.mark.parametrize("preset", ["miniature", "sdxl"])
+@pytest.mark.parametrize("preset", ["miniature", "sdxl", "paper"])
 def test_presets_load_and_print_themselves(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--config", preset, "--out", "x", "--print-config"])
