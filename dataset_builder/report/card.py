@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from dataset_builder.config import score_columns, settings_of
+from dataset_builder.report import croissant
 from dataset_builder.report.charts import distributions, short
+from dataset_builder.report.croissant import CROISSANT
 from dataset_builder.report.examples import example_pairs, pair_at
 from dataset_builder.report.head import by_config, head
 from dataset_builder.report.judges import who_judged
@@ -78,6 +80,14 @@ def card_files(run: RunDir, repo_id: str, licence: str) -> dict[str, bytes]:
     body = _render(sources, repo_id, licence, [facts for _, facts in pairs], verdicts)
     yaml_head = head(run, sources.shards, sources.stats["counts"]["pairs"], licence, _title(repo_id))
     files["README.md"] = f"---\n{yaml_head}---\n\n{body}\n".encode()
+    about = body.partition("\n\n")[2].partition("\n\n")[0]
+    named = {
+        "name": _title(repo_id),
+        "repo_id": repo_id,
+        "licence": licence,
+        "about": " ".join(about.split()),
+    }
+    files[CROISSANT] = croissant.describe(run, sources.shards, **named)
     return files
 
 
