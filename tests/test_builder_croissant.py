@@ -1,4 +1,4 @@
-"""What is published keeps the formats of others: Croissant's, by its own validator, and the Hub viewer's sizes."""
+"""What is published keeps to Croissant, by its own validator, and to the sizes that the Hub's viewer reads."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from dataset_builder.export import plan_shards
 from dataset_builder.hub.publish import main
+from pipeline.pairs.pairing import choose_pairs
 from pipeline.pairs.ranking import rank_groups
 from pipeline.pairs.scores import scan_units
 from pipeline.settings import ExportSettings, PairSettings
@@ -66,7 +67,7 @@ def test_shards_of_another_export_are_not_described(tree: Path) -> None:
 
 
 def test_a_page_of_rows_is_never_more_than_the_viewer_reads(tree: Path) -> None:
-    """By the plan of two thousand groups of full-size scrolls: the bytes that the default settings put together."""
+    """By the plan of two thousand groups of full-size scrolls under the default settings."""
     import datasets
 
     limit, most = (
@@ -75,8 +76,6 @@ def test_a_page_of_rows_is_never_more_than_the_viewer_reads(tree: Path) -> None:
     )
     candidates = scrolls(2000)
     groups = rank_groups(candidates, PairSettings(), ("s",))
-    from pipeline.pairs.pairing import choose_pairs
-
     pairs = choose_pairs(candidates, PairSettings(method="all", most_per_prompt=2), ("s",))
     plan = plan_shards(pairs, groups, candidates, ExportSettings(ranking=True))
     assert {shard.name.split("/")[1] for shard in plan} == {"data", "ranking"}

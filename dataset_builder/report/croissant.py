@@ -1,7 +1,7 @@
 """`croissant.json`: the data set described for machines, after the Croissant format 1.0 of MLCommons.
 
-File sets are relative to the file itself, so that a clone, a download and `--dry-run`'s folder can be read with
-it; the Hub makes a description of its own for those who have none of these.
+File sets are relative to the file itself, so that a clone, a download and `--dry-run`'s folder can be read
+with it; the Hub makes a description of its own for those who have none of these.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _MEANINGS = {
 def describe(
     run: RunDir, shards: Mapping[str, Sequence[str]], *, name: str, repo_id: str, licence: str, about: str
 ) -> bytes:
-    """The description of the run's shards, {configuration: names}, as JSON-LD; a function of the run alone."""
+    """The run's shards, {configuration: names}, described in JSON-LD; the same run gives the same bytes."""
     configs = {config: names for config, names in shards.items() if config != "pickapic"}
     manifest = run.manifest()
     facts = {
