@@ -1,4 +1,4 @@
-"""What is published keeps to Croissant, by its own validator, and to the sizes that the Hub's viewer reads."""
+"""What is published keeps to Croissant, by its own validator, and to sizes that the Hub's viewer reads."""
 
 from __future__ import annotations
 
