@@ -35,6 +35,7 @@ from pipeline.candidates.plan import PLAN_NAME, freeze_plan, make_plan, read_pla
 from pipeline.candidates.provenance import read_models
 from pipeline.pairs.pairing import choose_pairs
 from pipeline.pairs.scores import Scan, scan_units
+from pipeline.pairs.votes import read_votes
 from pipeline.records import DEAD, OK
 from pipeline.units import DamagedFile, UnitStore, unit_name
 
@@ -187,7 +188,10 @@ class Build:
         outcome.dead = dead + early
         outcome.dead_share = outcome.dead / max(outcome.accepted + early, 1)
         self.run.write(SCORES_NAME, parquet(scan.candidates.to_arrow()))
-        pairs = choose_pairs(alive, config.pairs, self.spec.scorers)
+        votes = read_votes(self.run) if config.pairs.source == "votes" else []
+        if config.pairs.source == "votes" and not votes:
+            raise _no_votes(self.run.base)
+        pairs = choose_pairs(alive, config.pairs, self.spec.scorers, votes)
         shards = len(plan_shards(pairs, alive, config.export))
         with progress(shards, "export", "shards") as bar:
             outcome.shards = export(self.store, pairs, alive, config.export, bar.advance)
@@ -218,6 +222,11 @@ def suspects_last(units: pa.Table, suspects: set[str]) -> pa.Table:
         return units
     suspected = pa.array([unit in suspects for unit in units["unit_id"].to_pylist()], pa.bool_())
     return pa.concat_tables([units.filter(pa.compute.invert(suspected)), units.filter(suspected)])
+
+
+def _no_votes(where: str) -> UserError:
+    hint = f"`drspo vote {where}` opens the page on which people judge."
+    return UserError("pairs are to come from votes, and nobody has voted yet", where, hint)
 
 
 def _hopeless(error: str, where: str) -> UserError:
