@@ -5,5 +5,6 @@ GENERATORS = {
     "sdxl": "generate.methods.sdxl:SDXL",
     "multidiffusion": "generate.methods.multidiffusion:MultiDiffusion",
     "mad": "generate.methods.mad:MAD",
+    "syncdiffusion": "generate.methods.syncdiffusion:SyncDiffusion",
     "drspo": "generate.methods.drspo.two_stage:DRSPO",
 }

@@ -32,6 +32,8 @@ class ModelSpec:
     control_scale: float = 0.5
     upscaler: str = ""
     """The Real-ESRGAN network that belongs to the base, in the same notation."""
+    perceptual: str = "vgg"
+    """What tells how alike two pictures look: a network of LPIPS, or a folder in the same notation."""
     factor: int = 8
     """Pixels per latent along each side, as the autoencoder has it."""
     scheduler: str = "ddim"
@@ -57,6 +59,7 @@ PIXART = ModelSpec(
 MINIATURE_SD3: dict[str, Any] = {
     "window": 128, "stride": 32, "scroll": (128, 512), "blueprint": (64, 256), "steps": 25,
     "guidance_scale": 3.0, "upscaler": "package:miniature/weights/upscaler",
+    "perceptual": "package:miniature/weights/perceptual",
     "limits": Limits(multiple=16, longest=512),
 }  # fmt: skip
 
@@ -73,6 +76,7 @@ MODELS: dict[str, ModelSpec] = {
         strength=0.7,
         control_scale=1.0,
         upscaler="package:miniature/weights/upscaler",
+        perceptual="package:miniature/weights/perceptual",
     ),
     "sdxl": ModelSpec(
         base="stabilityai/stable-diffusion-xl-base-1.0",

@@ -11,7 +11,7 @@ from drspo.errors import UserError
 from drspo.options import check_options, options_of
 from drspo.ranges import Finite, OwnScale, OwnSide, OwnSteps, Seed, Share
 from generate import GENERATORS
-from generate.methods import direct, mad, multidiffusion, sdxl
+from generate.methods import direct, mad, multidiffusion, sdxl, syncdiffusion
 from generate.methods.drspo import two_stage
 from generate.request import OWN
 
@@ -95,6 +95,8 @@ class Config:
     """settings of the method multidiffusion"""
     mad: mad.Config = field(default_factory=mad.Config)
     """settings of the method mad"""
+    syncdiffusion: syncdiffusion.Config = field(default_factory=syncdiffusion.Config)
+    """settings of the method syncdiffusion"""
     drspo: two_stage.Config = field(default_factory=two_stage.Config)
     """settings of the method drspo"""
 
