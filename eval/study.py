@@ -15,6 +15,8 @@ from eval.suite import RECORDS
 from eval.tables import Comparison, Record, Row
 
 OURS = "drspo"
+BESIDE = ("spotdiffusion", "twindiffusion", "gvcf")
+"""Methods that the paper does not compare with."""
 ASIDE = ("border_seam", "style", "border_frame", "repeated_objects", "subject_present", "scene_right")
 TABLE1 = ("multidiffusion", "sdxl", "mad", "sd3", "sd3-esrgan", OURS)
 TABLE2 = (
@@ -95,7 +97,7 @@ def report(runs: Sequence[tuple[str, RunDir]], facts: dict[str, str]) -> str:
     for title, run in runs:
         records = [Record(**json.loads(line)) for line in run.read(RECORDS).decode().splitlines()]
         parts.append(f"## Scrolls of {title}\n\n{_counts(records)}\n{_claims(records)}")
-        for name, rows in (("Table 1", TABLE1), ("Table 2", TABLE2)):
+        for name, rows in (("Table 1", (*TABLE1, *BESIDE)), ("Table 2", TABLE2)):
             parts.append(f"### {name}, {title}\n\n{_table(records, rows)}")
     return "\n".join(parts)
 

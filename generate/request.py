@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from drspo.errors import UserError
+from generate.passages import Passage, check_passages
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,6 +38,14 @@ class Request:
     guidance_scale: float = 5.0
     guidance_rescale: float = 0.0
     """phi of Lin et al. 2023, section 3.4; 0: plain guidance"""
+    along: tuple[Passage, ...] = ()
+    """what holds where along the scroll; `prompt` then names the whole and is told to no window"""
+
+    @property
+    def told(self) -> tuple[tuple[str, str], ...]:
+        """(prompt, negative prompt) of every passage, or the one that holds everywhere."""
+        parts = [(one.prompt, one.negative_prompt or self.negative_prompt) for one in self.along]
+        return tuple(parts) or ((self.prompt, self.negative_prompt),)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -140,6 +149,7 @@ def check_request(request: Request) -> None:
         raise UserError(f"guidance_rescale lies between 0 and 1, not at {request.guidance_rescale}.")
     if not 0 <= request.seed < 2**63:
         raise UserError(f"A seed is a non-negative integer below 2^63, not {request.seed}.")
+    check_passages(request.along)
 
 
 def generator_class(name: str) -> type[Generator]:

@@ -141,3 +141,20 @@ def test_all_pairs_of_a_prompt_share_a_split_of_about_the_asked_size() -> None:
 def test_senseless_settings_are_refused(wrong: PairSettings) -> None:
     with pytest.raises(UserError):
         choose_pairs(SIX, wrong, SCORERS)
+
+
+def test_huge_scores_are_standardised_and_a_sum_beyond_all_numbers_is_refused() -> None:
+    table = frame([[("a", 1.6e308, 1e308), ("b", -1.6e308, -1e308)], [("a", 1.5e308, 0), ("b", 1e307, 0)]])
+    weights = ("aesthetic=1", "repetition=1")
+    pairs = choose_pairs(table, PairSettings(weights=weights, normalise="zscore"), SCORERS)
+    assert pairs.height == 2 and pairs["margin"].is_finite().all()
+    with pytest.raises(UserError, match="no finite number"):
+        choose_pairs(table, PairSettings(weights=weights), SCORERS)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30))
+def test_standardised_scores_do_not_depend_on_their_unit(values: list[float]) -> None:
+    plain = frame([[("a", value, 0.0) for value in values]])
+    large = frame([[("a", value * 2.0**900, 0.0) for value in values]])
+    asked = PairSettings(weights=("aesthetic=1",), normalise="zscore")
+    assert combined_score(plain, asked, SCORERS).equals(combined_score(large, asked, SCORERS))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
+from drspo.errors import UserError
 from generate.canvas.plan import Canvas, check_window, in_force, plan_canvas
 from generate.config import WindowSettings
 from generate.methods.one_stage import OneStage
@@ -24,16 +25,30 @@ class MultiDiffusion(OneStage):
 
     name = "multidiffusion"
     config_class = Config
+    settled: ClassVar[dict[str, str]] = {}
+    """Settings of the windows that a method has no choice of, with the reason."""
 
     @classmethod
     def check_settings(cls, config: WindowSettings, request: Request, spec: ModelSpec | None) -> None:
         """UserError for what is wrong whatever the weights are."""
-        check_linear(config.scheduler)
+        for setting, reason in cls.settled.items():
+            if getattr(config, setting) != getattr(WindowSettings(), setting):
+                raise UserError(
+                    f"{cls.name} has no choice of {setting}: {reason}.",
+                    where=f"--{cls.name}.{setting.replace('_', '-')}",
+                    hint="Leave it out.",
+                )
+        cls.check_scheduler(config)
         check_window(config)
         if spec is not None:
             side = in_force(config, spec).window
             spec.limits.require(side, side, beyond=True)
             plan_canvas(spec, config, request.height, request.width)
+
+    @classmethod
+    def check_scheduler(cls, config: Any) -> None:
+        """UserError for a scheduler that the method cannot step by."""
+        check_linear(config.scheduler)
 
     @classmethod
     def with_window_batch(cls, config: WindowSettings, count: int) -> Any:

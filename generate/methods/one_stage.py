@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from drspo.errors import UserError
+from generate.canvas.along import window_shares
 from generate.canvas.noise import initial_noise, step_noise
 from generate.canvas.plan import Canvas, canvas_time_ids, latent_size
 from generate.images.vae import decode_scroll
@@ -77,14 +78,15 @@ class OneStage(Generator):
         super().check(requests)
         told = self.family.denoiser.embeds_guidance
         for request in requests:
-            if told and request.negative_prompt:
+            texts = [text for pair in request.told for text in pair]
+            if told and any(negative for _, negative in request.told):
                 raise UserError(
                     f"{self.family.model_id} is told the guidance scale and looks at the prompt alone",
                     where="--negative-prompt",
                     hint="Leave the negative prompt out.",
                 )
             self.schedule(request)
-            check_lengths(self.family, [request.prompt, request.negative_prompt], self.config.long_prompt)
+            check_lengths(self.family, texts, self.config.long_prompt)
             self.canvas(request)
 
     def count_steps(self, request: Request) -> int:
@@ -162,7 +164,8 @@ class OneStage(Generator):
             shape = (1, family.denoiser.channels, canvas.height, canvas.width)
             latents = schedule.first(initial_noise(request.seed, shape).to(family.device))
         embeddings = self.encode(request) if embeddings is None else embeddings
-        conditions = self.conditions(embeddings.to(family.device, family.dtype), images, control)
+        embeddings = embeddings.to(family.device, family.dtype)
+        conditions = self.conditions(embeddings, images, control, self.rows(request))
         run = Run(request=request, canvas=canvas, schedule=schedule, conditions=conditions)
         with self.advance(run) as (advance, predict):
             report = reporter(callback, request_index, stage or self.name)
@@ -170,14 +173,20 @@ class OneStage(Generator):
         return Sampled(final, predict.facts())
 
     def encode(self, request: Request) -> PromptEmbeddings:
-        """The embeddings of the request's prompt and negative prompt."""
+        """The embeddings of the request's prompt and negative prompt, or of every passage's."""
         return encode_prompts(
             self.family,
-            [request.prompt],
-            [request.negative_prompt],
+            [prompt for prompt, _ in request.told],
+            [negative for _, negative in request.told],
             empty_negative=self.config.empty_negative,
             long_prompt=self.config.long_prompt,
         )
+
+    def rows(self, request: Request) -> Rows | None:
+        """Which of the request's passages each window is told: None for one prompt, else by its position."""
+        if not request.along:
+            return None
+        return lambda canvas: window_shares(canvas, request.along)
 
     def conditions(
         self,

@@ -31,7 +31,7 @@ _EXIF_DESCRIPTION = 0x010E
 _OF_LORAS = (("path", str), ("weight", (int, float)), ("sha256", str))
 _OPTIONS = {"threads": 0, "window_batch": 0, "upscale": 0} | dict.fromkeys(
     ("device", "dtype", "revision", "controlnet", "controlnet_revision", "controlnet_fingerprint")
-    + ("upscaler", "upscaler_network", "upscaler_sha256"),
+    + ("blueprint", "blueprint_sha256", "upscaler", "upscaler_network", "upscaler_sha256"),
     "",
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +16,8 @@ from drspo.errors import UserError
 from drspo.files.lora import FILE
 from drspo.leaving import public
 from generate.images.upscale import SOURCES, load_upscaler
+from generate.methods.drspo.blueprint import read_sketch
+from generate.methods.drspo.two_stage import DRSPO
 from generate.methods.upscaled import Upscaled, smaller
 from generate.models.controlnet import CANNY
 from generate.models.family import ModelFamily, load_family
@@ -54,6 +56,8 @@ class Setup:
     """how many times the scroll is enlarged behind the method"""
     upscaler: str = ""
     """a file, a folder or a package's folder instead of the model's own upscaler"""
+    blueprint: str = ""
+    """a picture in the place of drspo's blueprint"""
     offload: bool = False
     """keep networks in host memory while they rest"""
     device: str = "auto"
@@ -90,6 +94,11 @@ class Session:
             versions=versions(),
         )
 
+    def with_settings(self, settings: dict[str, Any]) -> Session:
+        """The same model with other settings of the method."""
+        setup = replace(self.setup, settings=settings)
+        return replace(self, setup=setup, generator=_generator(setup, self.family))
+
     def _in_force(self, request: Request) -> Any:
         """The settings as numbers, so that a scroll can be made again when a model's own numbers change.
 
@@ -106,6 +115,8 @@ class Session:
         options |= {"window_batch": facts["window_batch"]} if "window_batch" in facts else {}
         options |= {key: facts[key] for key in SHORT if facts.get(key)}
         options |= {"revision": family.commit} if family.commit else {}
+        if sketch := getattr(getattr(self.generator, "inner", self.generator), "sketch", None):
+            options |= {"blueprint": sketch.name, "blueprint_sha256": sketch.sha256}
         if isinstance(self.generator, Upscaled):
             options |= self.generator.upscaler.facts(self.setup.upscale)
             options |= {"upscaler": self._name(model_name, upscaler_source(self.setup, family))}
@@ -139,19 +150,26 @@ def open_session(setup: Setup) -> Session:
         revision=setup.revision,
         offload=setup.offload,
     )
-    upscaler = None
-    if setup.upscale != 1:
-        upscaler = load_upscaler(upscaler_source(setup, family), setup.upscale, family.device)
     for stage, (path, weight) in setup.loras.items():
         family.load_lora(path, weight, stage, other_base=setup.other_base)
     family.use_lora("all" if "all" in setup.loras else None)
+    return Session(setup, family, _generator(setup, family), hashes)
+
+
+def _generator(setup: Setup, family: ModelFamily) -> Generator:
+    sketch = read_sketch(setup.blueprint) if setup.blueprint else None
     cls, config = generator_class(setup.method), settings_of(setup.method, setup.settings)
     if setup.window_batch:
         config = cls.with_window_batch(config, setup.window_batch)
     generator = cls(family, config)
-    if upscaler is not None:
-        generator = Upscaled(generator, upscaler, setup.upscale)
-    return Session(setup, family, generator, hashes)
+    if sketch is not None:
+        if not isinstance(generator, DRSPO):
+            raise UserError(f"{setup.method} has no blueprint that a picture could replace", "--blueprint")
+        generator.sketch = sketch
+    if setup.upscale == 1:
+        return generator
+    upscaler = load_upscaler(upscaler_source(setup, family), setup.upscale, family.device)
+    return Upscaled(generator, upscaler, setup.upscale)
 
 
 def upscaler_source(setup: Setup, family: ModelFamily) -> str:
@@ -192,6 +210,12 @@ def setup_like(record: Record, setup: Setup) -> Setup:
     if upscaler and not setup.upscaler:
         _require_place("upscaler", upscaler, record.options.get("upscaler_sha256", "")[:12], "--upscaler")
     enlarged = setup.upscaler or upscaler
+    drawn = record.options.get("blueprint", "")
+    if drawn and not setup.blueprint:
+        mark = record.options.get("blueprint_sha256", "")[:12]
+        _ask("picture", drawn, mark, "--blueprint", "Its bytes are")
+    if setup.blueprint and not drawn:
+        raise UserError("that scroll follows no picture", "--blueprint", "Leave it out.")
     names = {path: record.loras[stage]["path"] for stage, (path, _) in loras.items()}
     return Setup(
         model=model,
@@ -204,6 +228,7 @@ def setup_like(record: Record, setup: Setup) -> Setup:
         names=names | {model: record.model, control: controlnet, enlarged: upscaler},
         offload=setup.offload,
         upscale=record.options.get("upscale", 1),
+        blueprint=setup.blueprint,
         upscaler=enlarged,
         other_base=True,  # the hashes are compared, which says more
         device=record.options.get("device", "auto") if setup.device == "auto" else setup.device,
@@ -219,13 +244,14 @@ def _require_place(what: str, name: str, mark: str, flag: str) -> None:
         _ask(what, name, mark, flag)
 
 
-def _ask(what: str, name: str, mark: str, flag: str) -> NoReturn:
-    weights, article = f" (weights {mark})" if mark else "", "an" if what[0] in "aeiou" else "a"
+def _ask(what: str, name: str, mark: str, flag: str, compared: str = "Its weights are") -> NoReturn:
+    kind = compared.split()[1]
+    weights, article = f" ({kind} {mark})" if mark else "", "an" if what[0] in "aeiou" else "a"
     raise UserError(
         f"that scroll was made with {article} {what} called {name}{weights}, and a file never says "
         "where it lay",
         where="--like",
-        hint=f"Say where it lies here: {flag} PATH. Its weights are compared.",
+        hint=f"Say where it lies here: {flag} PATH. {compared} compared.",
     )
 
 
@@ -237,6 +263,12 @@ def check_like(record: Record, now: Record) -> None:
         marks.append(("ControlNet", "--controlnet", there, here))
     if here := now.options.get("upscaler_sha256", ""):
         marks.append(("upscaler", "--upscaler", record.options.get("upscaler_sha256", ""), here))
+    here, then = (one.options.get("blueprint_sha256", "") for one in (now, record))
+    if here != then:
+        raise UserError(
+            f"this picture ({here[:12]}) is not the one that the scroll follows ({then[:12]})",
+            where="--blueprint",
+        )
     for what, flag, then, here in marks:
         if then != here:
             raise UserError(

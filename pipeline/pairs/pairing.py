@@ -58,6 +58,12 @@ def combined_score(candidates: pl.DataFrame, settings: PairSettings, scorers: Se
     for name, weight in score_weights(settings, scorers).items():
         column = candidates["scores"].struct.field(name)
         total = total + weight * (_standardised(column) if settings.normalise == "zscore" else column)
+    if not total.is_finite().all():
+        raise UserError(
+            "the weighted sum of the scores is no finite number for some images",
+            "pairs.weights",
+            "Standardise them (--pairs.normalise zscore), or weigh them less.",
+        )
     return total.alias("score")
 
 
@@ -140,11 +146,17 @@ def _allowed(settings: PairSettings) -> pl.Expr:
 
 
 def _standardised(column: pl.Series) -> pl.Series:
-    """(x - mean) / deviation; zero where all are equal. Exact sums, so that no thread order matters."""
+    """(x - mean) / deviation; zero where all are equal. Exact sums, so that no thread order matters.
+
+    All is done in units of a power of two near the largest value, which changes no digit and keeps the
+    squares of huge scores finite.
+    """
     values = column.to_list()
+    unit = math.ldexp(1.0, min(math.frexp(max(map(abs, values), default=0.0))[1], 1023))
+    values = [value / unit for value in values]
     mean = math.fsum(values) / max(len(values), 1)
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / max(len(values), 1))
-    return (column - mean) / deviation if deviation > 0 else column * 0.0
+    return (column / unit - mean) / deviation if deviation > 0 else column * 0.0
 
 
 def _pair_ids(pairs: pl.DataFrame) -> pl.Series:

@@ -10,7 +10,7 @@ from torch import Tensor
 from drspo.hashing import seed_from
 from generate.canvas.noise import initial_noise
 from generate.config import WindowSettings
-from generate.images.vae import encode_images, from_pil
+from generate.images.vae import encode_scroll
 from generate.methods.drspo.control import Control, LineControl
 from generate.methods.multidiffusion import MultiDiffusion
 from generate.methods.one_stage import Sampled
@@ -52,7 +52,7 @@ def paint_windows(
     sampled = windows.sample(
         request,
         schedule=schedule,
-        latents=start_latents(family, schedule, large, request.seed),
+        latents=start_latents(family, schedule, large, request.seed, wrap=windows.wrap),
         control=control,
         callback=callback,
         request_index=request_index,
@@ -62,7 +62,9 @@ def paint_windows(
     return sampled
 
 
-def start_latents(family: ModelFamily, schedule: Schedule, large: Image.Image, seed: int) -> Tensor:
+def start_latents(
+    family: ModelFamily, schedule: Schedule, large: Image.Image, seed: int, *, wrap: bool = False
+) -> Tensor:
     """J_t at the schedule's first level: the encoded blueprint [1, C, H, W] with noise of that level.
 
     Eq. 10 starts from the clean encoding itself; denoising that from a noisy timestep contradicts the
@@ -70,6 +72,6 @@ def start_latents(family: ModelFamily, schedule: Schedule, large: Image.Image, s
     whose traces the encoding carries.
     """
     family.wake("vae")
-    clean = encode_images(family.vae, from_pil([large])).to(family.device)
+    clean = encode_scroll(family.vae, large, wrap=wrap).to(family.device)
     noise = initial_noise(seed_from("highres", seed), tuple(clean.shape)).to(clean.device)
     return schedule.noised(clean, noise)

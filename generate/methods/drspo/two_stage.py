@@ -16,7 +16,13 @@ from generate.config import WindowSettings
 from generate.images.lineart import check_lines, draw_lines, enlarge
 from generate.images.vae import decode_scroll
 from generate.methods.call import Output, call
-from generate.methods.drspo.blueprint import Blueprint, blueprint_request, draw_blueprint
+from generate.methods.drspo.blueprint import (
+    Blueprint,
+    Sketch,
+    blueprint_request,
+    check_sketch,
+    draw_blueprint,
+)
 from generate.methods.drspo.control import Control, active_steps
 from generate.methods.drspo.highres import HighRes, paint_windows
 from generate.methods.drspo.stages import STAGES, check_conditioning
@@ -54,6 +60,8 @@ class DRSPO(Generator):
 
     def __init__(self, family: ModelFamily, config: Config | None = None) -> None:
         super().__init__(family, config)
+        self.sketch: Sketch | None = None
+        """a picture to follow, in the place of a blueprint"""
         if self.config.control.enabled and family.controlnet is None:
             raise UserError(
                 "the model was loaded without a ControlNet, which guides the windows",
@@ -113,6 +121,8 @@ class DRSPO(Generator):
 
     def _make(self, index: int, request: Request, callback: Callback | None) -> Generated:
         started = time.perf_counter()
+        if self.sketch is not None:
+            return self.paint(request, self.sketch.image, callback, index)
         blueprint = self.draw(request, callback, index)
         made = self.paint(request, blueprint.image, callback, index)
         made.seconds = time.perf_counter() - started
@@ -124,7 +134,7 @@ class DRSPO(Generator):
     def draw(self, request: Request, callback: Callback | None = None, request_index: int = 0) -> Generated:
         """Stage one: the blueprint of a scroll's request."""
         self._wear("blueprint")
-        return draw_blueprint(self.family, self.config.blueprint, request, callback, request_index)
+        return draw_blueprint(self.family, self.blueprint, request, callback, request_index)
 
     def paint(
         self,
@@ -136,16 +146,16 @@ class DRSPO(Generator):
         """Stage two: the scroll that follows a blueprint, which may be any picture of the scroll's aspect
         ratio."""
         started = time.perf_counter()
-        large = enlarge(blueprint, request.height, request.width)
-        control = self.config.control
-        lines = draw_lines(large, control.lines) if control.enabled else None
+        control, wrap = self.config.control, self.config.windows.wrap
+        large = enlarge(blueprint, request.height, request.width, wrap=wrap)
+        lines = draw_lines(large, control.lines, wrap=wrap) if control.enabled else None
         self._wear("highres")
         settings = self._highres()
         sampled = paint_windows(self.family, settings, request, large, lines, callback, request_index)
         self.family.wake("vae")
         return Generated(
             request=request,
-            image=decode_scroll(self.family.vae, sampled.latents, wrap=self.config.windows.wrap),
+            image=decode_scroll(self.family.vae, sampled.latents, wrap=wrap),
             seconds=time.perf_counter() - started,
             latents=sampled.latents[0].float().cpu(),
             facts=sampled.facts,
@@ -171,6 +181,8 @@ class DRSPO(Generator):
         for request in requests:
             self.check_settings(config, request, family.spec)
             self._entered(request)
+            if self.sketch is not None:
+                check_sketch(self.sketch.image.size, request)
             SDXL(family, config.blueprint.sdxl).check(
                 [blueprint_request(request, config.blueprint, family.spec)]
             )
@@ -187,6 +199,7 @@ class DRSPO(Generator):
             width=first.width,
             steps=first.steps,
             guidance_scale=first.guidance_scale,
+            seed=first.seed,
         )
         windows = in_force(config.windows, spec)
         control = replace(config.control, scale=self.control_scale)
@@ -194,8 +207,17 @@ class DRSPO(Generator):
 
     def count_steps(self, request: Request) -> int:
         """How many steps a callback sees for one request."""
+        painted = len(self._entered(request))
+        if self.sketch is not None:
+            return painted
         first = blueprint_request(request, self.config.blueprint, self.family.spec)
-        return SDXL(self.family, self.config.blueprint.sdxl).count_steps(first) + len(self._entered(request))
+        return SDXL(self.family, self.config.blueprint.sdxl).count_steps(first) + painted
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """Stage one's settings in force: where the windows close to a ring, the plan does too."""
+        own, wrap = self.config.blueprint, self.config.windows.wrap
+        return replace(own, sdxl=replace(own.sdxl, wrap=True)) if wrap else own
 
     @property
     def strength(self) -> float:
