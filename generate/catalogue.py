@@ -80,6 +80,15 @@ CATALOGUE: dict[str, Entry] = {
         licence="CC BY-NC 4.0",
         verified=(RECORDED, MINIATURE),
     ),
+    "elasticdiffusion": Entry(
+        what="guidance from a small reference, detail from windows; claimed up to twice the training size",
+        paper="Haji-Ali et al. 2024, arXiv 2311.18822",
+        evaluations=1690,
+        beside="the encodings of its padding",
+        published="1,690 (7 resamplings, repainting) to 2,990 (20)",
+        licence="none",
+        verified=(RECORDED, MINIATURE),
+    ),
     "syncdiffusion": Entry(
         what="windows pulled towards looking like the middle one, by a gradient",
         paper="Lee et al. 2023, arXiv 2306.05178",

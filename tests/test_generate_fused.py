@@ -224,7 +224,7 @@ def test_the_defaults_of_multidiffusion_are_untouched():
     assert Config() == MultiDiffusion.config_class()
 
 
-@pytest.mark.parametrize("name", sorted(set(GENERATORS) - set(SAME) - {"drspo"}))
+@pytest.mark.parametrize("name", sorted(set(GENERATORS) - set(SAME) - {"drspo", "elasticdiffusion"}))
 def test_the_listed_cost_is_that_of_the_methods_windows(golden, name):
     model = family(golden, "tiny-sdxl")
     model = replace(model, spec=replace(MODELS["sdxl"], base="none"))

@@ -81,7 +81,7 @@ class GVCF(MultiDiffusion):
         """Means and noise apart, where noise is drawn."""
         if self.config.fusion == "gf":
             return super().stepper(run)
-        return CorrectedStepper(run.schedule, self._drawn(run.request, run.canvas))
+        return CorrectedStepper(run.schedule, self._step_noise(run.request, run.canvas))
 
     def sample(self, request: Request, *, latents: Tensor | None = None, **given: Any) -> Sampled:
         """Final latents of one request, from noise whose windows are as alike as `style` says."""
@@ -93,7 +93,7 @@ class GVCF(MultiDiffusion):
             latents = schedule.first(aligned(noise, tile, self.config.style).to(self.family.device))
         return super().sample(request, latents=latents, **given)
 
-    def _drawn(self, request: Request, canvas: Canvas) -> torch.Generator:
+    def _step_noise(self, request: Request, canvas: Canvas) -> torch.Generator:
         """The generator of the steps' noise: the first noise's and the style's, drawn on."""
         generator = self._after_canvas(request, canvas)
         if self.config.style > 0:

@@ -39,6 +39,7 @@ class SpotDiffusion(MultiDiffusion):
     name = "spotdiffusion"
     config_class = Config
     settled: ClassVar[dict[str, str]] = {
+        "image_prompt": "its windows move, and each picture belongs to a place",
         "stride": "its windows lie side by side",
         "wrap": "its scroll always closes to a ring",
         "edge": "its scroll has no edge",

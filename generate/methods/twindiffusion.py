@@ -44,7 +44,10 @@ class TwinDiffusion(MultiDiffusion):
 
     name = "twindiffusion"
     config_class = Config
-    settled: ClassVar[dict[str, str]] = {"wrap": "its windows follow each other from left to right"}
+    settled: ClassVar[dict[str, str]] = {
+        "image_prompt": "its windows move, and each picture belongs to a place",
+        "wrap": "its windows follow each other from left to right",
+    }
 
     @classmethod
     def check_settings(cls, config: Any, request: Request, spec: ModelSpec | None) -> None:

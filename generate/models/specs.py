@@ -34,6 +34,12 @@ class ModelSpec:
     """The Real-ESRGAN network that belongs to the base, in the same notation."""
     perceptual: str = "vgg"
     """What tells how alike two pictures look: a network of LPIPS, or a folder in the same notation."""
+    ip_adapter: str = ""
+    """The IP-Adapter that belongs to the base, in the same notation; "": the published one of its kind."""
+    image_encoder: str = ""
+    """The image tower of that adapter; "": the one that lies beside it."""
+    image_scale: float = 0.6
+    """How much a picture counts beside the text; 1 would be as much."""
     factor: int = 8
     """Pixels per latent along each side, as the autoencoder has it."""
     scheduler: str = "ddim"
@@ -77,6 +83,8 @@ MODELS: dict[str, ModelSpec] = {
         control_scale=1.0,
         upscaler="package:miniature/weights/upscaler",
         perceptual="package:miniature/weights/perceptual",
+        ip_adapter="package:miniature/weights/ip_adapter",
+        image_encoder="package:miniature/weights/clip",
     ),
     "sdxl": ModelSpec(
         base="stabilityai/stable-diffusion-xl-base-1.0",

@@ -183,6 +183,8 @@ def _setup(config: Config) -> Setup:
         revision=config.revision,
         controlnet=config.controlnet,
         conditioning=config.controlnet_conditioning,
+        ip_adapter=config.ip_adapter,
+        image_encoder=config.image_encoder,
         other_base=config.other_base,
         upscale=config.upscale,
         upscaler=config.upscaler,
@@ -221,6 +223,13 @@ def _check_early(config: Config, setup: Setup, along: tuple[Passage, ...] = ()) 
         method.check_settings(settings, smaller(request, config.upscale), spec)
         if spec is not None and config.blueprint:
             check_sketch(picture_size(config.blueprint), smaller(request, config.upscale))
+    if (config.ip_adapter or config.image_encoder) and not method.needs_ip_adapter(settings):
+        flag = "--ip-adapter" if config.ip_adapter else "--image-encoder"
+        raise UserError(
+            "an IP-Adapter was given, but no window is shown a picture",
+            flag,
+            "Switch image_prompt on, for example --drspo.image-prompt.enabled.",
+        )
     if config.upscaler and config.upscale == 1:
         raise UserError("an upscaler was given, but nothing is enlarged", "--upscaler", "Add --upscale 2.")
 

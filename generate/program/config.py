@@ -13,6 +13,7 @@ from drspo.ranges import Finite, OwnScale, OwnSide, OwnSteps, Range, Seed, Share
 from generate import GENERATORS
 from generate.methods import (
     direct,
+    elasticdiffusion,
     gvcf,
     mad,
     multidiffusion,
@@ -89,6 +90,10 @@ class Config:
     """a Hub id or folder of a canny ControlNet, instead of the model's own"""
     controlnet_conditioning: str = ""
     """what that ControlNet was trained to be shown, where its name does not say so: canny"""
+    ip_adapter: str = ""
+    """an IP-Adapter's .safetensors file, or owner/name:folder/file.safetensors, instead of the model's own"""
+    image_encoder: str = ""
+    """the folder of that adapter's image tower, where it does not lie beside it"""
     upscale: Literal[1, 2, 4] = 1
     """make the scroll that many times smaller and enlarge it by Real-ESRGAN"""
     upscaler: str = ""
@@ -123,6 +128,8 @@ class Config:
     """settings of the method twindiffusion"""
     gvcf: gvcf.Config = field(default_factory=gvcf.Config)
     """settings of the method gvcf"""
+    elasticdiffusion: elasticdiffusion.Config = field(default_factory=elasticdiffusion.Config)
+    """settings of the method elasticdiffusion"""
     syncdiffusion: syncdiffusion.Config = field(default_factory=syncdiffusion.Config)
     """settings of the method syncdiffusion"""
     drspo: two_stage.Config = field(default_factory=two_stage.Config)

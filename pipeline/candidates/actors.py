@@ -298,10 +298,14 @@ def _generate_alone(generator: Any, request: Any) -> Any:
 
 
 def _load_family(model: str, options: dict[str, dict[str, Any]]) -> Any:
-    """The model, with its ControlNet where one of the generators asks for it."""
+    """The model, with its ControlNet and its IP-Adapter where one of the generators asks for them."""
     if not model:
         return None
     from generate.models.family import load_family
-    from generate.request import needs_control
+    from generate.request import needs_control, needs_ip_adapter
 
-    return load_family(model, controlnet=any(needs_control(*each) for each in options.items()))
+    return load_family(
+        model,
+        controlnet=any(needs_control(*each) for each in options.items()),
+        ip_adapter=any(needs_ip_adapter(*each) for each in options.items()),
+    )
