@@ -15,7 +15,7 @@ from eval.suite import RECORDS
 from eval.tables import Comparison, Record, Row
 
 OURS = "drspo"
-BESIDE = ("spotdiffusion", "twindiffusion", "gvcf")
+BESIDE = ("spotdiffusion", "twindiffusion", "gvcf", "syncdiffusion")
 """Methods that the paper does not compare with."""
 ASIDE = ("border_seam", "style", "border_frame", "repeated_objects", "subject_present", "scene_right")
 TABLE1 = ("multidiffusion", "sdxl", "mad", "sd3", "sd3-esrgan", OURS)

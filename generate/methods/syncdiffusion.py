@@ -45,6 +45,8 @@ class Defaults:
     """in a window's side"""
 
 
+LATENTS = 64
+"""Of a side of the windows that these numbers were found for."""
 DEFAULTS = {
     "paper": Defaults(weight=20.0, decay=0.95, share=1.0, strides=4),
     "script": Defaults(weight=20.0, decay=0.95, share=0.2, strides=4),
@@ -60,7 +62,8 @@ class Config(multidiffusion.Config):
     """whose numbers hold where none is set: the paper's (all steps), those of the authors' example script (a
     fifth of the steps, else the paper's), or of their command's flags (weight 0.1, 4/5 of the steps)"""
     weight: Annotated[float, Range(0, 1e6, also=(-1,))] = OWN
-    """how far a window follows the gradient; -1: 20, or 0.1 with the command's defaults"""
+    """how far a window follows the gradient; -1: that of the defaults for windows of 64 x 64 latents (20, or
+    0.1), in proportion to their area for others, since the distance is a mean over the picture"""
     decay: Annotated[float, Range(0, 1, also=(-1,))] = OWN
     """what the weight is multiplied by at every step; -1: 0.95, or 0.99"""
     every: Count = 1
@@ -111,10 +114,11 @@ class SyncDiffusion(MultiDiffusion):
         """The settings in force."""
         spec = self.family.spec
         told, defaults = super().resolved(request), DEFAULTS[self.config.defaults]
+        area = (told.window / spec.factor / LATENTS) ** 2
         return replace(
             told,
             stride=in_force(placed(self.config, spec), spec).stride,
-            weight=own(self.config.weight, defaults.weight),
+            weight=own(self.config.weight, defaults.weight * area),
             decay=own(self.config.decay, defaults.decay),
             until=own(self.config.until, round(defaults.share * len(self.schedule(request)))),
             net=net_of(self.config, spec)[0],

@@ -35,13 +35,21 @@ def activation_bytes(forward: Callable[[], Any]) -> int:
 
 
 def hollow(network: Any) -> Any:
-    """A copy of a network on the meta device, made without a copy of its numbers."""
+    """A copy of a network on the meta device, made without a copy of its numbers.
+
+    What others hung onto it to count its calls stays behind.
+    """
     memo: dict[int, Any] = {}
     for value in (*network.parameters(), *network.buffers()):
         empty = torch.empty_like(value, device="meta")
         learned = isinstance(value, torch.nn.Parameter)
         memo[id(value)] = torch.nn.Parameter(empty, value.requires_grad) if learned else empty
-    return copy.deepcopy(network, memo)
+    made = copy.deepcopy(network, memo)
+    for module in made.modules():
+        vars(module).pop("forward", None)
+        module._forward_pre_hooks.clear()
+        module._forward_hooks.clear()
+    return made
 
 
 class _Alive(TorchDispatchMode):
