@@ -13,6 +13,7 @@ from drspo.llm.settings import LLMSettings, identity
 from drspo.ranges import Share
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
+from pipeline.ideas.finished import is_run
 from pipeline.ideas.sources import PromptSettings
 from pipeline.pairs.columns import read_about
 from pipeline.settings import (
@@ -33,6 +34,9 @@ class BuildConfig:
     """The run folder, or its URL (s3://bucket/run). The same command again continues."""
     executor: Literal["auto", "local", "ray"] = "auto"
     """local: in this process. ray: on actors. auto: ray on a cluster or with several GPUs, else local."""
+    until: Literal["prompts", "shards"] = "shards"
+    """prompts: stop when they are accepted, before anything is painted; any number of runs can take them with
+    --prompts.source RUN."""
     plan: bool = False
     """Say what the run would make and cost, and stop."""
     dead_threshold: Share = 0.01
@@ -52,15 +56,20 @@ class BuildConfig:
     rates: Rates = field(default_factory=Rates)
 
 
-def uses_llm(config: BuildConfig) -> bool:
-    """Whether the run asks a language model at all."""
+def names_llm(config: BuildConfig) -> bool:
+    """Whether the settings of the prompts name a language model."""
     return config.expand.expander == "llm" or "llm" in config.filter.filters
+
+
+def uses_llm(config: BuildConfig) -> bool:
+    """Whether the run asks a language model at all: not for prompts that another run has finished."""
+    return names_llm(config) and not is_run(config.prompts.source)
 
 
 def prompts_hash(config: BuildConfig) -> str:
     """A hash of what decides the prompts."""
     asked: dict[str, Any] = {name: to_dict(getattr(config, name)) for name in ("prompts", "expand", "filter")}
-    return config_hash({**asked, "llm": identity(config.llm) if uses_llm(config) else {}})
+    return config_hash({**asked, "llm": identity(config.llm) if names_llm(config) else {}})
 
 
 def units_hash(config: BuildConfig) -> str:
@@ -97,5 +106,10 @@ def score_columns(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def run_hash(config: BuildConfig) -> str:
-    """A hash of what a run folder stands for; another one is refused there."""
-    return config_hash([prompts_hash(config), units_hash(config)])
+    """What a run folder stands for: the hash of its prompts and that of its images, side by side."""
+    return f"{prompts_hash(config)}-{units_hash(config)}"
+
+
+def same_prompts(config: BuildConfig, manifest: Mapping[str, Any]) -> bool:
+    """Whether a run's manifest was written for the same prompts, whatever its images are."""
+    return str(manifest["config_hash"]).partition("-")[0] == prompts_hash(config)

@@ -18,14 +18,15 @@ import pyarrow.parquet as pq
 
 from dataset_builder.build import SCORES_NAME, stage_spec
 from dataset_builder.config import BuildConfig, uses_llm
-from dataset_builder.ideas import PROMPTS_NAME
 from dataset_builder.report.stats import prompt_losses
 from drspo.errors import UserError
 from drspo.files.storage import Storage
-from drspo.llm.ask import cost
+from drspo.llm.account import cost
 from pipeline.candidates.plan import PLAN_NAME, make_plan, read_plan
 from pipeline.ideas import prompts as phases
+from pipeline.ideas.finished import PROMPTS_NAME, is_run
 from pipeline.ideas.questions import Expansion, OutdoorVerdict, load_template
+from pipeline.ideas.stages import KEEPS_THE_IDEA
 from pipeline.pairs.scores import scan_units
 from pipeline.records import OK
 
@@ -99,6 +100,10 @@ def _count_prompts(config: BuildConfig, found: Estimate) -> pa.Table:
     else:
         ideas = phases.ingest(config.prompts)
         found.ideas = ideas.num_rows
+        if is_run(config.prompts.source):
+            found.accepted = ideas.num_rows
+            return ideas
+        ideas = phases.screen_freely(ideas, config.filter)
         if uses_llm(config):
             return _guess_llm(config, ideas, found)
         # Neither phase asks a language model here, so neither touches the storage.
@@ -118,6 +123,9 @@ def _guess_llm(config: BuildConfig, ideas: pa.Table, found: Estimate) -> pa.Tabl
     many = config.expand.per_idea if config.expand.expander != "none" else 1
     found.accepted = kept.num_rows * many
     letters = sum(len(text) for text in kept["text"].to_pylist())
+    judged = kept.num_rows  # verdicts: on each idea, and on each prompt that may show something else
+    if config.expand.expander not in KEEPS_THE_IDEA:
+        judged += found.accepted
     if config.expand.expander == "llm":
         fixed = _template_tokens(config.expand.template, Expansion, idea="", count=many, max_words=60)
         found.questions += kept.num_rows
@@ -125,9 +133,9 @@ def _guess_llm(config: BuildConfig, ideas: pa.Table, found: Estimate) -> pa.Tabl
         found.tokens_out += kept.num_rows * many * _TOKENS_PER_PROMPT
     if "llm" in config.filter.filters:
         fixed = _template_tokens(config.filter.template, OutdoorVerdict, prompt="")
-        found.questions += found.accepted
-        found.tokens_in += round(found.accepted * (fixed + _TOKENS_PER_PROMPT))
-        found.tokens_out += found.accepted * 20
+        found.questions += judged
+        found.tokens_in += round(judged * (fixed + _TOKENS_PER_PROMPT))
+        found.tokens_out += judged * 20
     return kept
 
 

@@ -20,7 +20,8 @@ SCHEMA_VERSION = 1
 OK: Final = "ok"
 DROPPED: Final = "dropped"
 DEAD: Final = "dead"
-Status = Literal["ok", "dropped", "dead"]
+UNFINISHED: Final = "unfinished"
+Status = Literal["ok", "dropped", "dead", "unfinished"]
 
 # What `datasets` stores for an Image() column; with the `huggingface` metadata it is shown as one.
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

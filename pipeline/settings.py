@@ -98,6 +98,9 @@ class ResourceSettings:
 class PairSettings:
     """Which candidates of a group become (chosen, rejected), from scores alone."""
 
+    source: Literal["scores", "votes"] = "scores"
+    """votes takes what `drspo vote` gathered: every two scrolls that a majority of judges tells apart, with
+    the difference of their shares as the margin."""
     method: Literal["best_worst", "all", "adjacent", "top_k_bottom_k", "pareto"] = "best_worst"
     """The paper pairs the best with the worst of each group. pareto: the chosen is no worse by any weighted
     score and better by one, whatever the weights' sizes."""

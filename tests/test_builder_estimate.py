@@ -72,8 +72,8 @@ def test_a_language_model_is_estimated_in_tokens_and_never_asked(tmp_path):
         llm=LLMSettings(model="m", base_url="http://127.0.0.1:9/v1", price_input=1.0, price_output=4.0),
     )
     found = estimate(config)
-    assert not found.counted and found.accepted == 24 and found.questions == 6 + 24
-    assert 6 * 200 < found.tokens_in < 30 * 1000 and found.tokens_out == 24 * 60 + 24 * 20
+    assert not found.counted and found.accepted == 24 and found.questions == 6 + 6 + 24
+    assert 6 * 200 < found.tokens_in < 30 * 1000 and found.tokens_out == 24 * 60 + (6 + 24) * 20
     text = describe(found, config)
     assert "at most 24 accepted" in text and "price" in text
 

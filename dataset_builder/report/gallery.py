@@ -24,6 +24,7 @@ from pipeline.ideas.prompts import reason_kind
 from pipeline.pairs.columns import join_added
 from pipeline.pairs.pairing import choose_pairs
 from pipeline.pairs.scores import scan_units
+from pipeline.pairs.votes import read_votes
 from pipeline.records import OK, UnitRow
 from pipeline.settings import PairSettings
 from pipeline.shards import SPLITS, read_pairs
@@ -122,8 +123,9 @@ def _of_run(run: RunDir, limit: int, height: int, keep: Keep) -> Gallery:
         prompts = pq.read_table(stream)
     scan = scan_units(store, units)
     settings = PairSettings(**{**config["pairs"], "weights": tuple(config["pairs"]["weights"])})
+    votes = read_votes(run) if settings.source == "votes" else []
     alive, scorers = join_added(run, scan.alive(), store.scorers, settings)
-    pairs = choose_pairs(alive, settings, scorers)
+    pairs = choose_pairs(alive, settings, scorers, votes)
     figures = stats.collect(prompts, scan, alive, pairs, scorers)
     roles = _roles(pairs.to_dicts())
     damaged = {error.name for error in scan.damaged}

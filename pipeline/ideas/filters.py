@@ -38,16 +38,22 @@ class FilterSettings:
 
 @dataclass(frozen=True)
 class Objection:
-    """Why a row leaves; "dead" when the filter itself failed on it."""
+    """Why a row leaves: "dead" when the filter failed on it, "unfinished" when that may pass."""
 
     reason: str
-    status: Literal["dropped", "dead"] = "dropped"
+    status: Literal["dropped", "dead", "unfinished"] = "dropped"
 
 
 class Filter(Protocol):
-    """Objects to rows or not. Made as `Filter(settings, llm)`; a plugin may also be a plain function."""
+    """Objects to rows or not. Made as `Filter(settings, llm)`; a plugin may also be a plain function.
+
+    `judges` says what it is shown: "idea", what the person asked, and "prompt", what an expander made of it;
+    one that does not say is shown prompts alone. `asks` says that it costs questions to a language model.
+    """
 
     name: str
+    judges: tuple[str, ...]
+    asks: bool
 
     def __call__(self, row: Row) -> Objection | str | None | Awaitable[Objection | str | None]:
         """None to keep the row, else the reason to drop it."""
@@ -55,21 +61,20 @@ class Filter(Protocol):
 
 
 class OutdoorRules:
-    """Counts indoor and outdoor words in the idea and, when the idea has none, in the prompt made of it."""
+    """Judges by words what the person asked; of what a model made of it, only whether it went indoors."""
 
     name = "rules"
+    judges = ("idea", "prompt")
 
     def __init__(self, settings: FilterSettings, llm: Callable[[], LLM]) -> None:
         self.undecided = settings.undecided
 
     def __call__(self, row: Row) -> Objection | None:
-        verdict = outdoor_by_rules(row["source_text"] or row["text"])
+        verdict = outdoor_by_rules(row["text"])
         if verdict is None:
-            verdict = outdoor_by_rules(row["text"])
-        if verdict is None:
-            return (
-                Objection("rules undecided: no indoor or outdoor word") if self.undecided == "drop" else None
-            )
+            judged = bool(row["expander"])  # the idea was, and its expansion need not name it
+            drop = self.undecided == "drop" and not judged
+            return Objection("rules undecided: no indoor or outdoor word") if drop else None
         outdoor, words = verdict
         return None if outdoor else Objection(f"rules indoor: {', '.join(words)}")
 
@@ -78,6 +83,8 @@ class LLMOutdoor:
     """Asks a language model whether the prompt shows an outdoor scene."""
 
     name = "llm"
+    judges = ("idea", "prompt")
+    asks = True
 
     def __init__(self, settings: FilterSettings, llm: Callable[[], LLM]) -> None:
         self.llm, self.template = llm, load_template(settings.template)

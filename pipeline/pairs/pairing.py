@@ -14,6 +14,7 @@ import polars as pl
 from drspo.errors import UserError, did_you_mean
 from drspo.hashing import seed_from
 from drspo.ranges import check_ranges
+from pipeline.pairs.votes import Vote, check_vote_settings, vote_sides
 from pipeline.records import SCHEMA_VERSION, pair_id
 from pipeline.settings import PairSettings
 
@@ -22,16 +23,24 @@ SIDE = ("candidate_id", "generator", "seed", "score", "scores")
 COLUMNS = ("id", *SIDE[1:])
 
 
-def choose_pairs(candidates: pl.DataFrame, settings: PairSettings, scorers: Sequence[str]) -> pl.DataFrame:
+def choose_pairs(
+    candidates: pl.DataFrame, settings: PairSettings, scorers: Sequence[str], votes: Sequence[Vote] = ()
+) -> pl.DataFrame:
     """The pairs, in a fixed order, without images.
 
     `candidates` has one row per scored candidate: unit_id, prompt_id, prompt, candidate_id, generator,
     seed, height, width and a struct `scores`. Ties are never paired; every pair's margin is positive and at
-    least `settings.min_margin`.
+    least `settings.min_margin`. `votes` are looked at where the settings say that votes decide.
     """
     check_ranges(settings)
-    scored = candidates.with_columns(score=combined_score(candidates, settings, scorers))
-    pairs = _sides(ranked(scored, settings), settings)
+    if settings.source == "votes":
+        check_vote_settings(settings)
+        pairs = vote_sides(candidates, votes, SIDE)
+        if settings.balance == "same_generator":
+            pairs = pairs.filter(pl.col("chosen_generator") == pl.col("rejected_generator"))
+    else:
+        scored = candidates.with_columns(score=combined_score(candidates, settings, scorers))
+        pairs = _sides(ranked(scored, settings), settings)
     pairs = pairs.filter((pl.col("margin") > 0) & (pl.col("margin") >= settings.min_margin))
     if settings.method == "pareto":
         pairs = pairs.filter(dominates(score_weights(settings, scorers)))
