@@ -64,10 +64,8 @@ def moved(asked: argparse.Namespace, place: Path, out: Path) -> float:
     extra = {} if importlib.util.find_spec("wandb") else {"PYTHONPATH": str(empty_wandb(out))}
     flags = [f"--{key}={value}" for key, value in settings.items()]
     call(str(script(asked.diffusers)), *flags, environment=extra)
-    weights = load_file(out / WEIGHTS)
-    return max(
-        float(value.abs().max()) for name, value in weights.items() if "lora_B" in name or "up" in name
-    )
+    second = [value for name, value in load_file(out / WEIGHTS).items() if name.endswith(".lora.up.weight")]
+    return max(float(value.abs().max()) for value in second)
 
 
 def build(out: Path) -> Path:
