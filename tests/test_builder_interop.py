@@ -78,6 +78,13 @@ def test_every_split_and_row_is_found_among_everything_else_in_the_folder(place:
         assert isinstance(table[0]["chosen"], Image.Image)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_whoever_wants_no_copies_names_the_columns(place: str, streaming: bool, tmp_path: Path) -> None:
+    columns = ["prompt", "chosen", "rejected"]
+    table = load(place, tmp_path, split="train", streaming=streaming, columns=columns)
+    assert list(next(iter(table))) == columns
+
+
 @pytest.mark.parametrize("name", ["run", "published"])
 @pytest.mark.parametrize("streaming", [False, True])
 def test_the_other_configurations_are_views_and_whole_groups(

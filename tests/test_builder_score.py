@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from dataset_builder import score as scoring
+from dataset_builder.report.status import read_status
 from dataset_builder.score import main
 from drspo import consent
 from drspo.errors import UserError
@@ -62,6 +63,7 @@ def test_a_score_that_is_added_is_the_score_of_build_time(
     assert added(out, "green") != built(out, "Brightness") and len(added(out, "green")) == len(IDEAS) * 4
     assert read_about(Storage(out), "green").options == ("green.channel=1",)
     assert "again        24 of 24 images" in capsys.readouterr().out
+    assert read_status(out).added == {"again": 24, "green": 24}
     assert Storage(out).list("attempts/") == []
 
 

@@ -33,7 +33,7 @@ def test_status_follows_a_run_from_its_first_file_to_its_last(
     build(config)
     assert status.main([config.out]) == 0
     said = capsys.readouterr().out
-    assert "6 accepted of 6" in said and "6 of 6 units, 0 remaining" in said and "6 pairs in 2 shards" in said
+    assert "6 accepted of 6" in said and "6 of 6 units, 0 remaining" in said and "6 pairs in 1 shards" in said
     assert status.main([config.out, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["units"] == {"planned": 6, "done": 6, "dead_prompts": 0}
 
@@ -55,7 +55,7 @@ def with_a_dead_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_status_names_dead_prompts_and_their_reason(with_a_dead_prompt: Path) -> None:
     said = status.describe(status.read_status(str(with_a_dead_prompt)))
-    assert "1 dead: only 0 of 4 candidates succeeded: RuntimeError: poisoned prompt" in said
+    assert "1 dead: only 0 of 4 candidates succeeded: Painter: RuntimeError: poisoned prompt" in said
     assert f"drspo retry-dead {with_a_dead_prompt}" in said
 
 

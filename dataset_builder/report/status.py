@@ -19,6 +19,7 @@ from pipeline.candidates.guard import Attempt, read_attempts
 from pipeline.candidates.plan import PLAN_NAME, read_plan, read_table
 from pipeline.ideas.finished import PROMPTS_NAME
 from pipeline.ideas.prompts import unfinished
+from pipeline.pairs.columns import column_names, read_scores
 from pipeline.records import OK, PROMPT_SCHEMA
 from pipeline.shards import is_shard
 from pipeline.units import UNIT_FILE
@@ -48,6 +49,8 @@ class Status:
     seconds_per_unit: float = 0.0
     active: bool = False
     shards: list[str] = field(default_factory=list)
+    added: dict[str, int] = field(default_factory=dict)
+    """Images that each column of `drspo score` has a number for."""
     quarantined: list[str] = field(default_factory=list)
 
 
@@ -77,6 +80,8 @@ def read_status(where: str) -> Status:
     _read_prompts(run, status)
     _read_units(run, status)
     status.shards = [name for name in run.list("export/") if is_shard(name)]
+    for name in column_names(run):
+        status.added[name] = read_scores(run, name)["score"].count()
     status.quarantined = run.list("quarantine/")
     return status
 
@@ -140,6 +145,7 @@ def as_dict(status: Status) -> dict[str, Any]:
         "seconds_per_unit": status.seconds_per_unit,
         "active": status.active,
         "shards": status.shards,
+        "added_scores": status.added,
         "quarantined": status.quarantined,
     }
 
@@ -159,6 +165,7 @@ def describe(status: Status) -> str:
         )
     if status.quarantined:
         lines.append(f"           {len(status.quarantined)} damaged or foreign files moved to quarantine/")
+    lines += [f"scores     {name}, added: {count} images" for name, count in status.added.items()]
     lines.append(f"export     {_export(status)}")
     return "\n".join(lines + _advice(status))
 

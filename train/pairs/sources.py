@@ -47,6 +47,7 @@ def _loose_files(folder: Path, split: str) -> str:
 
 def _parquet(pattern: str) -> Iterator[dict[str, Any]]:
     from drspo.files.parquet import batch_rows, open_parquet
+    from pipeline.shards import without_copies
 
     files = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
     if not files or not Path(files[0]).exists():
@@ -54,7 +55,8 @@ def _parquet(pattern: str) -> Iterator[dict[str, Any]]:
     for name in files:
         try:
             with open_parquet(name, name) as table:
-                for batch in table.iter_batches(batch_size=batch_rows(table, 16)):
+                wanted = without_copies(table.schema_arrow.names)
+                for batch in table.iter_batches(batch_size=batch_rows(table, 16), columns=wanted):
                     yield from batch.to_pylist()
         except OSError as error:
             raise UserError(f"not a readable Parquet file: {error}", name) from error
@@ -67,6 +69,8 @@ def _parquet(pattern: str) -> Iterator[dict[str, Any]]:
 def _hub(source: str, split: str, subset: str) -> Iterator[dict[str, Any]]:
     import datasets
 
+    from pipeline.shards import without_copies
+
     try:
         table = datasets.load_dataset(source, subset or None, split=split)
     except (
@@ -77,6 +81,7 @@ def _hub(source: str, split: str, subset: str) -> Iterator[dict[str, Any]]:
     ) as error:
         hint = "a run folder, a Parquet file or a Hub dataset id; private ones need HF_TOKEN"
         raise UserError(f"cannot open the dataset: {error}", source, hint) from error
+    table = table.select_columns(without_copies(table.column_names))
     for name, feature in table.features.items():
         if isinstance(feature, datasets.Image):
             table = table.cast_column(name, datasets.Image(decode=False))
