@@ -1,6 +1,7 @@
 """SyncDiffusion: parity with the authors' program, its gradient, defaults, loop closure and memory."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from benchmarks.methods import Literal, sync
 from drspo.errors import UserError
 from generate.canvas.noise import initial_noise
+from generate.catalogue import CATALOGUE
 from generate.images.perceptual import load_perceptual
 from generate.methods import syncdiffusion
 from generate.methods.multidiffusion import Config as WindowConfig
@@ -227,6 +229,26 @@ def test_each_of_the_authors_three_sets_of_numbers_can_be_chosen(golden, default
     mine = replace(method.config, weight=3.0, decay=0.5, until=7, stride=256)
     told = SyncDiffusion(model, mine).resolved(asked)
     assert (told.weight, told.decay, told.until, told.stride) == (3.0, 0.5, 7, 256)
+
+
+@pytest.mark.parametrize("defaults", ["paper", "script", "command"])
+def test_the_listed_costs_are_those_of_windows_and_synchronised_steps(golden, defaults):
+    model = replace(family(golden), spec=replace(MODELS["sdxl"], base="none"))
+    method = SyncDiffusion(model, syncdiffusion.Config(defaults=defaults, **squeeze(golden)))
+    asked = Request(prompt="", height=1024, width=4096, steps=50)
+    count, until = len(method.canvas(asked).windows), method.resolved(asked).until
+    costs = (2 * count * (50 + until), 2 * (count - 1) * until, count * until)
+    shown = [f"{cost:,}" for cost in costs]
+    page = (Path(__file__).resolve().parents[1] / "docs" / "methods.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith(f"| `{defaults}`"))
+    assert row.endswith(f"| {', '.join(shown)} |")
+    entry = CATALOGUE["syncdiffusion"]
+    if defaults == "paper":
+        assert (
+            entry.evaluations == costs[0] and f"{shown[1]} backwards and {shown[2]} previews" in entry.beside
+        )
+    if defaults == "script":
+        assert f"{shown[0]}, {shown[1]} and {shown[2]}" in entry.beside
 
 
 def test_a_weight_of_the_defaults_grows_with_the_windows_area(golden):

@@ -133,8 +133,7 @@ def load_family(
     """The networks of a named model (MODELS), a Hub id or a folder, ready to sample.
 
     device "auto" takes CUDA, then Apple's GPU, then the CPU; dtype "auto" is float32 there and float16 on
-    CUDA, bfloat16 for transformers. The autoencoder is never in float16, and in bfloat16 only where its
-    configuration allows that.
+    CUDA, bfloat16 for transformers. The autoencoder is in bfloat16 where its settings allow it, else float32.
     `controlnet` loads the model's canny ControlNet too, or the one of `controlnet_source` (Hub id or folder),
     whose name must say canny unless `conditioning` does. `ip_adapter` loads the model's IP-Adapter, or the
     one of `ip_adapter_source`, with its image tower or `image_encoder` (see `locate_ip_adapter`).

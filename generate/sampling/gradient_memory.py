@@ -39,11 +39,12 @@ def gradient_bytes(
         vae=hollow(family.vae),
         controlnet=None,
     )
-    told, halves = _emptied(condition), condition.text.shape[0]
+    placed = condition if family.unet is not None else replace(condition, sizes=None)  # they read the numbers
+    told, halves = _emptied(placed), condition.text.shape[0]
 
     def predict(windows: Tensor, moment: Moment, _canvas: Canvas) -> Prediction:
         samples = torch.cat([windows.to(family.dtype)] * halves)
-        *unconditional, conditional = bare.denoiser(samples, moment.timestep, told).chunk(halves)
+        *unconditional, conditional = bare.denoiser(samples, moment.timestep.to("meta"), told).chunk(halves)
         return Prediction(unconditional[0] if unconditional else None, conditional)
 
     sight = Sight(predict, schedule, bare.vae, guidance_scale=5.0)
