@@ -94,6 +94,8 @@ def test_the_command_prints_the_figures(capsys):
     [
         ("cookies shaped like clouds and mountains", False),
         ("a beach-themed living room", False),
+        ("a Chinese landscape painting", True),
+        ("oil painting on canvas of a mountain", True),
         ("a lounge with a large mural of a mountain lake", False),
         ("two cities and three valleys", True),
         ("a ham sandwich", False),

@@ -311,6 +311,7 @@ def test_a_server_that_is_gone_stops_the_run_instead_of_killing_every_row(server
     texts = [f"a lake number {number}" for number in range(100)]
     with pytest.raises(UserError, match="failed 6 times in a row"):
         expand(ideas(*texts), ExpandSettings(expander="llm"), gone, Storage(tmp_path))
+    assert Journal(Storage(tmp_path)).books().requests == 0, "what was never sent has cost nothing"
 
 
 def test_the_budget_is_kept_and_a_larger_one_continues_without_paying_twice(server, tmp_path):

@@ -27,7 +27,8 @@ class FilterSettings:
     filters: tuple[str, ...] = ("rules",)
     """rules, llm, or module:Class, in this order; the first that objects decides"""
     undecided: Literal["keep", "drop"] = "drop"
-    """what the rules do with an idea without any word they know, such as one in another language"""
+    """what the rules do with an idea without any word they know, such as one in another language, where no
+    language model is asked"""
     template: str = "outdoor"
     """messages to the language model: outdoor, or a Markdown file"""
     near_duplicates: Share = 0.8
@@ -65,14 +66,15 @@ class OutdoorRules:
     judges = ("idea", "prompt")
 
     def __init__(self, settings: FilterSettings, llm: Callable[[], LLM]) -> None:
-        self.undecided = settings.undecided
+        # A language model that is asked anyway decides better than a missing word.
+        self.drop = settings.undecided == "drop" and "llm" not in settings.filters
 
     def __call__(self, row: Row) -> Objection | None:
         verdict = outdoor_by_rules(row["text"])
         if verdict is None:
             judged = bool(row["expander"])  # the idea was, and its expansion need not name it
-            drop = self.undecided == "drop" and not judged
-            return Objection("rules undecided: no indoor or outdoor word") if drop else None
+            drop = self.drop and not judged
+            return Objection("rules undecided: no word that names a scene") if drop else None
         outdoor, words = verdict
         return None if outdoor else Objection(f"rules not outdoor: {', '.join(words)}")
 
@@ -121,9 +123,9 @@ HEAVY = 3  # the weight of a word that can be a picture's subject
 FOR = ("places", "landmarks", "signs")
 # What only looks like something: "cookies shaped like clouds", "a mug with a mountain print", "beach-themed".
 _LIKENESS = re.compile(
-    r"\b(?:shaped like|in the (?:form|shape) of|printed with|(?:tattoo|mural|print|icon) of|painting on)\b[^,.;]*"
+    r"\b(?:shaped like|in the (?:form|shape) of|printed with|(?:tattoo|mural|print|icon) of)\b[^,.;]*"
     r"|\b[\w-]+-(?:shaped|themed|colou?red|flavou?red|inspired|print|patterned)\b"
-    r"|\b\w+ (?:print|motif|company|app|paintings?|murals?)\b"
+    r"|\b\w+ (?:print|motif|company|app|murals?)\b"
 )
 
 
