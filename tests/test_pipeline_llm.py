@@ -431,6 +431,20 @@ def test_the_bucket_lets_through_its_rate_and_not_more():
     assert clock[0] == pytest.approx(121)
 
 
+def test_who_waits_first_leaves_first():
+    async def wait(bucket, number, left):
+        await bucket.take(1)
+        left.append(number)
+
+    async def many():
+        bucket, left = TokenBucket(12_000), []
+        bucket.level = 0
+        await asyncio.gather(*(wait(bucket, number, left) for number in range(40)))
+        return left
+
+    assert asyncio.run(many()) == list(range(40))
+
+
 def test_the_answers_shape_can_be_asked_for_in_words(server, tmp_path):
     table = run(server, tmp_path, "a calm lake", structured="prompt", output_limit_field="max_tokens")
     body = server.bodies[0]
