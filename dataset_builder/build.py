@@ -20,11 +20,13 @@ from dataset_builder.config import (
     same_prompts,
     units_hash,
     uses_llm,
+    with_added,
 )
 from dataset_builder.export import export, plan_shards
 from dataset_builder.ideas import count_accepted, make_prompts
 from dataset_builder.metrics import Metrics
 from dataset_builder.report import stats
+from dataset_builder.report.head import README, about_run
 from dataset_builder.tables import parquet
 from drspo import __version__, consent
 from drspo.config import dump
@@ -38,8 +40,11 @@ from pipeline.candidates.provenance import read_models
 from pipeline.checks import check_weights
 from pipeline.ideas.finished import PROMPTS_NAME
 from pipeline.ideas.prompts import unfinished
+from pipeline.pairs.columns import join_added
 from pipeline.pairs.pairing import choose_pairs
+from pipeline.pairs.ranking import rank_groups
 from pipeline.pairs.scores import Scan, scan_units
+from pipeline.pairs.votes import read_votes
 from pipeline.records import DEAD, OK
 from pipeline.units import DamagedFile, UnitStore, unit_name
 
@@ -216,14 +221,21 @@ class Build:
         dead = scan.candidates.filter(pl.col("status") != OK)["prompt_id"].n_unique()
         self._count_dead(outcome, prompts, dead)
         self.run.write(SCORES_NAME, parquet(scan.candidates.to_arrow()))
-        pairs = choose_pairs(alive, config.pairs, self.spec.scorers)
-        shards = len(plan_shards(pairs, alive, config.export))
-        with progress(shards, "export", "shards") as bar:
-            outcome.shards = export(self.store, pairs, alive, config.export, bar.advance)
-        stats.write(self.run, stats.collect(prompts, scan, pairs, self.spec.scorers))
+        votes = read_votes(self.run) if config.pairs.source == "votes" else []
+        if config.pairs.source == "votes" and not votes:
+            raise _no_votes(self.run.base)
+        alive, scorers = join_added(self.run, alive, self.spec.scorers, config.pairs)
+        pairs = choose_pairs(alive, config.pairs, scorers, votes)
+        groups = rank_groups(alive, config.pairs, scorers)
+        shards = plan_shards(pairs, groups, alive, config.export)
+        with progress(len(shards), "export", "shards") as bar:
+            outcome.shards = export(self.store, shards, scorers, config.export, bar.advance)
+        self.run.write(README, about_run(outcome.shards, config.export))
+        stats.write(self.run, stats.collect(prompts, scan, alive, pairs, scorers))
         outcome.pairs = dict(pairs.group_by("split").len().sort("split").iter_rows())
-        facts = {"pairs": pairs.height, "shards": shards, "dead": dead, "hash": pairs_hash(config)}
-        self.run.phase_done("export", **facts, settings=pairs_settings(config))
+        facts = {"pairs": pairs.height, "shards": len(shards), "dead": dead, "hash": pairs_hash(config)}
+        settings = {**pairs_settings(config), "scoring": with_added(config.scoring, self.run, scorers)}
+        self.run.phase_done("export", **facts, settings=settings)
         return outcome
 
 
@@ -247,6 +259,11 @@ def suspects_last(units: pa.Table, suspects: set[str]) -> pa.Table:
         return units
     suspected = pa.array([unit in suspects for unit in units["unit_id"].to_pylist()], pa.bool_())
     return pa.concat_tables([units.filter(pa.compute.invert(suspected)), units.filter(suspected)])
+
+
+def _no_votes(where: str) -> UserError:
+    hint = f"`drspo vote {where}` opens the page on which people judge."
+    return UserError("pairs are to come from votes, and nobody has voted yet", where, hint)
 
 
 def _hopeless(error: str, where: str) -> UserError:

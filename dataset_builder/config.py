@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from dataset_builder.rates import Rates
 from drspo.config import config_hash, to_dict
+from drspo.files.storage import Storage
 from drspo.llm.settings import LLMSettings, identity
 from drspo.ranges import Share
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.finished import is_run
 from pipeline.ideas.sources import PromptSettings
+from pipeline.pairs.columns import read_about
 from pipeline.settings import (
     CandidateSettings,
     ExportSettings,
@@ -83,6 +85,14 @@ def pairs_hash(config: BuildConfig) -> str:
 def pairs_settings(config: BuildConfig) -> dict[str, Any]:
     """The settings that may change after a run has begun: the next start pairs and exports anew."""
     return {"pairs": to_dict(config.pairs), "export": to_dict(config.export)}
+
+
+def with_added(scoring: ScoringSettings, storage: Storage, scorers: Sequence[str]) -> dict[str, Any]:
+    """The scoring settings that would have made all of these scores at once: `drspo score` added some."""
+    added = [read_about(storage, name) for name in scorers if name not in scoring.columns]
+    entries = (*scoring.scorers, *(column.scorer for column in added))
+    options = (*scoring.options, *(option for column in added for option in column.options))
+    return to_dict(replace(scoring, scorers=entries, options=options))
 
 
 def settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:

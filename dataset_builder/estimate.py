@@ -68,17 +68,19 @@ def estimate(config: BuildConfig) -> Estimate:
     """The figures of a run that may not have begun yet."""
     found = Estimate()
     accepted = _count_prompts(config, found)
+    found.accepted = min(found.accepted, config.filter.accept or found.accepted)
     candidates = config.candidates
     per_prompt = len(candidates.generators) * candidates.seeds
     found.images = found.accepted * per_prompt
     found.pairs = found.accepted * _pairs_of_group(config, per_prompt)
     found.bytes_per_image = config.rates.bytes_per_image
-    if config.rates.seconds_per_image:
-        found.seconds_per_image, found.basis = config.rates.seconds_per_image, "as given"
-    elif config.rates.calibrate:
+    if config.rates.calibrate:
         _calibrate(config, accepted, found)
     else:
         _from_run(config, found)
+    if found.seconds_per_image is None and config.rates.seconds_per_image:
+        found.seconds_per_image = config.rates.seconds_per_image
+        found.basis = config.rates.basis or "as given"
     pixels = candidates.height * candidates.width
     if not found.bytes_per_image:
         found.bytes_per_image = BYTES_PER_PIXEL[candidates.encoding] * pixels
@@ -148,9 +150,11 @@ def _pairs_of_group(config: BuildConfig, size: int) -> int:
         "best_worst": 1,
         "adjacent": size - 1,
         "all": size * (size - 1) // 2,
+        "pareto": size * (size - 1) // 2,
         "top_k_bottom_k": config.pairs.k * min(config.pairs.k, size),
     }
-    return max(most[config.pairs.method], 0)
+    count = max(most[config.pairs.method], 0)
+    return min(count, config.pairs.most_per_prompt or count)
 
 
 def _from_run(config: BuildConfig, found: Estimate) -> None:
@@ -228,6 +232,8 @@ def _bytes(found: Estimate, config: BuildConfig) -> list[str]:
     units = found.images * found.bytes_per_image
     copies = 2 if config.export.pickapic else 1
     shards = 2 * found.pairs * found.bytes_per_image * copies
+    if config.export.ranking:
+        shards += units
     basis = found.bytes_basis or "as given"
     lines = [f"storage    {size(units)} of candidates and at most {size(shards)} of shards ({basis})"]
     if config.rates.storage_gb_month:

@@ -20,6 +20,7 @@ from drspo.log import progress
 from pipeline.candidates.plan import read_table
 from pipeline.ideas import prompts as phases
 from pipeline.ideas.finished import PROMPTS_NAME, check_run, is_run
+from pipeline.ideas.quota import keep_first
 from pipeline.records import OK, PROMPT_SCHEMA
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ def make_prompts(run: RunDir, config: BuildConfig) -> pa.Table:
         facts["taken_from"] = {"run": config.prompts.source, "hash": check_run(config.prompts.source)["hash"]}
     run.phase_done("prompts", **facts)
     log.info("%d of %d prompts accepted; lost: %s", count_accepted(table), table.num_rows, _losses(table))
+    if count_accepted(table) < config.filter.accept:
+        log.warning("fewer than the %d prompts that were asked for passed", config.filter.accept)
     return table
 
 
@@ -83,7 +86,8 @@ def _expand(run: RunDir, config: BuildConfig, ideas: pa.Table) -> pa.Table:
 
 def _filter(run: RunDir, config: BuildConfig, expanded: pa.Table) -> pa.Table:
     with progress(expanded.num_rows, "filtering", "prompts") as bar:
-        return phases.filter_prompts(expanded, config.filter, config.llm, run, bar.advance)
+        found = phases.filter_prompts(expanded, config.filter, config.llm, run, bar.advance)
+    return keep_first(found, config.filter.accept)
 
 
 def _refuse_unfinished(run: RunDir, config: BuildConfig, table: pa.Table) -> None:

@@ -67,6 +67,7 @@ MOST_PIXELS = 1 << 20  # of one side
 Count = Annotated[int, Range(1, 1 << 40)]
 Natural = Annotated[int, Range(0, 1 << 40)]
 Seed = Annotated[int, Range(0, 2**63 - 1)]
+OwnSeed = Annotated[int, Range(0, 2**63 - 1, also=(-1,))]
 Steps = Annotated[int, Range(1, 1000)]
 Pixels = Annotated[int, Range(8, MOST_PIXELS, multiple=8)]
 OwnPixels = Annotated[int, Range(8, MOST_PIXELS, multiple=8, also=(-1,))]  # -1: the model's own

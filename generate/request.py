@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from drspo.errors import UserError
+from generate.passages import Passage, check_passages
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,6 +38,14 @@ class Request:
     guidance_scale: float = 5.0
     guidance_rescale: float = 0.0
     """phi of Lin et al. 2023, section 3.4; 0: plain guidance"""
+    along: tuple[Passage, ...] = ()
+    """what holds where along the scroll; `prompt` then names the whole and is told to no window"""
+
+    @property
+    def told(self) -> tuple[tuple[str, str], ...]:
+        """(prompt, negative prompt) of every passage, or the one that holds everywhere."""
+        parts = [(one.prompt, one.negative_prompt or self.negative_prompt) for one in self.along]
+        return tuple(parts) or ((self.prompt, self.negative_prompt),)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,9 +102,22 @@ class Generator:
         """One scroll per request, each as if it were alone; the callback sees every step."""
         raise NotImplementedError
 
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What is called many times beside the networks, by name; a rehearsal calls it a few times.
+
+        Each has `forward(windows, ...)`, with windows [n, C, h, w], and gives one tensor.
+        """
+        return {}
+
     @classmethod
     def needs_control(cls, config: Any) -> bool:
         """Whether the model must be loaded with its ControlNet."""
+        return False
+
+    @classmethod
+    def needs_ip_adapter(cls, config: Any) -> bool:
+        """Whether the model must be loaded with its IP-Adapter."""
         return False
 
     @classmethod
@@ -132,6 +154,7 @@ def check_request(request: Request) -> None:
         raise UserError(f"guidance_rescale lies between 0 and 1, not at {request.guidance_rescale}.")
     if not 0 <= request.seed < 2**63:
         raise UserError(f"A seed is a non-negative integer below 2^63, not {request.seed}.")
+    check_passages(request.along)
 
 
 def generator_class(name: str) -> type[Generator]:
@@ -158,6 +181,11 @@ def settings_of(name: str, settings: Mapping[str, Any] | None = None) -> Any:
 def build_generator(name: str, family: Any, settings: Mapping[str, Any] | None = None) -> Generator:
     """The generator of that name, or of a plugin's "module:Class", with its settings applied."""
     return generator_class(name)(family, settings_of(name, settings))
+
+
+def needs_ip_adapter(name: str, settings: Mapping[str, Any] | None = None) -> bool:
+    """Whether a method with these settings asks for the model's IP-Adapter."""
+    return generator_class(name).needs_ip_adapter(settings_of(name, settings))
 
 
 def needs_control(name: str, settings: Mapping[str, Any] | None = None) -> bool:

@@ -83,9 +83,8 @@ def test_the_blueprint_equals_direct_sampling_at_its_size(family, scroll):
         replace(CONFIG, windows=replace(WINDOWS, time_ids="crop")),
         replace(CONFIG, strength=1.0),
         replace(CONFIG, windows=replace(WINDOWS, scheduler="euler")),
-        replace(CONFIG, windows=replace(WINDOWS, wrap=True)),
     ],
-    ids=["no control", "scale", "early control", "late control", "time ids", "strength", "euler", "wrap"],
+    ids=["no control", "scale", "early control", "late control", "time ids", "strength", "euler"],
 )
 def test_every_setting_of_the_windows_changes_the_scroll_but_not_the_blueprint(family, scroll, config):
     changed = DRSPO(family, config).generate([request()])[0]

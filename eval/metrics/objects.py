@@ -56,7 +56,7 @@ class _Detected:
 
     def kinds(self, image: Image.Image) -> list[str]:
         """Names of everything found, one per object."""
-        return [found.kind for found in self._find(np.asarray(rgb(image)))]
+        return [found.kind for found in self._find(np.array(rgb(image)))]
 
 
 class RepeatedObjects(_Detected):
@@ -112,7 +112,7 @@ class SceneRight(_Detected):
         subject, place = asked_subject(prompt), asked_place(prompt)
         if subject is None:
             return NONE
-        found = self._find(np.asarray(rgb(image)))
+        found = self._find(np.array(rgb(image)))
         lights = [here for here in found if here.kind in LIGHTS]
         subjects = [here for here in found if here.kind not in LIGHTS]
         if [here.kind for here in subjects] != [subject] or len(lights) > 1:

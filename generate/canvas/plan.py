@@ -63,6 +63,13 @@ def whole_canvas(height: int, width: int, factor: int) -> Canvas:
     return Canvas(h, w, plan_windows(h, w, (h, w), (h, w)), window_weights("uniform", h, w), factor)
 
 
+@lru_cache(maxsize=8)
+def turned(canvas: Canvas, columns: int, times: int = 1) -> Canvas:
+    """The canvas with its windows so many columns to the right, going on at its start; each so many times."""
+    moved = tuple(replace(w, x0=w.x0 + columns, x1=w.x1 + columns) for w in canvas.windows)
+    return replace(canvas, windows=moved * times)
+
+
 def plan_canvas(geometry: Geometry, settings: WindowSettings, height: int, width: int) -> Canvas:
     """The windows of a canvas given in pixels; UserError for sizes that do not fit together."""
     factor = geometry.factor

@@ -15,7 +15,9 @@ from drspo.errors import UserError
 from drspo.ranges import Range
 from generate.canvas.plan import Canvas
 from generate.canvas.windows import scale
+from generate.images.ring import on_ring
 
+LANCZOS = Image.Resampling.LANCZOS
 LARGEST_BLUR = 64
 """Pixels, beyond which no outline is left."""
 
@@ -46,9 +48,13 @@ def check_lines(settings: LineArt) -> None:
         raise UserError(f"control.lines.blur lies within 0 to {LARGEST_BLUR} pixels, not at {settings.blur}")
 
 
-def draw_lines(image: Image.Image, settings: LineArt) -> Image.Image:
+def draw_lines(image: Image.Image, settings: LineArt, *, wrap: bool = False) -> Image.Image:
     """White lines on black, RGB, of the picture's size: what canny ControlNets were trained on."""
     check_lines(settings)
+    return on_ring(lambda i: _lines(i, settings), image) if wrap else _lines(image, settings)
+
+
+def _lines(image: Image.Image, settings: LineArt) -> Image.Image:
     grey = cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2GRAY)
     if settings.blur > 0:
         grey = cv2.GaussianBlur(grey, (0, 0), settings.blur)
@@ -56,7 +62,7 @@ def draw_lines(image: Image.Image, settings: LineArt) -> Image.Image:
     return Image.fromarray(np.repeat(edges[:, :, None], 3, axis=2))
 
 
-def enlarge(image: Image.Image, height: int, width: int) -> Image.Image:
+def enlarge(image: Image.Image, height: int, width: int, *, wrap: bool = False) -> Image.Image:
     """The picture at the scroll's size (pixels), by Lanczos; the aspect ratio must be the scroll's own.
 
     The paper keeps one aspect ratio k for both resolutions; another one would stretch what the plan shows.
@@ -67,7 +73,12 @@ def enlarge(image: Image.Image, height: int, width: int) -> Image.Image:
             "differ in aspect ratio",
             hint="Give the blueprint the scroll's aspect ratio (height/width).",
         )
-    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
+    if image.size == (width, height):
+        return image
+    if wrap and width % image.width == 0:
+        times = width // image.width
+        return on_ring(lambda i: i.resize((i.width * times, i.height * times), LANCZOS), image)
+    return image.resize((width, height), LANCZOS)
 
 
 def control_crops(lines: Image.Image, canvas: Canvas) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from generate.images.ring import closed
 from generate.images.streaming import (
     Strips,
     stream_decoder,
@@ -96,6 +97,14 @@ def decode_scroll(vae: Any, latents: torch.Tensor, *, wrap: bool = False) -> Ima
     images = decode_latents(vae, padded)
     cut = margin * scale_factor(vae)
     return to_pil(images[..., cut : images.shape[-1] - cut])[0]
+
+
+def encode_scroll(vae: Any, image: Image.Image, *, wrap: bool = False) -> torch.Tensor:
+    """The scaled latents [1, C, h, w] of a picture; a wrapped one is encoded with its other end beside it."""
+    margin = min(WRAP_MARGIN, image.width // scale_factor(vae)) if wrap else 0
+    padded = closed(image, margin * scale_factor(vae)) if margin else image
+    latents = encode_images(vae, from_pil([padded]))
+    return latents[..., margin : latents.shape[-1] - margin]
 
 
 def to_pil(images: torch.Tensor) -> list[Image.Image]:

@@ -8,16 +8,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from drspo.errors import UserError
-from generate.canvas.plan import Canvas, latent_size, whole_canvas
+from drspo.hashing import seed_from
+from generate.canvas.along import column_shares
+from generate.canvas.noise import step_noise
+from generate.canvas.plan import Canvas, latent_size, turned, whole_canvas
 from generate.config import PromptSettings, TimeIdsMode
-from generate.methods.one_stage import OneStage
+from generate.methods.one_stage import OneStage, Run
 from generate.models.schedule import Schedule
 from generate.models.schedulers import OWN_SCHEDULER, class_name, make_schedule, settled
 from generate.models.specs import ModelSpec
 from generate.models.weights import OTHER
 from generate.request import Callback, Generated, Request, Step, check_request
+from generate.sampling.conditions import Rows
+from generate.sampling.steppers import CanvasStepper, Stepper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +34,8 @@ class Config(PromptSettings):
     """own (the model's), ddim, euler, pndm, dpmpp_2m, unipc, ddpm, euler_ancestral, or checkpoint"""
     time_ids: TimeIdsMode = "scroll"
     """what SDXL is told about sizes; with one window, scroll, window and crop say the same"""
+    wrap: bool = False
+    """join the left and right ends: at every step the picture is looked at from another column on"""
     beyond: bool = False
     """paint at sizes too that the model's makers do not rate it for"""
 
@@ -71,6 +79,34 @@ class Direct(OneStage):
     def canvas(self, request: Request) -> Canvas:
         """The canvas as its own single window."""
         return whole_canvas(request.height, request.width, self.family.factor)
+
+    @property
+    def wrap(self) -> bool:
+        """Whether the two ends join."""
+        return bool(self.config.wrap)
+
+    def canvas_at(self, run: Run, index: int) -> Canvas:
+        """The canvas, turned where its ends join; once for each passage, which is asked about all of it."""
+        turn = seed_from("turn", run.request.seed, index) % run.canvas.width if self.wrap else 0
+        times = len(run.request.told)
+        return run.canvas if times == 1 and not turn else turned(run.canvas, turn, times)
+
+    def rows(self, request: Request) -> Rows | None:
+        """Each passage's own words for its copy of the canvas."""
+        return (lambda canvas: range(len(canvas.windows))) if request.along else None
+
+    def stepper(self, run: Run) -> Stepper:
+        """One step for the whole canvas; of each passage's prediction its own columns are taken."""
+        noise = step_noise(run.request.seed)
+        if not run.request.along:
+            return CanvasStepper(run.schedule, noise)
+        shares = column_shares(run.canvas, run.request.along, wrap=self.wrap)
+
+        def by_columns(canvas: Canvas, predictions: Tensor) -> Tensor:
+            placed = predictions.roll(canvas.windows[0].x0, dims=-1)
+            return (placed * shares.to(predictions)[:, None, None, :]).sum(0, keepdim=True)
+
+        return CanvasStepper(run.schedule, noise, by_columns)
 
     def schedule(self, request: Request) -> Schedule:
         """The configured schedule, for a picture of the canvas's size."""
@@ -117,6 +153,8 @@ def pipeline_call(pipe: Any, request: Request) -> dict[str, Any]:
     """What a pipeline is called with; UserError for one that paints nothing from text or lacks a setting."""
     taken = inspect.signature(pipe.__call__).parameters
     name = type(pipe).__name__
+    if request.along:
+        raise UserError(f"{name} takes one prompt for the whole picture", "--along")
     if not {"prompt", "height", "width", "num_inference_steps", "generator"} <= taken.keys():
         raise UserError(f"{name} makes no pictures of a given size from text")
     wanted = {"negative_prompt": request.negative_prompt or None, "guidance_scale": request.guidance_scale}

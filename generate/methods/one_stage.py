@@ -8,9 +8,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from drspo.errors import UserError
+from generate.canvas.along import window_shares
 from generate.canvas.noise import initial_noise, step_noise
 from generate.canvas.plan import Canvas, canvas_time_ids, latent_size
 from generate.images.vae import decode_scroll
@@ -22,6 +24,7 @@ from generate.request import Callback, Generated, Generator, Request
 from generate.sampling.conditions import Conditions, Control, Rows, one_prompt
 from generate.sampling.fusion import Fusion
 from generate.sampling.loop import Advance, denoise, reporter
+from generate.sampling.pictured import Pictured
 from generate.sampling.predict import Predictor, predicting
 from generate.sampling.steppers import CanvasStepper, Stepper
 
@@ -32,6 +35,7 @@ class Sampled:
 
     latents: Tensor
     facts: dict[str, Any] = field(default_factory=dict)
+    extras: dict[str, Image.Image] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +81,15 @@ class OneStage(Generator):
         super().check(requests)
         told = self.family.denoiser.embeds_guidance
         for request in requests:
-            if told and request.negative_prompt:
+            texts = [text for pair in request.told for text in pair]
+            if told and any(negative for _, negative in request.told):
                 raise UserError(
                     f"{self.family.model_id} is told the guidance scale and looks at the prompt alone",
                     where="--negative-prompt",
                     hint="Leave the negative prompt out.",
                 )
             self.schedule(request)
-            check_lengths(self.family, [request.prompt, request.negative_prompt], self.config.long_prompt)
+            check_lengths(self.family, texts, self.config.long_prompt)
             self.canvas(request)
 
     def count_steps(self, request: Request) -> int:
@@ -144,6 +149,7 @@ class OneStage(Generator):
         *,
         embeddings: PromptEmbeddings | None = None,
         images: Sequence[Tensor] = (),
+        shown: Tensor | None = None,
         control: Control | None = None,
         schedule: Schedule | None = None,
         latents: Tensor | None = None,
@@ -154,7 +160,7 @@ class OneStage(Generator):
         """Final latents of one request.
 
         Embeddings and image prompts may be given, and a schedule that was entered in the middle, with
-        latents of its first level.
+        latents of its first level. `shown` is what an IP-Adapter that is worn tells (see `Pictured`).
         """
         family, canvas = self.family, self.canvas(request)
         schedule = self.schedule(request) if schedule is None else schedule
@@ -162,7 +168,9 @@ class OneStage(Generator):
             shape = (1, family.denoiser.channels, canvas.height, canvas.width)
             latents = schedule.first(initial_noise(request.seed, shape).to(family.device))
         embeddings = self.encode(request) if embeddings is None else embeddings
-        conditions = self.conditions(embeddings.to(family.device, family.dtype), images, control)
+        embeddings = embeddings.to(family.device, family.dtype)
+        conditions = self.conditions(embeddings, images, control, self.rows(request))
+        conditions = conditions if shown is None else Pictured(conditions, shown)
         run = Run(request=request, canvas=canvas, schedule=schedule, conditions=conditions)
         with self.advance(run) as (advance, predict):
             report = reporter(callback, request_index, stage or self.name)
@@ -170,14 +178,20 @@ class OneStage(Generator):
         return Sampled(final, predict.facts())
 
     def encode(self, request: Request) -> PromptEmbeddings:
-        """The embeddings of the request's prompt and negative prompt."""
+        """The embeddings of the request's prompt and negative prompt, or of every passage's."""
         return encode_prompts(
             self.family,
-            [request.prompt],
-            [request.negative_prompt],
+            [prompt for prompt, _ in request.told],
+            [negative for _, negative in request.told],
             empty_negative=self.config.empty_negative,
             long_prompt=self.config.long_prompt,
         )
+
+    def rows(self, request: Request) -> Rows | None:
+        """Which of the request's passages each window is told: None for one prompt, else by its position."""
+        if not request.along:
+            return None
+        return lambda canvas: window_shares(canvas, request.along)
 
     def conditions(
         self,
@@ -194,9 +208,13 @@ class OneStage(Generator):
         told = sizes if self.family.denoiser.tells_sizes else None
         return Conditions(embeddings, images=images, rows=rows or one_prompt, sizes=told, control=control)
 
+    def _paint(self, index: int, request: Request, callback: Callback | None) -> Sampled:
+        """Final latents, and what was drawn on the way to them."""
+        return self.sample(request, callback=callback, request_index=index)
+
     def _make(self, index: int, request: Request, callback: Callback | None) -> Generated:
         started = time.perf_counter()
-        sampled = self.sample(request, callback=callback, request_index=index)
+        sampled = self._paint(index, request, callback)
         self.family.wake("vae")
         image = decode_scroll(self.family.vae, sampled.latents, wrap=self.wrap)
         return Generated(
@@ -205,4 +223,5 @@ class OneStage(Generator):
             seconds=time.perf_counter() - started,
             latents=sampled.latents[0].float().cpu(),
             facts=sampled.facts,
+            extras=sampled.extras,
         )

@@ -12,16 +12,31 @@ from typing import Any
 from drspo import log
 from drspo.config import load, to_dict
 from drspo.errors import UserError
+from drspo.files.pictures import picture_size
 from drspo.files.storage import Storage
 from generate import GENERATORS
+from generate.catalogue import listing
 from generate.images.preview import Recorder
+from generate.methods.drspo.blueprint import check_sketch
 from generate.methods.drspo.stages import STAGES, lora_stages
 from generate.methods.upscaled import smaller
 from generate.models.specs import MODELS, ModelSpec
+from generate.passages import Passage, in_words, read_along
 from generate.program.config import Config, plugin_settings
 from generate.program.cost import Plan, count_evaluations, peak_bytes, rehearse
 from generate.program.jobs import Job, file_name, is_done, read_prompts, require_writable, split_out
 from generate.program.metadata import encode, read
+from generate.program.plans import (
+    BEST,
+    check_plans,
+    draw_plans,
+    judges_of,
+    numbered,
+    rehearsed,
+    sheet_name,
+    tell,
+    with_plan,
+)
 from generate.program.session import Session, Setup, check_like, open_session, setup_like
 from generate.request import Generated, Request, Step, check_request, generator_class, own, settings_of
 
@@ -36,6 +51,9 @@ DESCRIPTION = """Makes long scroll images from prompts.
 def main(argv: list[str]) -> int:
     """Runs the command on these arguments; the exit code, 0 when every scroll is there."""
     config = load(Config, argv, package="generate", prog="python -m generate", description=DESCRIPTION)
+    if config.list:
+        print(listing())
+        return 0
     _quiet_libraries()
     return _again(config) if config.like else _make(config)
 
@@ -53,7 +71,8 @@ def _quiet_libraries() -> None:
 
 
 def _make(config: Config) -> int:
-    prompts = [*config.prompt, *(read_prompts(Path(config.prompts)) if config.prompts else [])]
+    along = read_along(config.along) if config.along else ()
+    prompts = _prompts(config, along)
     if not prompts or not all(p.strip() for p in prompts):
         raise UserError(
             "there is nothing to make: give one or more prompts", hint='For example "a lighthouse at dusk".'
@@ -67,18 +86,24 @@ def _make(config: Config) -> int:
     suffix = f".{config.format}" if config.format else ""
     folder, single = split_out(config.out, len(prompts) * len(seeds), suffix)
     setup = _setup(config)
-    _check_early(config, setup)
+    check_plans(config, len(prompts) * len(seeds))
+    _check_early(config, setup, along)
     store = Storage(folder)
     if not config.plan:
         require_writable(store)
     session = open_session(setup)
-    requests = [_request(config, session.family.spec, prompt, seed) for prompt in prompts for seed in seeds]
+    requests = [
+        _request(config, session.family.spec, prompt, seed, along) for prompt in prompts for seed in seeds
+    ]
     jobs = [Job(request=r, name=single or file_name(r, suffix or ".png")) for r in requests]
     session.generator.check(requests)
+    judges = judges_of(config, session) if config.blueprints else None
     if config.plan:
         recorder = Recorder() if config.save_steps else None
-        plan = rehearse(session.generator, session.family, requests[0], recorder)
+        plan = rehearse(rehearsed(config, session, judges), session.family, requests[0], recorder)
         return _print_plan(plan, session, requests)
+    if config.blueprints:
+        return _choose(session, jobs, judges, store, config)
     todo = [
         job for job in jobs if not is_done(store, job.name, session.record(job.request), config.overwrite)
     ]
@@ -91,8 +116,39 @@ def _make(config: Config) -> int:
     return _run(session, todo, store, config) if todo else 0
 
 
-def _again(config: Config) -> int:
+def _choose(session: Session, jobs: Sequence[Job], judges: Any, store: Storage, config: Config) -> int:
+    """Each scroll along one of its blueprints: the best, or the one that was named."""
+    number = numbered(config.blueprint_choice)
+    for job in jobs:
+        numbers = [number] if number else range(1, config.blueprints + 1)
+        records = [with_plan(session, job.request, one).record(job.request) for one in numbers]
+        if is_done(store, job.name, records, config.overwrite):
+            logger.info("kept %s, which was finished with the same settings", store.url(job.name))
+            continue
+        chosen = number
+        if number is None:
+            plans = draw_plans(session, job.request, config.blueprints, judges)
+            store.write(sheet_name(job.name), plans.sheet())
+            chosen = plans.best if config.blueprint_choice == BEST else None
+            tell(plans, chosen, store.url(sheet_name(job.name)))
+        if chosen is not None:
+            _run(with_plan(session, job.request, chosen), [job], store, config)
+    return 0
+
+
+def _prompts(config: Config, along: Sequence[Passage]) -> list[str]:
+    if not along:
+        return [*config.prompt, *(read_prompts(Path(config.prompts)) if config.prompts else [])]
     if config.prompt or config.prompts:
+        hint = "Leave prompts out, or say in every passage what holds everywhere."
+        raise UserError("--along says what holds where, and prompts were given beside it", "--along", hint)
+    return [in_words(along)]
+
+
+def _again(config: Config) -> int:
+    if config.blueprints:
+        raise UserError("--like paints along the scroll's own blueprint", "--blueprints", "Leave it out.")
+    if config.prompt or config.prompts or config.along:
         raise UserError("--like takes its prompt from the scroll: leave prompts out", where="--like")
     record = read(Path(config.like))
     folder, name = split_out(config.out, 1, f".{config.format}" if config.format else "")
@@ -127,9 +183,12 @@ def _setup(config: Config) -> Setup:
         revision=config.revision,
         controlnet=config.controlnet,
         conditioning=config.controlnet_conditioning,
+        ip_adapter=config.ip_adapter,
+        image_encoder=config.image_encoder,
         other_base=config.other_base,
         upscale=config.upscale,
         upscaler=config.upscaler,
+        blueprint=config.blueprint,
         offload=config.offload,
         device=config.device,
         dtype=config.dtype,
@@ -154,19 +213,30 @@ def _loras(config: Config, stages: Sequence[str]) -> dict[str, tuple[str, float]
     return {stage: (path, config.lora_weight) for stage, path in paths.items()}
 
 
-def _check_early(config: Config, setup: Setup) -> None:
+def _check_early(config: Config, setup: Setup, along: tuple[Passage, ...] = ()) -> None:
     """Everything that needs no weights; the rest is checked when they are there."""
     spec = MODELS.get(config.model)
     method, settings = generator_class(config.method), settings_of(setup.method, setup.settings)
     for seed in config.seeds or (config.seed,):
-        request = _request(config, spec or ModelSpec(base=config.model), "", seed)
+        request = _request(config, spec or ModelSpec(base=config.model), "", seed, along)
         check_request(request)
         method.check_settings(settings, smaller(request, config.upscale), spec)
+        if spec is not None and config.blueprint:
+            check_sketch(picture_size(config.blueprint), smaller(request, config.upscale))
+    if (config.ip_adapter or config.image_encoder) and not method.needs_ip_adapter(settings):
+        flag = "--ip-adapter" if config.ip_adapter else "--image-encoder"
+        raise UserError(
+            "an IP-Adapter was given, but no window is shown a picture",
+            flag,
+            "Switch image_prompt on, for example --drspo.image-prompt.enabled.",
+        )
     if config.upscaler and config.upscale == 1:
         raise UserError("an upscaler was given, but nothing is enlarged", "--upscaler", "Add --upscale 2.")
 
 
-def _request(config: Config, spec: ModelSpec, prompt: str, seed: int) -> Request:
+def _request(
+    config: Config, spec: ModelSpec, prompt: str, seed: int, along: tuple[Passage, ...] = ()
+) -> Request:
     return Request(
         prompt=prompt,
         negative_prompt=config.negative_prompt,
@@ -176,6 +246,7 @@ def _request(config: Config, spec: ModelSpec, prompt: str, seed: int) -> Request
         steps=own(config.steps, spec.steps),
         guidance_scale=own(config.guidance_scale, spec.guidance_scale),
         guidance_rescale=config.guidance_rescale,
+        along=along,
     )
 
 

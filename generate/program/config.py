@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional
 
 from drspo.errors import UserError
 from drspo.options import check_options, options_of
-from drspo.ranges import Finite, OwnScale, OwnSide, OwnSteps, Seed, Share
+from drspo.ranges import Finite, OwnScale, OwnSide, OwnSteps, Range, Seed, Share
 from generate import GENERATORS
-from generate.methods import direct, mad, multidiffusion, sdxl
+from generate.methods import (
+    direct,
+    elasticdiffusion,
+    gvcf,
+    mad,
+    multidiffusion,
+    sdxl,
+    spotdiffusion,
+    syncdiffusion,
+    twindiffusion,
+)
 from generate.methods.drspo import two_stage
 from generate.request import OWN
 
@@ -26,13 +36,16 @@ class Config:
     """a text file with one prompt a line"""
     negative_prompt: str = ""
     """what the scroll should not show"""
+    along: str = ""
+    """instead of a prompt what holds where, "pine forest: 0-0.4; harbour | people: 0.4-1" (what stands after
+    | is unwanted there), or a YAML file with a list of prompt, negative_prompt, from and to"""
     model: str = "miniature"
     """a name (miniature, sdxl, flux, ...), a Hub id (owner/name or owner/name@revision), or a folder in
     diffusers' layout"""
     revision: str = ""
     """a branch, tag or commit of the model's repository on the Hub"""
     method: str = "drspo"
-    """direct, multidiffusion, mad, drspo, or a plugin module:Class; sdxl is an older name of direct"""
+    """one of --list, or a plugin module:Class"""
     options: tuple[str, ...] = ()
     """settings of a plugin as name.key=value, for example my_method.strength=0.5"""
     height: OwnSide = OWN
@@ -57,16 +70,30 @@ class Config:
     """replace files that were made with other settings"""
     like: str = ""
     """make a scroll again, byte for byte, from the record inside its file; excludes prompts"""
+    list: bool = False
+    """print every method with its cost, its authors' licence and where it was verified, and exit"""
     plan: bool = False
     """print evaluations, seconds and memory, and exit"""
     save_steps: bool = False
     """also write an animated GIF of the denoising"""
     save_extras: bool = False
     """also write the blueprint and the line art"""
+    blueprint: str = ""
+    """a picture to paint along in the place of drspo's blueprint, of the scroll's aspect ratio"""
+    blueprints: Annotated[int, Range(0, 64)] = 0
+    """draw so many blueprints, judge them, show them on one sheet beside the scroll, and paint one"""
+    blueprint_choice: str = "best"
+    """which one to paint: best, a number, or later to see the sheet first"""
+    blueprint_judges: tuple[str, ...] = ()
+    """measures that judge blueprints, the first one decides; none: those that go with the model"""
     controlnet: str = ""
     """a Hub id or folder of a canny ControlNet, instead of the model's own"""
     controlnet_conditioning: str = ""
     """what that ControlNet was trained to be shown, where its name does not say so: canny"""
+    ip_adapter: str = ""
+    """an IP-Adapter's .safetensors file, or owner/name:folder/file.safetensors, instead of the model's own"""
+    image_encoder: str = ""
+    """the folder of that adapter's image tower, where it does not lie beside it"""
     upscale: Literal[1, 2, 4] = 1
     """make the scroll that many times smaller and enlarge it by Real-ESRGAN"""
     upscaler: str = ""
@@ -95,6 +122,16 @@ class Config:
     """settings of the method multidiffusion"""
     mad: mad.Config = field(default_factory=mad.Config)
     """settings of the method mad"""
+    spotdiffusion: spotdiffusion.Config = field(default_factory=spotdiffusion.Config)
+    """settings of the method spotdiffusion"""
+    twindiffusion: twindiffusion.Config = field(default_factory=twindiffusion.Config)
+    """settings of the method twindiffusion"""
+    gvcf: gvcf.Config = field(default_factory=gvcf.Config)
+    """settings of the method gvcf"""
+    elasticdiffusion: elasticdiffusion.Config = field(default_factory=elasticdiffusion.Config)
+    """settings of the method elasticdiffusion"""
+    syncdiffusion: syncdiffusion.Config = field(default_factory=syncdiffusion.Config)
+    """settings of the method syncdiffusion"""
     drspo: two_stage.Config = field(default_factory=two_stage.Config)
     """settings of the method drspo"""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -75,15 +76,17 @@ def file_name(request: Request, suffix: str) -> str:
     return f"{words}-{mark}-seed{request.seed}{suffix}"
 
 
-def is_done(folder: Storage, name: str, record: Record, overwrite: bool) -> bool:
-    """Whether this file holds the finished scroll already; UserError when it holds another one."""
+def is_done(folder: Storage, name: str, record: Record | Sequence[Record], overwrite: bool) -> bool:
+    """Whether this file holds the finished scroll, or one of these, already; UserError when it holds another
+    one."""
     if overwrite or not folder.exists(name):
         return False
     where = folder.url(name)
-    difference = parse(folder.read(name), where).difference(record)
+    found = parse(folder.read(name), where)
+    wanted = [record] if isinstance(record, Record) else record
     # What merely moves the last bits is not a setting that somebody chose.
-    difference = [line for line in difference if not line.startswith(MACHINE)]
-    if difference:
+    differences = [[line for line in found.difference(one) if not line.startswith(MACHINE)] for one in wanted]
+    if difference := min(differences, key=len):
         advice = "Choose another --out, or give --overwrite to replace it."
         raise UserError(
             f"{where} exists and was made with other settings", hint="\n  ".join([*difference[:12], advice])

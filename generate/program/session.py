@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,13 +16,15 @@ from drspo.errors import UserError
 from drspo.files.lora import FILE
 from drspo.leaving import public
 from generate.images.upscale import SOURCES, load_upscaler
+from generate.methods.drspo.blueprint import read_sketch
+from generate.methods.drspo.two_stage import DRSPO
 from generate.methods.upscaled import Upscaled, smaller
 from generate.models.controlnet import CANNY
 from generate.models.family import ModelFamily, load_family
 from generate.models.hub import HUB_ID, at_revision
 from generate.models.specs import MODELS
-from generate.program.metadata import Record, lora_name, model_name, versions
-from generate.request import Generator, Request, generator_class, needs_control, settings_of
+from generate.program.metadata import Record, adapter_name, lora_name, model_name, versions
+from generate.request import Generator, Request, generator_class, needs_control, needs_ip_adapter, settings_of
 
 logger = logging.getLogger(__name__)
 SHORT = ("guidance_halves_apart", "memory_ran_out_at_step")
@@ -49,11 +51,17 @@ class Setup:
     """a Hub id or folder instead of the model's own ControlNet"""
     conditioning: str = ""
     """what that ControlNet is shown, where its name does not say so"""
+    ip_adapter: str = ""
+    """a file, a folder, or a Hub id with a file, instead of the model's own IP-Adapter"""
+    image_encoder: str = ""
+    """the folder of that adapter's image tower"""
     other_base: bool = False
     upscale: int = 1
     """how many times the scroll is enlarged behind the method"""
     upscaler: str = ""
     """a file, a folder or a package's folder instead of the model's own upscaler"""
+    blueprint: str = ""
+    """a picture in the place of drspo's blueprint"""
     offload: bool = False
     """keep networks in host memory while they rest"""
     device: str = "auto"
@@ -90,6 +98,11 @@ class Session:
             versions=versions(),
         )
 
+    def with_settings(self, settings: dict[str, Any]) -> Session:
+        """The same model with other settings of the method."""
+        setup = replace(self.setup, settings=settings)
+        return replace(self, setup=setup, generator=_generator(setup, self.family))
+
     def _in_force(self, request: Request) -> Any:
         """The settings as numbers, so that a scroll can be made again when a model's own numbers change.
 
@@ -106,9 +119,14 @@ class Session:
         options |= {"window_batch": facts["window_batch"]} if "window_batch" in facts else {}
         options |= {key: facts[key] for key in SHORT if facts.get(key)}
         options |= {"revision": family.commit} if family.commit else {}
+        if sketch := getattr(getattr(self.generator, "inner", self.generator), "sketch", None):
+            options |= {"blueprint": sketch.name, "blueprint_sha256": sketch.sha256}
         if isinstance(self.generator, Upscaled):
             options |= self.generator.upscaler.facts(self.setup.upscale)
             options |= {"upscaler": self._name(model_name, upscaler_source(self.setup, family))}
+        if (adapter := family.ip_adapter) is not None:
+            options |= {"ip_adapter": self._name(adapter_name, adapter.files.source)}
+            options |= {"ip_adapter_sha256": adapter.sha256}
         if family.controlnet is None:
             return options
         options |= {"controlnet": self._name(model_name, family.controlnet_id)}
@@ -136,22 +154,32 @@ def open_session(setup: Setup) -> Session:
         controlnet=needs_control(setup.method, setup.settings),
         controlnet_source=setup.controlnet,
         conditioning=setup.conditioning,
+        ip_adapter=needs_ip_adapter(setup.method, setup.settings),
+        ip_adapter_source=setup.ip_adapter,
+        image_encoder=setup.image_encoder,
         revision=setup.revision,
         offload=setup.offload,
     )
-    upscaler = None
-    if setup.upscale != 1:
-        upscaler = load_upscaler(upscaler_source(setup, family), setup.upscale, family.device)
     for stage, (path, weight) in setup.loras.items():
         family.load_lora(path, weight, stage, other_base=setup.other_base)
     family.use_lora("all" if "all" in setup.loras else None)
+    return Session(setup, family, _generator(setup, family), hashes)
+
+
+def _generator(setup: Setup, family: ModelFamily) -> Generator:
+    sketch = read_sketch(setup.blueprint) if setup.blueprint else None
     cls, config = generator_class(setup.method), settings_of(setup.method, setup.settings)
     if setup.window_batch:
         config = cls.with_window_batch(config, setup.window_batch)
     generator = cls(family, config)
-    if upscaler is not None:
-        generator = Upscaled(generator, upscaler, setup.upscale)
-    return Session(setup, family, generator, hashes)
+    if sketch is not None:
+        if not isinstance(generator, DRSPO):
+            raise UserError(f"{setup.method} has no blueprint that a picture could replace", "--blueprint")
+        generator.sketch = sketch
+    if setup.upscale == 1:
+        return generator
+    upscaler = load_upscaler(upscaler_source(setup, family), setup.upscale, family.device)
+    return Upscaled(generator, upscaler, setup.upscale)
 
 
 def upscaler_source(setup: Setup, family: ModelFamily) -> str:
@@ -191,7 +219,18 @@ def setup_like(record: Record, setup: Setup) -> Setup:
     upscaler = record.options.get("upscaler", "")
     if upscaler and not setup.upscaler:
         _require_place("upscaler", upscaler, record.options.get("upscaler_sha256", "")[:12], "--upscaler")
-    enlarged = setup.upscaler or upscaler
+    drawn = record.options.get("blueprint", "")
+    if drawn and not setup.blueprint:
+        mark = record.options.get("blueprint_sha256", "")[:12]
+        _ask("picture", drawn, mark, "--blueprint", "Its bytes are")
+    if setup.blueprint and not drawn:
+        raise UserError("that scroll follows no picture", "--blueprint", "Leave it out.")
+    adapter = record.options.get("ip_adapter", "")
+    if adapter and not setup.ip_adapter:
+        mark = record.options.get("ip_adapter_sha256", "")[:12]
+        place = adapter if adapter.startswith("package:") else adapter.partition(":")[0]
+        _require_place("IP-Adapter", place, mark, "--ip-adapter")
+    enlarged, shown = setup.upscaler or upscaler, setup.ip_adapter or adapter
     names = {path: record.loras[stage]["path"] for stage, (path, _) in loras.items()}
     return Setup(
         model=model,
@@ -200,10 +239,13 @@ def setup_like(record: Record, setup: Setup) -> Setup:
         loras=loras,
         revision=setup.revision or ("" if setup.model_given else record.options.get("revision", "")),
         controlnet=control,
+        ip_adapter=setup.ip_adapter or adapter,
+        image_encoder=setup.image_encoder,
         conditioning=setup.conditioning or CANNY,  # when the scroll was made, it was checked
-        names=names | {model: record.model, control: controlnet, enlarged: upscaler},
+        names=names | {model: record.model, control: controlnet, enlarged: upscaler, shown: adapter},
         offload=setup.offload,
         upscale=record.options.get("upscale", 1),
+        blueprint=setup.blueprint,
         upscaler=enlarged,
         other_base=True,  # the hashes are compared, which says more
         device=record.options.get("device", "auto") if setup.device == "auto" else setup.device,
@@ -219,13 +261,14 @@ def _require_place(what: str, name: str, mark: str, flag: str) -> None:
         _ask(what, name, mark, flag)
 
 
-def _ask(what: str, name: str, mark: str, flag: str) -> NoReturn:
-    weights, article = f" (weights {mark})" if mark else "", "an" if what[0] in "aeiou" else "a"
+def _ask(what: str, name: str, mark: str, flag: str, compared: str = "Its weights are") -> NoReturn:
+    kind = compared.split()[1]
+    weights, article = f" ({kind} {mark})" if mark else "", "an" if what[0] in "aeiou" else "a"
     raise UserError(
         f"that scroll was made with {article} {what} called {name}{weights}, and a file never says "
         "where it lay",
         where="--like",
-        hint=f"Say where it lies here: {flag} PATH. Its weights are compared.",
+        hint=f"Say where it lies here: {flag} PATH. {compared} compared.",
     )
 
 
@@ -237,6 +280,14 @@ def check_like(record: Record, now: Record) -> None:
         marks.append(("ControlNet", "--controlnet", there, here))
     if here := now.options.get("upscaler_sha256", ""):
         marks.append(("upscaler", "--upscaler", record.options.get("upscaler_sha256", ""), here))
+    here, then = (one.options.get("blueprint_sha256", "") for one in (now, record))
+    if here != then:
+        raise UserError(
+            f"this picture ({here[:12]}) is not the one that the scroll follows ({then[:12]})",
+            where="--blueprint",
+        )
+    if here := now.options.get("ip_adapter_sha256", ""):
+        marks.append(("IP-Adapter", "--ip-adapter", record.options.get("ip_adapter_sha256", ""), here))
     for what, flag, then, here in marks:
         if then != here:
             raise UserError(

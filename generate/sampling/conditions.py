@@ -15,8 +15,10 @@ from generate.models.denoisers.denoiser import Condition, Picture
 from generate.models.prompts import PromptEmbeddings
 
 Half = Literal["unconditional", "conditional"]
-Rows = Callable[[Canvas], Sequence[int]]
-"""Which row of the embeddings each window of a canvas takes."""
+Row = int | tuple[float, ...]
+"""A row of the embeddings, or the share that each row has in a blend."""
+Rows = Callable[[Canvas], Sequence[Row]]
+"""Which row of the embeddings each window of a canvas takes, or which blend of them."""
 Sizes = Callable[[Canvas], Tensor]
 """What each window is told about sizes, [n, 6]."""
 Control = Callable[[Canvas, int], Picture | None]
@@ -24,7 +26,7 @@ Control = Callable[[Canvas, int], Picture | None]
 KEPT = 16
 
 
-def one_prompt(canvas: Canvas) -> Sequence[int]:
+def one_prompt(canvas: Canvas) -> Sequence[Row]:
     """The same row of the embeddings for every window."""
     return (0,) * len(canvas.windows)
 
@@ -36,18 +38,45 @@ class _Half:
     mask: Tensor | None
     images: tuple[Tensor, ...]
 
-    def rows(self, chosen: Sequence[int]) -> tuple[Tensor | None, ...]:
-        index = torch.as_tensor(chosen, device=self.text.device)
-        parts = (self.text, self.pooled, self.mask, *self.images)
-        return tuple(None if part is None else part.index_select(0, index) for part in parts)
+    def rows(self, chosen: Sequence[Row]) -> tuple[Tensor | None, ...]:
+        mask = None if self.mask is None else _stacked(self.mask, chosen, _any)
+        text = self.text if self.mask is None else self.text * self.mask.unsqueeze(-1).to(self.text.dtype)
+        whole = all(isinstance(row, int) for row in chosen)
+        parts = (self.text if whole else text, self.pooled, *self.images)
+        text_rows, pooled, *images = (None if p is None else _stacked(p, chosen, _blended) for p in parts)
+        return (text_rows, pooled, mask, *images)
+
+
+def _stacked(part: Tensor, chosen: Sequence[Row], join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The chosen rows of a part [R, ...]; what is one row for all stays that row in a blend."""
+    picked = []
+    for row in chosen:
+        if isinstance(row, int):
+            picked.append(part[row])
+        elif len(part) == 1:
+            picked.append(part[0])
+        else:
+            picked.append(join(part, torch.tensor(row, device=part.device)))
+    return torch.stack(picked)
+
+
+def _blended(part: Tensor, shares: Tensor) -> Tensor:
+    """The mean of rows by their shares, rounded once."""
+    return torch.einsum("r,r...->...", shares, part.float()).to(part.dtype)
+
+
+def _any(mask: Tensor, shares: Tensor) -> Tensor:
+    """1 where a token counts in any row that has a share: masks of tokens are no means."""
+    return mask[shares > 0].amax(0)
 
 
 class Conditions:
     """A map from the windows of any canvas to what the network is told about them.
 
     `embeddings` hold R prompts with their negatives, `images` an IP-Adapter's embeddings of R image prompts,
-    each [2R, images, d], the unconditional ones first. `rows` says which of the R each window takes, so that
-    a prompt can change along the scroll; what it says may depend on where the canvas's windows lie.
+    each [2R, images, d], the unconditional ones first. `rows` says which of the R each window takes, or
+    what share each has, so that a prompt can change along the scroll; what it says may depend on where the
+    canvas's windows lie.
     """
 
     def __init__(
@@ -90,12 +119,12 @@ class Conditions:
             picture=picture and replace(picture, pixels=_repeated(picture.pixels, chosen, len(halves))),
         )
 
-    def _place(self, canvas: Canvas) -> tuple[tuple[int, ...], Tensor | None]:
+    def _place(self, canvas: Canvas) -> tuple[tuple[Row, ...], Tensor | None]:
         device = self._halves["conditional"].text.device
         sizes = None if self._sizes is None else self._sizes(canvas).to(device)
         return tuple(self._rows(canvas)), sizes
 
-    def _tell(self, rows: tuple[int, ...], halves: tuple[Half, ...]) -> Condition:
+    def _tell(self, rows: tuple[Row, ...], halves: tuple[Half, ...]) -> Condition:
         apart = [self._halves[half].rows(rows) for half in halves]
         text, pooled, mask, *images = (
             None if parts[0] is None else torch.cat([part for part in parts if part is not None])

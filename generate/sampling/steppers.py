@@ -28,12 +28,17 @@ class CanvasStepper:
     `schedulers.require_linear`). The scheduler's history lies on the canvas, so windows may move.
     """
 
-    def __init__(self, schedule: Schedule, noise: torch.Generator | None = None) -> None:
-        self.schedule, self.noise = schedule, noise
+    def __init__(
+        self,
+        schedule: Schedule,
+        noise: torch.Generator | None = None,
+        combine: Callable[[Canvas, Tensor], Tensor] = combine,
+    ) -> None:
+        self.schedule, self.noise, self.combine = schedule, noise, combine
 
     def __call__(self, canvas: Canvas, predictions: Tensor, latents: Tensor, moment: Moment) -> Tensor:
         """The canvas one level down, zero where no window reaches."""
-        whole = combine(canvas, predictions)
+        whole = self.combine(canvas, predictions)
         return covered_only(canvas, self.schedule.step(whole, moment.timestep, latents, self.noise))
 
 

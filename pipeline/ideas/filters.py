@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import yaml
 
 from drspo.llm.ask import LLM
-from drspo.ranges import Share
+from drspo.ranges import Natural, Share
 from pipeline.ideas.expanders import failed, one_line
 from pipeline.ideas.questions import OutdoorVerdict, load_template
 from pipeline.records import DROPPED
@@ -33,6 +33,8 @@ class FilterSettings:
     """messages to the language model: outdoor, or a Markdown file"""
     near_duplicates: Share = 0.8
     """drop a prompt that shares this part of its five-letter shingles with an earlier one; 0 keeps all"""
+    accept: Natural = 0
+    """accept so many prompts, the first that pass, and drop the rest as surplus; 0 accepts all that pass"""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
+
+from PIL import Image
 
 from drspo.errors import UserError
-from drspo.ranges import OwnScale, OwnSide, OwnSteps
+from drspo.files.pictures import read_picture
+from drspo.hashing import seed_from
+from drspo.ranges import OwnScale, OwnSeed, OwnSide, OwnSteps
 from generate.methods import sdxl
 from generate.models.family import ModelFamily
 from generate.models.specs import ModelSpec
@@ -24,6 +30,8 @@ class Blueprint:
     """denoising steps; -1: the scroll's"""
     guidance_scale: OwnScale = OWN
     """of classifier-free guidance; -1: the scroll's"""
+    seed: OwnSeed = OWN
+    """decides its noise; -1: the scroll's"""
     sdxl: sdxl.Config = field(default_factory=sdxl.Config)
     """scheduler, micro-conditioning and the like"""
 
@@ -49,7 +57,41 @@ def blueprint_request(request: Request, settings: Blueprint, spec: ModelSpec) ->
         width=width,
         steps=own(settings.steps, request.steps),
         guidance_scale=own(settings.guidance_scale, request.guidance_scale),
+        seed=own(settings.seed, request.seed),
     )
+
+
+def candidate_seed(seed: int, number: int) -> int:
+    """The seed of a scroll's blueprint number 1, 2, ...: the first one is the scroll's own."""
+    return seed if number == 1 else seed_from("blueprint", seed, number)
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A picture that somebody gives in the blueprint's place."""
+
+    image: Image.Image
+    name: str
+    sha256: str
+
+
+def read_sketch(path: str) -> Sketch:
+    """The picture of a file, with the name and the hash that a scroll's record keeps; UserError as for any
+    picture."""
+    image = read_picture(path)
+    return Sketch(image, PurePath(path).name, hashlib.sha256(Path(path).read_bytes()).hexdigest())
+
+
+def check_sketch(size: tuple[int, int], request: Request) -> None:
+    """UserError for a picture (width, height) that would have to be stretched or shrunk."""
+    width, height = size
+    if height * request.width != width * request.height or height > request.height:
+        raise UserError(
+            f"a picture of {height}x{width} is no blueprint for a scroll of "
+            f"{request.height}x{request.width}: it must have the scroll's aspect ratio and be no larger",
+            where="--blueprint",
+            hint="Cut or scale it yourself, or ask for a scroll by --height and --width that it fits.",
+        )
 
 
 def _nearest(request: Request, spec: ModelSpec) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from PIL import Image
 from torch import Tensor
@@ -10,8 +10,9 @@ from torch import Tensor
 from drspo.hashing import seed_from
 from generate.canvas.noise import initial_noise
 from generate.config import WindowSettings
-from generate.images.vae import encode_images, from_pil
+from generate.images.vae import encode_scroll
 from generate.methods.drspo.control import Control, LineControl
+from generate.methods.image_prompt import ImagePrompt, picturing
 from generate.methods.multidiffusion import MultiDiffusion
 from generate.methods.one_stage import Sampled
 from generate.models.family import ModelFamily
@@ -27,6 +28,7 @@ class HighRes:
     windows: WindowSettings
     control: Control
     control_scale: float
+    image_prompt: ImagePrompt = field(default_factory=ImagePrompt)
 
 
 def paint_windows(
@@ -40,6 +42,8 @@ def paint_windows(
 ) -> Sampled:
     """Final latents of the scroll that follows the enlarged blueprint and, where given, its line art.
 
+    Where an image prompt is asked for, windows are shown the blueprint itself too (eq. 33).
+
     MultiDiffusion from a schedule that is entered in the middle, with a ControlNet beside the network.
     """
     windows = MultiDiffusion(family, settings.windows)
@@ -49,20 +53,25 @@ def paint_windows(
     if lines is not None:
         scale = settings.control_scale
         control = LineControl(family, lines, settings.control, scale, len(schedule))
-    sampled = windows.sample(
-        request,
-        schedule=schedule,
-        latents=start_latents(family, schedule, large, request.seed),
-        control=control,
-        callback=callback,
-        request_index=request_index,
-        stage="highres",
-    )
+    start = start_latents(family, schedule, large, request.seed, wrap=windows.wrap)
+    with picturing(family, settings.image_prompt, windows.canvas(request), large) as shown:
+        sampled = windows.sample(
+            request,
+            schedule=schedule,
+            latents=start,
+            shown=shown,
+            control=control,
+            callback=callback,
+            request_index=request_index,
+            stage="highres",
+        )
     sampled.facts["steps"] = len(schedule)
     return sampled
 
 
-def start_latents(family: ModelFamily, schedule: Schedule, large: Image.Image, seed: int) -> Tensor:
+def start_latents(
+    family: ModelFamily, schedule: Schedule, large: Image.Image, seed: int, *, wrap: bool = False
+) -> Tensor:
     """J_t at the schedule's first level: the encoded blueprint [1, C, H, W] with noise of that level.
 
     Eq. 10 starts from the clean encoding itself; denoising that from a noisy timestep contradicts the
@@ -70,6 +79,6 @@ def start_latents(family: ModelFamily, schedule: Schedule, large: Image.Image, s
     whose traces the encoding carries.
     """
     family.wake("vae")
-    clean = encode_images(family.vae, from_pil([large])).to(family.device)
+    clean = encode_scroll(family.vae, large, wrap=wrap).to(family.device)
     noise = initial_noise(seed_from("highres", seed), tuple(clean.shape)).to(clean.device)
     return schedule.noised(clean, noise)

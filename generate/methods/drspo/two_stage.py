@@ -16,10 +16,17 @@ from generate.config import WindowSettings
 from generate.images.lineart import check_lines, draw_lines, enlarge
 from generate.images.vae import decode_scroll
 from generate.methods.call import Output, call
-from generate.methods.drspo.blueprint import Blueprint, blueprint_request, draw_blueprint
+from generate.methods.drspo.blueprint import (
+    Blueprint,
+    Sketch,
+    blueprint_request,
+    check_sketch,
+    draw_blueprint,
+)
 from generate.methods.drspo.control import Control, active_steps
 from generate.methods.drspo.highres import HighRes, paint_windows
 from generate.methods.drspo.stages import STAGES, check_conditioning
+from generate.methods.image_prompt import ImagePrompt, in_force_scale, require_adapter
 from generate.methods.multidiffusion import MultiDiffusion
 from generate.methods.sdxl import SDXL
 from generate.models.family import ModelFamily, load_family
@@ -39,6 +46,8 @@ class Config:
     """stage one"""
     control: Control = field(default_factory=Control)
     """line art through the ControlNet"""
+    image_prompt: ImagePrompt = field(default_factory=ImagePrompt)
+    """the blueprint as an image prompt beside the text (the paper's "with IP-Adapter")"""
     windows: WindowSettings = field(default_factory=WindowSettings)
     """stage two's windows"""
     use_loras: bool = True
@@ -54,6 +63,8 @@ class DRSPO(Generator):
 
     def __init__(self, family: ModelFamily, config: Config | None = None) -> None:
         super().__init__(family, config)
+        self.sketch: Sketch | None = None
+        """a picture to follow, in the place of a blueprint"""
         if self.config.control.enabled and family.controlnet is None:
             raise UserError(
                 "the model was loaded without a ControlNet, which guides the windows",
@@ -64,6 +75,11 @@ class DRSPO(Generator):
     def needs_control(cls, config: Config) -> bool:
         """Whether the family must be loaded with its ControlNet."""
         return config.control.enabled
+
+    @classmethod
+    def needs_ip_adapter(cls, config: Config) -> bool:
+        """Whether the family must be loaded with its IP-Adapter."""
+        return config.image_prompt.enabled
 
     @classmethod
     def with_window_batch(cls, config: Config, count: int) -> Config:
@@ -79,6 +95,8 @@ class DRSPO(Generator):
         dtype: str = "auto",
         controlnet: str = "",
         conditioning: str = "",
+        ip_adapter: str = "",
+        image_encoder: str = "",
         revision: str = "",
         lora_blueprint: str = "",
         lora_highres: str = "",
@@ -94,6 +112,9 @@ class DRSPO(Generator):
             controlnet=cls.needs_control(config),
             controlnet_source=controlnet,
             conditioning=conditioning,
+            ip_adapter=cls.needs_ip_adapter(config),
+            ip_adapter_source=ip_adapter,
+            image_encoder=image_encoder,
             revision=revision,
         )
         for stage, path in zip(STAGES, (lora_blueprint, lora_highres), strict=True):
@@ -113,6 +134,8 @@ class DRSPO(Generator):
 
     def _make(self, index: int, request: Request, callback: Callback | None) -> Generated:
         started = time.perf_counter()
+        if self.sketch is not None:
+            return self.paint(request, self.sketch.image, callback, index)
         blueprint = self.draw(request, callback, index)
         made = self.paint(request, blueprint.image, callback, index)
         made.seconds = time.perf_counter() - started
@@ -124,7 +147,7 @@ class DRSPO(Generator):
     def draw(self, request: Request, callback: Callback | None = None, request_index: int = 0) -> Generated:
         """Stage one: the blueprint of a scroll's request."""
         self._wear("blueprint")
-        return draw_blueprint(self.family, self.config.blueprint, request, callback, request_index)
+        return draw_blueprint(self.family, self.blueprint, request, callback, request_index)
 
     def paint(
         self,
@@ -136,16 +159,16 @@ class DRSPO(Generator):
         """Stage two: the scroll that follows a blueprint, which may be any picture of the scroll's aspect
         ratio."""
         started = time.perf_counter()
-        large = enlarge(blueprint, request.height, request.width)
-        control = self.config.control
-        lines = draw_lines(large, control.lines) if control.enabled else None
+        control, wrap = self.config.control, self.config.windows.wrap
+        large = enlarge(blueprint, request.height, request.width, wrap=wrap)
+        lines = draw_lines(large, control.lines, wrap=wrap) if control.enabled else None
         self._wear("highres")
         settings = self._highres()
         sampled = paint_windows(self.family, settings, request, large, lines, callback, request_index)
         self.family.wake("vae")
         return Generated(
             request=request,
-            image=decode_scroll(self.family.vae, sampled.latents, wrap=self.config.windows.wrap),
+            image=decode_scroll(self.family.vae, sampled.latents, wrap=wrap),
             seconds=time.perf_counter() - started,
             latents=sampled.latents[0].float().cpu(),
             facts=sampled.facts,
@@ -167,10 +190,13 @@ class DRSPO(Generator):
     def check(self, requests: list[Request]) -> None:
         """UserError for anything wrong with the requests or the settings, before heavy work."""
         config, family = self.config, self.family
+        require_adapter(family, config.image_prompt)
         MultiDiffusion(family, config.windows).check(requests)
         for request in requests:
             self.check_settings(config, request, family.spec)
             self._entered(request)
+            if self.sketch is not None:
+                check_sketch(self.sketch.image.size, request)
             SDXL(family, config.blueprint.sdxl).check(
                 [blueprint_request(request, config.blueprint, family.spec)]
             )
@@ -187,15 +213,31 @@ class DRSPO(Generator):
             width=first.width,
             steps=first.steps,
             guidance_scale=first.guidance_scale,
+            seed=first.seed,
         )
         windows = in_force(config.windows, spec)
-        control = replace(config.control, scale=self.control_scale)
-        return replace(config, strength=self.strength, blueprint=blueprint, control=control, windows=windows)
+        return replace(
+            config,
+            strength=self.strength,
+            blueprint=blueprint,
+            control=replace(config.control, scale=self.control_scale),
+            image_prompt=in_force_scale(config.image_prompt, spec),
+            windows=windows,
+        )
 
     def count_steps(self, request: Request) -> int:
         """How many steps a callback sees for one request."""
+        painted = len(self._entered(request))
+        if self.sketch is not None:
+            return painted
         first = blueprint_request(request, self.config.blueprint, self.family.spec)
-        return SDXL(self.family, self.config.blueprint.sdxl).count_steps(first) + len(self._entered(request))
+        return SDXL(self.family, self.config.blueprint.sdxl).count_steps(first) + painted
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """Stage one's settings in force: where the windows close to a ring, the plan does too."""
+        own, wrap = self.config.blueprint, self.config.windows.wrap
+        return replace(own, sdxl=replace(own.sdxl, wrap=True)) if wrap else own
 
     @property
     def strength(self) -> float:
@@ -219,6 +261,7 @@ class DRSPO(Generator):
             windows=self.config.windows,
             control=self.config.control,
             control_scale=self.control_scale,
+            image_prompt=self.config.image_prompt,
         )
 
     def _wear(self, stage: str) -> None:
