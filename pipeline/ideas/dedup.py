@@ -9,7 +9,7 @@ signature per row: about 0.6 GB for a million prompts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -104,10 +104,12 @@ class KeptTexts:
         self, texts: Sequence[str], signatures: np.ndarray, index: int, others: list[int]
     ) -> int | None:
         """The first of the others that the text resembles, by sets: of short texts they are made fastest."""
+        if not others:
+            return None
         start = self.count
         old = [other for other in others if other < start]
-        rows = [self._signature(other) for other in old]
-        rows += [signatures[other - start] for other in others[len(old) :]]
+        new = np.array(others[len(old) :], np.int64) - start
+        rows = np.concatenate([*self._signatures(np.array(old, np.int64)), signatures[new]])
         likely = _likely(rows, signatures[index], others, self.threshold)
         if not likely:
             return None
@@ -118,9 +120,14 @@ class KeptTexts:
                 return other
         return None
 
-    def _signature(self, index: int) -> np.ndarray:
-        block = next(block for block in self._blocks if index <= block.last)
-        return block.signatures[int(np.searchsorted(block.indices, index))]
+    def _signatures(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """The signatures of kept texts, by ascending index, a block's at a time."""
+        done = 0
+        for block in self._blocks:
+            end = int(np.searchsorted(indices, block.last, "right"))
+            if end > done:
+                yield block.signatures[np.searchsorted(block.indices, indices[done:end])]
+                done = end
 
     def _keep(
         self, texts: Sequence[str], keys: np.ndarray, signatures: np.ndarray, dropped: set[int]
@@ -160,18 +167,14 @@ class _Kept:
         return _Kept(*(np.concatenate(pair) for pair in pairs))
 
 
-def _likely(
-    signatures: Sequence[np.ndarray], mine: np.ndarray, others: list[int], threshold: float
-) -> list[int]:
+def _likely(signatures: np.ndarray, mine: np.ndarray, others: list[int], threshold: float) -> list[int]:
     """Those of the others whose signatures agree about as much as the threshold: the rest need no exact look.
 
     The share that agrees estimates the similarity, with the standard deviation of a share. A byte of each
     hash is enough for that: one in 256 agrees by chance.
     """
-    if not others:
-        return []
     count = mine.size
-    agreed = (np.stack(signatures) == mine).view(np.uint8).sum(axis=1, dtype=np.uint8)
+    agreed = (signatures == mine).view(np.uint8).sum(axis=1, dtype=np.uint8)
     least = count * threshold - _DEVIATIONS * math.sqrt(count * threshold * (1 - threshold))
     return [others[place] for place in np.flatnonzero(agreed >= least).tolist()]
 
