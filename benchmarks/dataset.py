@@ -5,6 +5,7 @@ ray        phase 5 on Ray, one actor a stage, against two bare processes that ge
 scaling    sleeping actors with real image bytes, 2 against 8, on Ray
 spill      12 MB images through a 700 MB object store
 resume     a start with nothing to do, and the listing of 100,000 unit files
+journal    100,000 answers of a language model: files, and reads to know what was spent and to find answers
 million    1,000,000 prompts through ingest, expand, filter and plan: peak memory
 
 Ratios are what counts; the times are this machine's. Needs a quiet machine.
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -38,6 +40,8 @@ from dataset_builder.ideas import make_prompts
 from drspo import consent
 from drspo.files.storage import Storage
 from drspo.hashing import content_hash
+from drspo.llm.journal import Journal
+from drspo.llm.segments import Line
 from generate.request import Generator
 from pipeline.candidates.plan import make_plan
 from pipeline.ideas.expanders import ExpandSettings
@@ -315,6 +319,49 @@ def resume(files: int) -> None:
         print(f"resume: {found} unit files listed in {time.monotonic() - began:.2f} s")
 
 
+def journal(count: int) -> None:
+    """How many files the answers are, and how many reads it takes to sum what they cost and to find some."""
+    reads: Counter[str] = Counter()
+    storage = Storage(f"memory://journal-{os.getpid()}")
+    for name in ("read", "open", "list"):
+        count_calls(storage, name, reads)
+    written = Journal(storage)
+    for start in range(0, count, 16):
+        written.write([answered(number) for number in range(start, min(start + 16, count))])
+    written.close()
+    files = len(storage.list("cache/llm/"))
+    reads.clear()
+    found = Journal(storage)
+    tokens = found.books().tokens
+    summed = reads.total()
+    reads.clear()
+    some = range(0, count, max(1, count // 100))
+    assert all(found.get(answered(number).request_hash) for number in some)
+    print(
+        f"journal: {count} answers in {files} files; {tokens} tokens summed with {summed} reads; "
+        f"{len(some)} answers found with {reads.total()} reads"
+    )
+
+
+def count_calls(storage: Storage, name: str, calls: Counter[str]) -> None:
+    """Count the calls of one of a storage's methods."""
+    real = getattr(storage, name)
+
+    def counted(*given: Any, **named: Any) -> Any:
+        calls[name] += 1
+        return real(*given, **named)
+
+    setattr(storage, name, counted)
+
+
+def answered(number: int) -> Line:
+    """One answer of about the usual size."""
+    key = content_hash("journal", number)
+    return Line(
+        request_hash=key, kind="ok", content="x" * 600, requests=1, prompt_tokens=300, completion_tokens=80
+    )
+
+
 def million(count: int) -> None:
     """Peak memory of a process that takes `count` prompts through phases 1 to 4."""
     if os.environ.get("DRSPO_BENCHMARK_CHILD"):
@@ -357,6 +404,7 @@ PIECES = {
     "scaling": (scaling, 96),
     "spill": (spill, 40),
     "resume": (resume, 100_000),
+    "journal": (journal, 100_000),
     "million": (million, 1_000_000),
 }
 

@@ -19,6 +19,7 @@ from dataset_builder.config import (
     run_hash,
     same_prompts,
     units_hash,
+    uses_llm,
     with_added,
 )
 from dataset_builder.export import export, plan_shards
@@ -36,6 +37,7 @@ from pipeline.candidates.actors import StageSpec
 from pipeline.candidates.guard import units_with_attempts
 from pipeline.candidates.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, todo
 from pipeline.candidates.provenance import read_models
+from pipeline.checks import check_weights
 from pipeline.ideas.finished import PROMPTS_NAME
 from pipeline.ideas.prompts import unfinished
 from pipeline.pairs.columns import join_added
@@ -86,6 +88,8 @@ class Build:
     def __call__(self) -> Outcome:
         """All phases, from wherever an earlier start left them."""
         self._begin()
+        if uses_llm(self.config) and self.config.until != "prompts" and not self.run.exists(PROMPTS_NAME):
+            check_weights(self.config.candidates, self.config.scoring)
         prompts = make_prompts(self.run, self.config)
         if self.config.until == "prompts":
             return self._stopped(prompts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from pipeline import EXPANDERS, FILTERS
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.settings import CandidateSettings, ScoringSettings
+
+log = logging.getLogger(__name__)
 
 
 def check_generators(settings: CandidateSettings) -> None:
@@ -52,6 +55,48 @@ def check_scorers(settings: ScoringSettings) -> None:
         for key in options_of(settings.options, name):
             if key not in known:
                 raise UserError(f"{name} has no option {key!r}", "scoring.options", did_you_mean(key, known))
+
+
+def check_weights(candidates: CandidateSettings, scoring: ScoringSettings) -> None:
+    """UserError for a scorer whose weights or settings do not fit, and for a model that the Hub has not.
+
+    It takes the time of building every scorer, so it is for runs that pay for their prompts first.
+    """
+    from eval.base import build_scorer, metric_settings, release
+
+    for name, target in scoring.named.items():
+        own = metric_settings(
+            name, target, model=candidates.model, options=scoring.options, shared={"device": "auto"}
+        )
+        release(build_scorer(target, own))
+    _check_hub(candidates.model)
+
+
+def _check_hub(model: str) -> None:
+    from generate.models.hub import HUB_ID
+    from generate.models.specs import MODELS
+
+    source = MODELS[model].base if model in MODELS else model
+    asked = None if not source or Path(source).expanduser().exists() else HUB_ID.fullmatch(source)
+    if asked is None:
+        return
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if isinstance(try_to_load_from_cache(asked["id"], "model_index.json", revision=asked["revision"]), str):
+        return
+    try:
+        HfApi().model_info(asked["id"], revision=asked["revision"], timeout=20)
+    except GatedRepoError as error:
+        hint = "Accept its licence there, and set HF_TOKEN."
+        what = f"the model {source} asks for a licence to be accepted"
+        raise UserError(what, "candidates.model", hint) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise UserError(
+            f"the Hub has no model {source}", "candidates.model", did_you_mean(model, MODELS)
+        ) from error
+    except Exception as error:  # no network, a proxy, a mirror: it may still be there when it is needed
+        log.warning("could not ask the Hub for the model %s before prompts are paid for: %s", source, error)
 
 
 def check_texts(expand: ExpandSettings, filters: FilterSettings) -> None:

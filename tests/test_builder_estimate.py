@@ -31,7 +31,7 @@ def test_the_plan_counts_what_the_run_then_makes(tmp_path):
     outcome = build(config)
     after = estimate(config)
     assert (before.ideas, before.accepted) == (outcome.prompts, outcome.accepted) == (9, 6)
-    assert before.losses == {"duplicate": 1, "empty": 1, "rules indoor": 1} == after.losses
+    assert before.losses == {"duplicate": 1, "empty": 1, "rules not outdoor": 1} == after.losses
     assert before.images == after.images == after.images_done == 24 and before.images_done == 0
     assert before.pairs == sum(outcome.pairs.values())
 

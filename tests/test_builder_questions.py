@@ -9,20 +9,24 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from dataset_builder import retry
 from dataset_builder.command import finish, main
-from dataset_builder.config import BuildConfig
+from dataset_builder.config import BuildConfig, prompts_hash
 from dataset_builder.report import status
 from drspo.cli import execute
 from drspo.config import dump
 from drspo.errors import UserError
+from drspo.files.run import RunDir
 from drspo.files.storage import Storage
 from drspo.llm.journal import Journal
 from drspo.llm.settings import LLMSettings
 from drspo.llm.wire import Wire
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
+from pipeline.ideas.sources import PromptSettings
+from pipeline.settings import ScoringSettings
 from tests.building import ALLOW, build, fake_config, final_tables
 from tests.forks import Forks
 from tests.hostile_llm import KEY, HostileLLM
@@ -179,3 +183,113 @@ def test_a_hostile_server_costs_its_rows_alone_and_the_program_ends_with_3(
         statuses.setdefault(row["source_text"], set()).add(row["status"])
     assert statuses == {idea: {status} for idea, status in HOSTILE.items()}
     assert len(list((tmp_path / "run/units").rglob("*.parquet"))) == 10
+
+
+def prompts_only(config: BuildConfig) -> BuildConfig:
+    return replace(config, until="prompts")
+
+
+def test_until_prompts_stops_before_the_images_and_other_runs_take_the_prompts_with_their_provenance(
+    tmp_path: Path, server: HostileLLM, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = prompts_only(asking(tmp_path, server))
+    outcome = build(config)
+    assert finish(config, outcome) == 0 and "20 accepted of 20" in capsys.readouterr().out
+    assert not (tmp_path / "run/plan.parquet").exists() and not (tmp_path / "run/units").exists()
+    paid = server.total
+    first = pq.read_table(tmp_path / "run/prompts.parquet")
+    for name, seeds in (("one", 1), ("two", 2)):
+        taking = fake_config(tmp_path, tmp_path / name)
+        taking = replace(
+            taking,
+            prompts=PromptSettings(source=str(tmp_path / "run")),
+            expand=config.expand,
+            filter=config.filter,
+            candidates=replace(taking.candidates, seeds=seeds),
+        )
+        assert sum(build(taking).pairs.values()) == 20
+        assert pq.read_table(tmp_path / name / "prompts.parquet").equals(first)
+        facts = RunDir(tmp_path / name).phases()["prompts"]
+        assert facts["taken_from"] == {"run": str(tmp_path / "run"), "hash": prompts_hash(config)}
+    assert server.total == paid
+    assert sum(build(replace(config, until="shards")).pairs.values()) == 20, "and the run itself goes on"
+
+
+def test_a_run_without_finished_prompts_is_no_source(tmp_path: Path, server: HostileLLM) -> None:
+    config = asking(tmp_path, server)
+    with pytest.raises(UserError, match="unanswered"):
+        build(replace(config, llm=replace(config.llm, token_budget=3000)))
+    taking = replace(fake_config(tmp_path, tmp_path / "b"), prompts=PromptSettings(source=config.out))
+    with pytest.raises(UserError, match="no finished prompts"):
+        build(taking)
+    assert not (tmp_path / "b").exists()
+
+
+def test_status_says_what_is_unfinished_and_what_it_cost(tmp_path: Path, server: HostileLLM) -> None:
+    config = asking(tmp_path, server, ["a calm lake", "a broken tower", "an html page hill"])
+    with pytest.raises(UserError, match="left 2 of"):
+        build(config)
+    found = status.read_status(config.out)
+    said = status.describe(found)
+    assert found.unfinished == 2 and "2 unfinished" in said and "asks again" in said
+    assert f"{found.books.requests} requests paid" in said and "estimated for 2 of them" in said
+    assert status.as_dict(found)["llm"]["tokens"] == found.books.tokens > 0
+
+
+def test_what_was_set_aside_is_asked_again_after_retry_dead_also_before_the_prompts_are_finished(
+    tmp_path: Path, server: HostileLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tests.hostile_llm as hostile
+
+    config = asking(tmp_path, server, ["a calm lake", "a nonsense tower", "a broken hill"])
+    with pytest.raises(UserError, match="left 1 of"):
+        build(config)
+    before = server.requests["a nonsense tower"]
+    with pytest.raises(UserError, match="left 1 of"):
+        build(config)
+    assert server.requests["a nonsense tower"] == before, "set aside: not paid for again"
+    for word in ("nonsense", "broken"):
+        monkeypatch.delitem(hostile._BEHAVIOURS, word)
+    assert retry.requeue_questions(config.out) == 1
+    outcome = build(config)
+    assert outcome.accepted == 6 and outcome.dead == outcome.unfinished == 0
+
+
+def test_a_wrong_scorer_or_model_is_found_before_anything_is_paid_for(
+    tmp_path: Path, server: HostileLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = asking(tmp_path, server)
+    wrong = ScoringSettings(scorers=("aesthetic",), options=("aesthetic.head=laion-v9",))
+    with pytest.raises(UserError, match="laion-v9"):
+        build(replace(config, scoring=wrong))
+
+    def missing(self: object, name: str, **more: object) -> None:
+        raise RepositoryNotFoundError.__new__(RepositoryNotFoundError, f"no {name}")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", missing)
+    with pytest.raises(UserError, match="the Hub has no model owner/nothing"):
+        build(replace(config, candidates=replace(config.candidates, model="owner/nothing")))
+    assert server.total == 0
+    build(config)
+    assert server.total == 40, "and the folder takes what was meant"
+
+
+def test_a_mistyped_source_does_not_bind_the_folder(tmp_path: Path, server: HostileLLM) -> None:
+    config = asking(tmp_path, server)
+    (tmp_path / "other.txt").write_text("a broken castle\n")
+    typo = replace(config, prompts=PromptSettings(source=str(tmp_path / "other.txt")))
+    with pytest.raises(UserError, match="unanswered"):
+        build(typo)
+    assert sum(build(config).pairs.values()) == 20
+    with pytest.raises(UserError, match="another configuration"):
+        build(typo)
+
+
+def test_finished_prompts_that_were_paid_for_are_not_replaced_by_others(
+    tmp_path: Path, server: HostileLLM
+) -> None:
+    config = prompts_only(asking(tmp_path, server))
+    build(config)
+    with pytest.raises(UserError, match="another configuration"):
+        build(replace(config, expand=ExpandSettings(expander="none")))
+    assert len(pq.read_table(tmp_path / "run/prompts.parquet")) == 20

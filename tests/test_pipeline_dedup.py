@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.ideas import dedup
-from pipeline.ideas.dedup import jaccard, near_duplicates
+from pipeline.ideas.dedup import KeptTexts, jaccard, near_duplicates
 
 WORDS = (
     "lake hill castle river snow dune forest bridge harbour cloud meadow temple gate pine sail moon".split()
@@ -94,3 +94,38 @@ def test_the_result_does_not_depend_on_how_texts_are_chunked():
 def test_a_threshold_outside_its_range_is_refused():
     with pytest.raises(ValueError, match="threshold"):
         near_duplicates(["a"], 1.5)
+
+
+@pytest.mark.parametrize("sizes", [(1200,), (7,) * 172, (600, 599, 1), (1, 1000, 199)])
+def test_blocks_one_after_the_other_give_what_all_at_once_give(sizes):
+    texts = random_texts(800, 3)
+    rng = np.random.default_rng(4)
+    for original in rng.choice(800, 400).tolist():
+        words = texts[original].split()
+        words[int(rng.integers(14))] = "tower"
+        texts.append(" ".join(words))
+    order = rng.permutation(len(texts)).tolist()
+    texts = [texts[place] for place in order]
+    whole = near_duplicates(texts, 0.7)
+    assert len(whole) > 200
+    kept, found, start = KeptTexts(0.7), {}, 0
+    for size in sizes:
+        found |= kept.add(texts[start : start + size])
+        start += size
+    assert found == whole
+
+
+def test_a_restart_needs_nothing_but_the_texts_that_were_kept():
+    texts = random_texts(300, 5)
+    twins = [" ".join([*text.split()[:-2], "tower", "x"]) for text in texts[::10]]
+    first, again = KeptTexts(0.7), KeptTexts(0.7)
+    assert not first.add(texts)
+    again.remember(texts)
+    assert first.add(twins) == again.add(twins) and len(again.add(texts)) == 300
+
+
+def test_many_equal_beginnings_are_compared_with_a_bounded_number():
+    texts = [f"a calm lake at dawn with a red boat and a long jetty {number:06d}" for number in range(500)]
+    blocks = KeptTexts(1.0)
+    found = [blocks.add(texts[start : start + 100]) for start in range(0, 500, 100)]
+    assert found == [{}] * 5 and near_duplicates(texts, 1.0) == {}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks import outdoor_filter
+from benchmarks.outdoor_filter import measure
+from benchmarks.outdoor_filter import read as read_labelled
 from drspo import consent
 from drspo.files.storage import Storage
 from drspo.llm.settings import LLMSettings
@@ -30,7 +33,7 @@ def outcomes(prompts, folder, **settings):
         ("a lighthouse on a cliff", True),
         ("A KITCHEN WITH COPPER PANS", False),
         ("interior of a temple on a mountain", False),
-        ("a room with a view of the sea and the harbour", True),
+        ("a room with a view of the sea and the harbour", False),
         ("churches and castles", True),
         ("a stage", False),
         ("the golden age", None),
@@ -69,6 +72,40 @@ def test_undecided_ideas_are_kept_or_dropped_as_asked():
     [dropped] = screen_freely(ideas, FilterSettings(undecided="drop")).to_pylist()
     assert kept["status"] == "ok" and dropped["status"] == "dropped"
     assert dropped["reason"].startswith("rules undecided")
+
+
+def test_the_rules_find_outdoor_scenes_among_prompts_they_were_not_made_for():
+    """The half of the labelled prompts that the words were chosen without; the figures are in the docs."""
+    held_out = [one for one in read_labelled() if one.held_out]
+    assert len(held_out) > 150
+    for undecided in ("drop", "keep"):
+        precision, recall = measure(held_out, undecided)
+        assert precision >= 0.93 and recall >= 0.95
+
+
+def test_the_command_prints_the_figures(capsys):
+    assert outdoor_filter.main(["--part", "all"]) == 0
+    said = capsys.readouterr().out
+    assert "392 prompts, undecided=drop: precision 0." in said and "pattern" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "outdoor"),
+    [
+        ("cookies shaped like clouds and mountains", False),
+        ("a beach-themed living room", False),
+        ("a Chinese landscape painting", True),
+        ("oil painting on canvas of a mountain", True),
+        ("a lounge with a large mural of a mountain lake", False),
+        ("two cities and three valleys", True),
+        ("a ham sandwich", False),
+        ("seamless pattern of palm leaves by the sea", False),
+        ("market stalls with oranges and cheese in a town square", True),
+    ],
+)
+def test_what_a_text_shows_is_told_from_what_it_only_resembles(text, outdoor):
+    found = outdoor_by_rules(text)
+    assert found is not None and found[0] is outdoor, found
 
 
 def test_the_rules_agree_with_the_labels_of_the_shipped_corpus():

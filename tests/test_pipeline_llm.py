@@ -311,6 +311,7 @@ def test_a_server_that_is_gone_stops_the_run_instead_of_killing_every_row(server
     texts = [f"a lake number {number}" for number in range(100)]
     with pytest.raises(UserError, match="failed 6 times in a row"):
         expand(ideas(*texts), ExpandSettings(expander="llm"), gone, Storage(tmp_path))
+    assert Journal(Storage(tmp_path)).books().requests == 0, "what was never sent has cost nothing"
 
 
 def test_the_budget_is_kept_and_a_larger_one_continues_without_paying_twice(server, tmp_path):
@@ -428,6 +429,20 @@ def test_the_bucket_lets_through_its_rate_and_not_more():
     assert clock[0] == pytest.approx(90)
     asyncio.run(drain(bucket, 1, 1))
     assert clock[0] == pytest.approx(121)
+
+
+def test_who_waits_first_leaves_first():
+    async def wait(bucket, number, left):
+        await bucket.take(1)
+        left.append(number)
+
+    async def many():
+        bucket, left = TokenBucket(12_000), []
+        bucket.level = 0
+        await asyncio.gather(*(wait(bucket, number, left) for number in range(40)))
+        return left
+
+    assert asyncio.run(many()) == list(range(40))
 
 
 def test_the_answers_shape_can_be_asked_for_in_words(server, tmp_path):

@@ -8,11 +8,13 @@ import sys
 import unicodedata
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from drspo.llm.settings import LLMSettings
+from pipeline.ideas.dedup import KeptTexts
 from pipeline.ideas.expanders import Expanded, ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.prompts import drop_duplicates, expand, filter_prompts, ingest, reason_kind, screen_freely
@@ -244,3 +246,20 @@ def test_reasons_are_counted_without_their_details():
     assert reason_kind("too long: 10000 characters") == "too long"
     assert reason_kind("near duplicate of 0123") == "near duplicate"
     assert reason_kind("llm invalid: a prompt of 3 words") == "llm invalid"
+
+
+def test_blocks_in_order_give_the_table_that_all_rows_at_once_give(tmp_path):
+    ideas = ingest(PromptSettings(limit=120))
+    filters = FilterSettings(near_duplicates=0.4)
+
+    def prompts(blocks, folder):
+        seen, written, storage = KeptTexts(0.4), KeptTexts(0.4), Storage(folder)
+        for block in blocks:
+            block = screen_freely(block, filters, seen)
+            block = expand(block, ExpandSettings(per_idea=3), LLMSettings(), storage)
+            yield filter_prompts(block, filters, LLMSettings(), storage, kept=written)
+
+    [whole] = prompts([ideas], tmp_path)
+    parts = [ideas.slice(start, 17) for start in range(0, ideas.num_rows, 17)]
+    assert pa.concat_tables(prompts(parts, tmp_path)).combine_chunks().equals(whole.combine_chunks())
+    assert sum(reason.startswith("near duplicate") for reason in whole["reason"].to_pylist()) > 10

@@ -267,7 +267,7 @@ class LLM:
                     f"the language model failed {self._failures_in_a_row} times in a row, last with: "
                     + self.wire.redact(str(error)),
                     where=self.settings.base_url,
-                    hint=LATER,
+                    hint=f"{LATER} Where so many questions in a row deserve it, raise --llm.give-up-after.",
                 )
             )
         self._check_fatal()

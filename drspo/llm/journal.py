@@ -40,7 +40,7 @@ class Journal:
         self._in_memory = self._foreign = Books()
         self._written = 0
         self._looked = 0.0
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
         self._pending: list[tuple[Sequence[Line], asyncio.Future[None]]] = []
         self._draining: asyncio.Task[None] | None = None
 
@@ -82,6 +82,10 @@ class Journal:
 
     def write(self, lines: Sequence[Line]) -> None:
         """Store lines as one segment, at once."""
+        with self._writing:
+            self._write(lines)
+
+    def _write(self, lines: Sequence[Line]) -> None:
         self._recent.update((line.request_hash, line) for line in lines if line.is_verdict)
         if self.storage is None:
             self._in_memory = sum((line.books for line in lines), self._in_memory)
@@ -95,9 +99,10 @@ class Journal:
 
     def close(self) -> None:
         """Leave one segment where this writer stored many small ones."""
-        names = self._own.get(0, [])
-        if len(names) > 1:
-            self._merge(0, names)
+        with self._writing:
+            names = self._own.get(0, [])
+            if len(names) > 1:
+                self._merge(0, names)
 
     def refresh(self, after: float = REFRESH) -> None:
         """Learn what other writers have stored, when the last look is so many seconds ago."""

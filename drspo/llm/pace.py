@@ -11,7 +11,7 @@ class TokenBucket:
     """A bucket that fills evenly up to one minute's worth; `take` waits until the amount is there.
 
     A rate of 0 means no limit. An amount above the bucket's size waits for a full bucket and leaves a debt,
-    so that one large request is slow instead of impossible.
+    so that one large request is slow instead of impossible. Who came first leaves first.
     """
 
     def __init__(
@@ -22,21 +22,22 @@ class TokenBucket:
     ) -> None:
         self.per_minute, self.clock, self.sleep = per_minute, clock, sleep
         self.level, self.seen = float(per_minute), clock()
+        self.turn = asyncio.Lock()
 
-    def _fill(self) -> None:
+    def _missing(self, amount: float) -> float:
         now = self.clock()
         self.level = min(self.per_minute, self.level + (now - self.seen) * self.per_minute / 60)
         self.seen = now
+        return min(amount, self.per_minute) - self.level
 
     async def take(self, amount: float) -> None:
         """Wait until `amount` may be spent, then spend it."""
-        while self.per_minute > 0:
-            self._fill()
-            missing = min(amount, self.per_minute) - self.level
-            if missing <= 1e-9:
-                self.level -= amount
-                return
-            await self.sleep(missing * 60 / self.per_minute)
+        if self.per_minute <= 0:
+            return
+        async with self.turn:
+            while (missing := self._missing(amount)) > 1e-9:
+                await self.sleep(missing * 60 / self.per_minute)
+            self.level -= amount
 
     def give_back(self, amount: float) -> None:
         """Return what was reserved and not used; a negative amount is a correction downwards."""

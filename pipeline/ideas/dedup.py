@@ -2,14 +2,14 @@
 
 Broder, "On the resemblance and containment of documents" (1997). Shingles are five characters of the
 case-folded text, so that scripts without spaces work alike. Deterministic; the order of rows decides who
-stays; memory is a key per row and band, a signature per row and a list per shared bucket: about 0.6 GB for a
-million prompts.
+stays, also over blocks that come one after the other; memory is the kept texts, a key per row and band, and a
+signature per row: about 0.6 GB for a million prompts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -31,54 +31,152 @@ def near_duplicates(
     Resemblance is the Jaccard similarity of the shingle sets, at least `threshold` in (0, 1]. Of a bucket
     with more than 64 kept texts only the first 64 are compared. `advance` hears how many more are done.
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"a similarity threshold lies in (0, 1], not {threshold}")
-    keys, signatures = _minhash(texts)
-    groups, count = _shared_buckets(keys)
-    del keys
-    members: list[list[int] | None] = [None] * count
-    found: dict[int, int] = {}
-    told = 0
-    for index in np.flatnonzero((groups >= 0).any(axis=1)).tolist():
-        if index - told >= _TELL:
-            advance(index - told)
-            told = index
-        buckets = [group for group in groups[index].tolist() if group >= 0]
-        earlier = sorted({other for bucket in buckets for other in members[bucket] or ()})
-        twin = _twin(texts, index, _likely(signatures, index, earlier, threshold), threshold)
-        if twin is not None:
-            found[index] = twin
-            continue
-        for bucket in buckets:
-            kept = members[bucket]
-            if kept is None:
-                members[bucket] = [index]
-            elif len(kept) < _MOST_COMPARED:
-                kept.append(index)
-    advance(len(texts) - told)
-    return found
+    return KeptTexts(threshold).add(texts, advance)
 
 
-def _likely(signatures: np.ndarray, index: int, others: list[int], threshold: float) -> list[int]:
+class KeptTexts:
+    """Texts that were kept, in the order they came, and which of a further block resemble one of them.
+
+    Blocks added one after the other give what all of them at once give. Nothing but the kept texts is needed
+    to make it again (`remember`): what a run has stored of its earlier blocks is the stored index.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        if not 0 < threshold <= 1:
+            raise ValueError(f"a similarity threshold lies in (0, 1], not {threshold}")
+        self.threshold = threshold
+        self.count = 0
+        """Texts that were added so far, kept or not: the index of the next one."""
+        self._texts: dict[int, str] = {}
+        self._blocks: list[_Kept] = []
+
+    def add(
+        self, texts: Sequence[str], advance: Callable[[int], object] = lambda count: None
+    ) -> dict[int, int]:
+        """{index: index of the earlier kept text that it resembles}, counted over all blocks."""
+        keys, signatures = _minhash(texts)
+        earlier = self._earlier(keys)
+        groups, count = _shared_buckets(keys)
+        members: list[list[int]] = [[] for _ in range(count)]
+        start, told, found = self.count, 0, {}
+        meets = set(np.flatnonzero((groups >= 0).any(axis=1)).tolist()) | earlier.keys()
+        for index in sorted(meets):
+            if index - told >= _TELL:
+                advance(index - told)
+                told = index
+            buckets = [(band, group) for band, group in enumerate(groups[index].tolist()) if group >= 0]
+            past = earlier.get(index, {})
+            others = {other for some in past.values() for other in some}
+            others |= {start + other for _, group in buckets for other in members[group]}
+            twin = self._twin(texts, signatures, index, sorted(others))
+            if twin is not None:
+                found[start + index] = twin
+                continue
+            for band, group in buckets:
+                if len(members[group]) + len(past.get(band, ())) < _MOST_COMPARED:
+                    members[group].append(index)
+        advance(len(texts) - told)
+        self._keep(texts, keys, signatures, {twin - start for twin in found})
+        return found
+
+    def remember(self, texts: Sequence[str]) -> None:
+        """Texts that are known to be kept, such as those of an earlier start of the program."""
+        self._keep(texts, *_minhash(texts), set())
+
+    def text(self, index: int) -> str:
+        """The kept text of an index."""
+        return self._texts[index]
+
+    def _earlier(self, keys: np.ndarray) -> dict[int, dict[int, list[int]]]:
+        """{index in the block: {band: kept texts of earlier blocks in the same bucket, at most 64}}."""
+        found: dict[int, dict[int, list[int]]] = {}
+        for block in self._blocks:
+            for band in range(BANDS):
+                ranked, owners = block.ranked(band)
+                low = np.searchsorted(ranked, keys[:, band], "left")
+                high = np.searchsorted(ranked, keys[:, band], "right")
+                for index in np.flatnonzero(high > low).tolist():
+                    some = found.setdefault(index, {}).setdefault(band, [])
+                    some += owners[low[index] : high[index]][: _MOST_COMPARED - len(some)].tolist()
+        return found
+
+    def _twin(
+        self, texts: Sequence[str], signatures: np.ndarray, index: int, others: list[int]
+    ) -> int | None:
+        """The first of the others that the text resembles, by sets: of short texts they are made fastest."""
+        if not others:
+            return None
+        start = self.count
+        old = [other for other in others if other < start]
+        new = np.array(others[len(old) :], np.int64) - start
+        rows = np.concatenate([*self._signatures(np.array(old, np.int64)), signatures[new]])
+        likely = _likely(rows, signatures[index], others, self.threshold)
+        if not likely:
+            return None
+        mine = shingles(texts[index])
+        for other in likely:
+            text = self._texts[other] if other < start else texts[other - start]
+            if jaccard(mine, shingles(text)) >= self.threshold:
+                return other
+        return None
+
+    def _signatures(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """The signatures of kept texts, by ascending index, a block's at a time."""
+        done = 0
+        for block in self._blocks:
+            end = int(np.searchsorted(indices, block.last, "right"))
+            if end > done:
+                yield block.signatures[np.searchsorted(block.indices, indices[done:end])]
+                done = end
+
+    def _keep(
+        self, texts: Sequence[str], keys: np.ndarray, signatures: np.ndarray, dropped: set[int]
+    ) -> None:
+        rows = np.array([row for row in range(len(texts)) if row not in dropped], np.int64)
+        self._texts.update((self.count + row, texts[row]) for row in rows.tolist())
+        block = _Kept(rows + self.count, keys[rows], signatures[rows])
+        self.count += len(texts)
+        # Like sizes are joined, so that a million texts in small blocks are a few arrays to search.
+        while rows.size and self._blocks and self._blocks[-1].indices.size <= 2 * block.indices.size:
+            block = self._blocks.pop().joined(block)
+        if block.indices.size:
+            self._blocks.append(block)
+
+
+class _Kept:
+    """Some kept texts: indices, ascending [n], bucket keys [n, BANDS], signatures [n, BANDS * ROWS]."""
+
+    def __init__(self, indices: np.ndarray, keys: np.ndarray, signatures: np.ndarray) -> None:
+        self.indices, self.keys, self.signatures = indices, keys, signatures
+        self._order: dict[int, np.ndarray] = {}
+
+    @property
+    def last(self) -> int:
+        return int(self.indices[-1])
+
+    def ranked(self, band: int) -> tuple[np.ndarray, np.ndarray]:
+        """The band's keys in order, and whose they are; of equal keys the earliest text first."""
+        if band not in self._order:
+            self._order[band] = np.argsort(self.keys[:, band], kind="stable").astype(np.int32)
+        order = self._order[band]
+        return self.keys[order, band], self.indices[order]
+
+    def joined(self, later: _Kept) -> _Kept:
+        """These and later ones."""
+        pairs = ((self.indices, later.indices), (self.keys, later.keys), (self.signatures, later.signatures))
+        return _Kept(*(np.concatenate(pair) for pair in pairs))
+
+
+def _likely(signatures: np.ndarray, mine: np.ndarray, others: list[int], threshold: float) -> list[int]:
     """Those of the others whose signatures agree about as much as the threshold: the rest need no exact look.
 
     The share that agrees estimates the similarity, with the standard deviation of a share. A byte of each
     hash is enough for that: one in 256 agrees by chance.
     """
-    if not others:
-        return []
-    count = signatures.shape[1]
-    agreed = (signatures[others] == signatures[index]).view(np.uint8).sum(axis=1, dtype=np.uint8)
+    count = mine.size
+    agreed = (signatures == mine).view(np.uint8).sum(axis=1, dtype=np.uint8)
     least = count * threshold - _DEVIATIONS * math.sqrt(count * threshold * (1 - threshold))
     return [others[place] for place in np.flatnonzero(agreed >= least).tolist()]
-
-
-def _twin(texts: Sequence[str], index: int, others: list[int], threshold: float) -> int | None:
-    """The first of the others that the text resembles, by sets: of short texts they are made fastest."""
-    if not others:
-        return None
-    mine = shingles(texts[index])
-    return next((other for other in others if jaccard(mine, shingles(texts[other])) >= threshold), None)
 
 
 def jaccard(left: set[str], right: set[str]) -> float:

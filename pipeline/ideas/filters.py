@@ -26,8 +26,9 @@ class FilterSettings:
 
     filters: tuple[str, ...] = ("rules",)
     """rules, llm, or module:Class, in this order; the first that objects decides"""
-    undecided: Literal["keep", "drop"] = "keep"
-    """what the rules do with a text without indoor and outdoor words, such as one in another language"""
+    undecided: Literal["keep", "drop"] = "drop"
+    """what the rules do with an idea without any word they know, such as one in another language, where no
+    language model is asked"""
     template: str = "outdoor"
     """messages to the language model: outdoor, or a Markdown file"""
     near_duplicates: Share = 0.8
@@ -67,16 +68,17 @@ class OutdoorRules:
     judges = ("idea", "prompt")
 
     def __init__(self, settings: FilterSettings, llm: Callable[[], LLM]) -> None:
-        self.undecided = settings.undecided
+        # A language model that is asked anyway decides better than a missing word.
+        self.drop = settings.undecided == "drop" and "llm" not in settings.filters
 
     def __call__(self, row: Row) -> Objection | None:
         verdict = outdoor_by_rules(row["text"])
         if verdict is None:
             judged = bool(row["expander"])  # the idea was, and its expansion need not name it
-            drop = self.undecided == "drop" and not judged
-            return Objection("rules undecided: no indoor or outdoor word") if drop else None
+            drop = self.drop and not judged
+            return Objection("rules undecided: no word that names a scene") if drop else None
         outdoor, words = verdict
-        return None if outdoor else Objection(f"rules indoor: {', '.join(words)}")
+        return None if outdoor else Objection(f"rules not outdoor: {', '.join(words)}")
 
 
 class LLMOutdoor:
@@ -99,25 +101,58 @@ class LLMOutdoor:
 
 
 def outdoor_by_rules(text: str) -> tuple[bool, tuple[str, ...]] | None:
-    """(outdoor, the words that say so), or None when no known word occurs. A tie is outdoor."""
-    phrases, indoor, outdoor = _patterns()
-    low = text.casefold()
-    if found := phrases.search(low):
+    """(outdoor, the words that say so), or None when no known word occurs; a tie goes to the subject."""
+    rules = _rules()
+    low = _LIKENESS.sub(" ", text.casefold())
+    if found := rules.alone.search(low):
         return False, (found[0],)
-    inside = tuple(dict.fromkeys(indoor.findall(low)))
-    outside = tuple(dict.fromkeys(outdoor.findall(low)))
-    if not inside and not outside:
+    votes: dict[bool, dict[str, float]] = {True: {}, False: {}}
+    subject: bool | None = None
+    for match in rules.words.finditer(low):
+        word = match[0] if match[0] in rules.weights else match[1]
+        outdoor, weight = rules.weights[word]
+        if subject is None and weight >= HEAVY:
+            subject, weight = outdoor, 2 * weight
+        votes[outdoor].setdefault(word, weight)
+    scores = {side: sum(words.values()) for side, words in votes.items()}
+    if not any(votes.values()):
         return None
-    return (True, outside) if len(outside) >= len(inside) else (False, inside)
+    outdoor = scores[True] > scores[False] or (scores[True] == scores[False] and subject is True)
+    return outdoor, tuple(votes[outdoor])
+
+
+HEAVY = 3  # the weight of a word that can be a picture's subject
+FOR = ("places", "landmarks", "signs")
+# What only looks like something: "cookies shaped like clouds", "a mug with a mountain print", "beach-themed".
+_LIKENESS = re.compile(
+    r"\b(?:shaped like|in the (?:form|shape) of|printed with|(?:tattoo|mural|print|icon) of)\b[^,.;]*"
+    r"|\b[\w-]+-(?:shaped|themed|colou?red|flavou?red|inspired|print|patterned)\b"
+    r"|\b\w+ (?:print|motif|company|app|murals?)\b"
+)
+
+
+@dataclass(frozen=True)
+class _Rules:
+    alone: re.Pattern[str]
+    words: re.Pattern[str]
+    weights: dict[str, tuple[bool, int]]
 
 
 @cache
-def _patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+def _rules() -> _Rules:
     file = Path(__file__).parent / "words" / "outdoor.yaml"
     lists = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return tuple(_any_of(lists[name]) for name in ("indoor_phrases", "indoor", "outdoor"))  # type: ignore[return-value]
+    alone = lists.pop("against_alone")
+    weights: dict[str, tuple[bool, int]] = {}
+    for name, one in lists.items():
+        for word in one["words"]:
+            vote = (name in FOR, int(one["weight"]))
+            weights.setdefault(word, vote)
+            if re.search("[^aeiou]y$", word):
+                weights.setdefault(f"{word[:-1]}ies", vote)
+    return _Rules(_any_of(alone), _any_of(list(weights)), weights)
 
 
 def _any_of(words: list[str]) -> re.Pattern[str]:
-    longest_first = sorted(map(re.escape, words), key=len, reverse=True)
-    return re.compile(rf"\b(?:{'|'.join(longest_first)})(?:s|es)?\b")
+    longest_first = sorted(map(re.escape, map(str, words)), key=len, reverse=True)
+    return re.compile(rf"\b({'|'.join(longest_first)})(?:s|es)?\b")

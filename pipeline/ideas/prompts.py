@@ -2,7 +2,8 @@
 
 What costs nothing comes first: `ingest`, then `screen_freely` and `screen_asking` on what the person asked,
 `expand`, and `filter_prompts` on what the expansion may have broken. Each takes a table of PROMPT_SCHEMA, the
-whole or a block of it, in bounded batches; the stages they run are in `stages.py`.
+whole or a block of it, in bounded batches; the stages they run are in `stages.py`. Blocks that share a `kept`
+for the ideas and another for the prompts are freed of near duplicates as the whole table would be.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from drspo.files.storage import Storage
 from drspo.llm.account import summary
 from drspo.llm.settings import LLMSettings
 from drspo.log import progress
-from pipeline.ideas.dedup import near_duplicates
+from pipeline.ideas.dedup import KeptTexts
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import Item, PromptSettings, read_source
@@ -42,10 +43,10 @@ def ingest(settings: PromptSettings, advance: Advance = lambda count: None) -> p
     return _table(_ideas(settings, advance))
 
 
-def screen_freely(table: pa.Table, settings: FilterSettings) -> pa.Table:
+def screen_freely(table: pa.Table, settings: FilterSettings, kept: KeptTexts | None = None) -> pa.Table:
     """The ideas with the objections that cost nothing: of filters that ask nobody, and near duplicates."""
     stage = FilterStage(settings, LLMSettings(), "memory://nowhere", "idea", asking=False)
-    return drop_near_duplicates(run_stage(stage, table), settings.near_duplicates)
+    return drop_near_duplicates(run_stage(stage, table), settings.near_duplicates, kept)
 
 
 def screen_asking(
@@ -76,10 +77,11 @@ def filter_prompts(
     llm: LLMSettings,
     storage: Storage,
     advance: Advance = lambda count: None,
+    kept: KeptTexts | None = None,
 ) -> pa.Table:
     """The table with the filters' objections, exact and near duplicates marked as dropped rows."""
     table = drop_duplicates(run_stage(FilterStage(settings, llm, storage, "prompt"), table, advance))
-    return drop_near_duplicates(table, settings.near_duplicates)
+    return drop_near_duplicates(table, settings.near_duplicates, kept)
 
 
 def run_stage(stage: TextStage, table: pa.Table, advance: Advance = lambda count: None) -> pa.Table:
@@ -107,17 +109,22 @@ def drop_duplicates(table: pa.Table) -> pa.Table:
     return _dropped(table, {row: f"duplicate of {id_}" for row, id_ in twins if first[id_] != row})
 
 
-def drop_near_duplicates(table: pa.Table, threshold: float) -> pa.Table:
-    """Accepted rows that resemble an earlier one by `threshold` or more are dropped; 0 keeps all of them."""
+def drop_near_duplicates(table: pa.Table, threshold: float, kept: KeptTexts | None = None) -> pa.Table:
+    """Accepted rows that resemble an earlier one by `threshold` or more are dropped; 0 keeps all of them.
+
+    `kept` are the rows of earlier blocks, to which those that stay are added.
+    """
     if not threshold:
         return table
+    kept = KeptTexts(threshold) if kept is None else kept
     accepted = pc.indices_nonzero(pc.equal(table["status"], OK)).to_pylist()
     texts = table["text"].take(pa.array(accepted, pa.int64())).to_pylist()
-    ids = table["prompt_id"]
+    start = kept.count
     with progress(len(texts), "near duplicates", "prompts") as bar:
-        twins = near_duplicates(texts, threshold, bar.advance)
+        twins = kept.add(texts, bar.advance)
     return _dropped(
-        table, {accepted[i]: f"near duplicate of {ids[accepted[j]].as_py()}" for i, j in twins.items()}
+        table,
+        {accepted[i - start]: f"near duplicate of {prompt_id(kept.text(j))}" for i, j in twins.items()},
     )
 
 
