@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from drspo.errors import UserError
+from drspo.hashing import seed_from
 from generate.canvas.along import window_shares
 from generate.canvas.noise import initial_noise, step_noise
 from generate.canvas.plan import Canvas, canvas_time_ids, latent_size
@@ -22,6 +23,7 @@ from generate.models.specs import ModelSpec
 from generate.request import Callback, Generated, Generator, Request
 from generate.sampling.conditions import Conditions, Control, Rows, one_prompt
 from generate.sampling.fusion import Fusion
+from generate.sampling.known import Known
 from generate.sampling.loop import Advance, denoise, reporter
 from generate.sampling.predict import Predictor, predicting
 from generate.sampling.steppers import CanvasStepper, Stepper
@@ -54,6 +56,7 @@ class OneStage(Generator):
     taken (`stepper`), or the whole step (`advance`).
     """
 
+    keeps = True
     together = False
     """whether all windows must go through the network at once"""
 
@@ -167,10 +170,21 @@ class OneStage(Generator):
         embeddings = embeddings.to(family.device, family.dtype)
         conditions = self.conditions(embeddings, images, control, self.rows(request))
         run = Run(request=request, canvas=canvas, schedule=schedule, conditions=conditions)
+        known = self._known(request)
         with self.advance(run) as (advance, predict):
             report = reporter(callback, request_index, stage or self.name)
-            final = denoise(advance, latents, schedule, on_step=report)
-        return Sampled(final, predict.facts())
+            step = advance if known is None else known.around(advance, schedule)
+            final = denoise(step, latents, schedule, on_step=report)
+        return Sampled(final if known is None else known.finished(final), predict.facts())
+
+    def _known(self, request: Request) -> Known | None:
+        """What stays of the canvas, where only a part of it is painted."""
+        if self.kept is None:
+            return None
+        self.family.wake("vae")
+        clean, mask = (part.to(self.family.device) for part in self.kept.latents(self.family.vae))
+        noise = initial_noise(seed_from("known", request.seed), tuple(clean.shape))
+        return Known(clean, mask, noise.to(self.family.device))
 
     def encode(self, request: Request) -> PromptEmbeddings:
         """The embeddings of the request's prompt and negative prompt, or of every passage's."""

@@ -37,6 +37,7 @@ from generate.program.plans import (
     with_plan,
 )
 from generate.program.session import Session, Setup, check_like, open_session, setup_like
+from generate.program.source import Source, own_prompt, read_source, strips_of
 from generate.request import Generated, Request, Step, check_request, generator_class, own, settings_of
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def _quiet_libraries() -> None:
 
 def _make(config: Config) -> int:
     along = read_along(config.along) if config.along else ()
+    source = read_source(config)
     prompts = _prompts(config, along)
     if not prompts or not all(p.strip() for p in prompts):
         raise UserError(
@@ -83,13 +85,16 @@ def _make(config: Config) -> int:
     folder, single = split_out(config.out, len(prompts) * len(seeds), suffix)
     setup = _setup(config)
     check_plans(config, len(prompts) * len(seeds))
+    setup = replace(setup, source=source)
     _check_early(config, setup, along)
     store = Storage(folder)
     if not config.plan:
         require_writable(store)
     session = open_session(setup)
     requests = [
-        _request(config, session.family.spec, prompt, seed, along) for prompt in prompts for seed in seeds
+        _sized(_request(config, session.family.spec, prompt, seed, along), source)
+        for prompt in prompts
+        for seed in seeds
     ]
     jobs = [Job(request=r, name=single or file_name(r, suffix or ".png")) for r in requests]
     session.generator.check(requests)
@@ -134,7 +139,8 @@ def _choose(session: Session, jobs: Sequence[Job], judges: Any, store: Storage, 
 
 def _prompts(config: Config, along: Sequence[Passage]) -> list[str]:
     if not along:
-        return [*config.prompt, *(read_prompts(Path(config.prompts)) if config.prompts else [])]
+        given = [*config.prompt, *(read_prompts(Path(config.prompts)) if config.prompts else [])]
+        return given or list(own_prompt(config) if config.extend or config.repaint else ())
     if config.prompt or config.prompts:
         hint = "Leave prompts out, or say in every passage what holds everywhere."
         raise UserError("--along says what holds where, and prompts were given beside it", "--along", hint)
@@ -150,7 +156,11 @@ def _again(config: Config) -> int:
     folder, name = split_out(config.out, 1, f".{config.format}" if config.format else "")
     store = Storage(folder)
     require_writable(store)
-    given = replace(_setup(config), loras=_loras(config, generator_class(record.method).stages))
+    given = replace(
+        _setup(config),
+        source=read_source(config),
+        loras=_loras(config, generator_class(record.method).stages),
+    )
     session = open_session(setup_like(record, given))
     now = session.record(record.request)
     check_like(record, now)
@@ -214,11 +224,25 @@ def _check_early(config: Config, setup: Setup, along: tuple[Passage, ...] = ()) 
     for seed in config.seeds or (config.seed,):
         request = _request(config, spec or ModelSpec(base=config.model), "", seed, along)
         check_request(request)
-        method.check_settings(settings, smaller(request, config.upscale), spec)
+        if setup.source is None:
+            method.check_settings(settings, smaller(request, config.upscale), spec)
+        elif spec is not None:
+            for strip in strips_of(setup.source, spec):
+                wide = strip.right - strip.left
+                sized = replace(request, height=setup.source.size[0], width=wide)
+                method.check_settings(settings, sized, spec)
         if spec is not None and config.blueprint:
             check_sketch(picture_size(config.blueprint), smaller(request, config.upscale))
     if config.upscaler and config.upscale == 1:
         raise UserError("an upscaler was given, but nothing is enlarged", "--upscaler", "Add --upscale 2.")
+
+
+def _sized(request: Request, source: Source | None) -> Request:
+    """The request at the size of what it goes on with."""
+    if source is None:
+        return request
+    height, width = source.size
+    return replace(request, height=height, width=width)
 
 
 def _request(

@@ -29,9 +29,19 @@ _EXIF_DESCRIPTION = 0x010E
 
 # What a record's free parts hold, where they hold it: a stranger's may hold anything.
 _OF_LORAS = (("path", str), ("weight", (int, float)), ("sha256", str))
-_OPTIONS = {"threads": 0, "window_batch": 0, "upscale": 0} | dict.fromkeys(
+_OPTIONS: dict[str, Any] = dict.fromkeys(
+    ("threads", "window_batch", "upscale", "left", "right", "from", "to"), 0
+) | dict.fromkeys(
     ("device", "dtype", "revision", "controlnet", "controlnet_revision", "controlnet_fingerprint")
-    + ("blueprint", "blueprint_sha256", "upscaler", "upscaler_network", "upscaler_sha256"),
+    + (
+        "source",
+        "source_sha256",
+        "blueprint",
+        "blueprint_sha256",
+        "upscaler",
+        "upscaler_network",
+        "upscaler_sha256",
+    ),
     "",
 )
 

@@ -16,6 +16,7 @@ from drspo.errors import UserError
 from drspo.files.lora import FILE
 from drspo.leaving import public
 from generate.images.upscale import SOURCES, load_upscaler
+from generate.methods.continued import Continued
 from generate.methods.drspo.blueprint import read_sketch
 from generate.methods.drspo.two_stage import DRSPO
 from generate.methods.upscaled import Upscaled, smaller
@@ -24,6 +25,7 @@ from generate.models.family import ModelFamily, load_family
 from generate.models.hub import HUB_ID, at_revision
 from generate.models.specs import MODELS
 from generate.program.metadata import Record, lora_name, model_name, versions
+from generate.program.source import Source, source_like
 from generate.request import Generator, Request, generator_class, needs_control, settings_of
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ class Setup:
     """a file, a folder or a package's folder instead of the model's own upscaler"""
     blueprint: str = ""
     """a picture in the place of drspo's blueprint"""
+    source: Source | None = None
+    """a picture to go on with"""
     offload: bool = False
     """keep networks in host memory while they rest"""
     device: str = "auto"
@@ -106,6 +110,8 @@ class Session:
         """
         asked = settings_of(self.setup.method, self.setup.settings)
         method = generator_class(self.setup.method)(self.family, asked)
+        if self.setup.source is not None:
+            method = Continued(method, self.setup.source.image, self.setup.source.change)
         return method.resolved(smaller(request, self.setup.upscale))
 
     def _options(self, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,6 +123,7 @@ class Session:
         options |= {"revision": family.commit} if family.commit else {}
         if sketch := getattr(getattr(self.generator, "inner", self.generator), "sketch", None):
             options |= {"blueprint": sketch.name, "blueprint_sha256": sketch.sha256}
+        options |= self.setup.source.facts() if self.setup.source else {}
         if isinstance(self.generator, Upscaled):
             options |= self.generator.upscaler.facts(self.setup.upscale)
             options |= {"upscaler": self._name(model_name, upscaler_source(self.setup, family))}
@@ -166,6 +173,8 @@ def _generator(setup: Setup, family: ModelFamily) -> Generator:
         if not isinstance(generator, DRSPO):
             raise UserError(f"{setup.method} has no blueprint that a picture could replace", "--blueprint")
         generator.sketch = sketch
+    if setup.source is not None:
+        return Continued(generator, setup.source.image, setup.source.change)
     if setup.upscale == 1:
         return generator
     upscaler = load_upscaler(upscaler_source(setup, family), setup.upscale, family.device)
@@ -229,6 +238,7 @@ def setup_like(record: Record, setup: Setup) -> Setup:
         offload=setup.offload,
         upscale=record.options.get("upscale", 1),
         blueprint=setup.blueprint,
+        source=source_like(record.options, setup.source),
         upscaler=enlarged,
         other_base=True,  # the hashes are compared, which says more
         device=record.options.get("device", "auto") if setup.device == "auto" else setup.device,
@@ -263,6 +273,8 @@ def check_like(record: Record, now: Record) -> None:
         marks.append(("ControlNet", "--controlnet", there, here))
     if here := now.options.get("upscaler_sha256", ""):
         marks.append(("upscaler", "--upscaler", record.options.get("upscaler_sha256", ""), here))
+    if now.options.get("source_sha256", "") != record.options.get("source_sha256", ""):
+        raise UserError("this is not the scroll that was gone on with", "--like", "Its pixels are compared.")
     here, then = (one.options.get("blueprint_sha256", "") for one in (now, record))
     if here != then:
         raise UserError(
