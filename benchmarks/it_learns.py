@@ -48,7 +48,7 @@ from train.report.metrics import JsonLines
 
 GROUND_ONLY = 6
 """Which of a scene's captions names neither hour nor weather."""
-METHOD = {"blueprint": "sdxl", "highres": "multidiffusion"}
+METHOD = {"blueprint": "direct", "highres": "multidiffusion"}
 
 
 def main() -> None:

@@ -33,11 +33,16 @@ ABLATIONS: dict[str, Method] = {
     "drspo-without-highres-dpo": Method("drspo", wears={"blueprint": "blueprint"}),
     "drspo-without-control": Method("drspo", {"control": {"enabled": False}}, BOTH),
     "drspo-without-blueprint": Method("multidiffusion", wears={"all": "highres"}),
+    "drspo-with-ip-adapter": Method("drspo", {"image_prompt": {"enabled": True}}, BOTH),
 }
 """DRSPO and the rows of Table 2, each in both readings: without DPO as neither LoRA and as no LoRA of the
-windows; without control as no line art and as no blueprint at all, which leaves the windows alone."""
+windows; without control as no line art and as no blueprint at all, which leaves the windows alone; and with
+the blueprint as an image prompt beside all the rest (eq. 33)."""
 
-OF_A_ROW = ("model", "controlnet", "lora", "lora_blueprint", "lora_highres", "upscale", "upscaler")
+OF_A_ROW = (
+    *("model", "controlnet", "ip_adapter", "image_encoder", "lora", "lora_blueprint", "lora_highres"),
+    *("upscale", "upscaler"),
+)
 """Settings of a row that are not its generator's."""
 
 
@@ -95,6 +100,8 @@ def _setup(name: str, chosen: Method, own: dict[str, Any], config: EvalConfig) -
         settings=settings,
         loras=worn,
         controlnet=told.get("controlnet", ""),
+        ip_adapter=told.get("ip_adapter", ""),
+        image_encoder=told.get("image_encoder", ""),
         upscale=upscale,
         upscaler=told.get("upscaler", ""),
         device=config.device,

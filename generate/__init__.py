@@ -5,5 +5,9 @@ GENERATORS = {
     "sdxl": "generate.methods.sdxl:SDXL",
     "multidiffusion": "generate.methods.multidiffusion:MultiDiffusion",
     "mad": "generate.methods.mad:MAD",
+    "spotdiffusion": "generate.methods.spotdiffusion:SpotDiffusion",
+    "twindiffusion": "generate.methods.twindiffusion:TwinDiffusion",
+    "gvcf": "generate.methods.gvcf:GVCF",
+    "elasticdiffusion": "generate.methods.elasticdiffusion:ElasticDiffusion",
     "drspo": "generate.methods.drspo.two_stage:DRSPO",
 }

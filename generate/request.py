@@ -112,6 +112,11 @@ class Generator:
         return False
 
     @classmethod
+    def needs_ip_adapter(cls, config: Any) -> bool:
+        """Whether the model must be loaded with its IP-Adapter."""
+        return False
+
+    @classmethod
     def check_settings(cls, config: Any, request: Request, spec: Any) -> None:
         """UserError for what is wrong whatever the weights are; without a spec the model is not known yet."""
 
@@ -172,6 +177,11 @@ def settings_of(name: str, settings: Mapping[str, Any] | None = None) -> Any:
 def build_generator(name: str, family: Any, settings: Mapping[str, Any] | None = None) -> Generator:
     """The generator of that name, or of a plugin's "module:Class", with its settings applied."""
     return generator_class(name)(family, settings_of(name, settings))
+
+
+def needs_ip_adapter(name: str, settings: Mapping[str, Any] | None = None) -> bool:
+    """Whether a method with these settings asks for the model's IP-Adapter."""
+    return generator_class(name).needs_ip_adapter(settings_of(name, settings))
 
 
 def needs_control(name: str, settings: Mapping[str, Any] | None = None) -> bool:

@@ -196,7 +196,9 @@ def test_ablations_are_settings_of_the_same_generator():
         "drspo-without-highres-dpo": {"blueprint": "a"},
         "drspo-without-control": {"blueprint": "a", "highres": "b"},
         "drspo-without-blueprint": {"all": "b"},
+        "drspo-with-ip-adapter": {"blueprint": "a", "highres": "b"},
     }
+    assert found["drspo-with-ip-adapter"].settings == {"image_prompt": {"enabled": True}}
     assert found["drspo-without-control"].settings == {"control": {"enabled": False}}
     assert found["drspo-without-blueprint"].method == "multidiffusion"
 

@@ -55,8 +55,9 @@ def request(settings):
 
 def embeddings(tensors):
     if "prompt_embeds_uncond_cond" in tensors:
-        both = tensors["prompt_embeds_uncond_cond"]
-        return PromptEmbeddings(both[1:], both[:1])
+        both, pooled = tensors["prompt_embeds_uncond_cond"], tensors.get("pooled_uncond_cond")
+        apart = (None, None) if pooled is None else (pooled[1:], pooled[:1])
+        return PromptEmbeddings(both[1:], both[:1], *apart)
     return PromptEmbeddings(
         tensors["prompt_embeds"],
         tensors["negative_prompt_embeds"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import subprocess
 import sys
@@ -18,6 +19,9 @@ import pytest
 from drspo.config import dump
 from drspo.errors import UserError
 from drspo.files import backends
+from pipeline.records import unit_rows, unit_table
+from pipeline.shards import read_pairs
+from pipeline.units import encode_unit
 from tests.building import ALLOW, IDEAS, build, fake_config, final_tables, with_candidates
 
 
@@ -168,6 +172,22 @@ def test_a_damaged_shard_is_written_again(tmp_path: Path, damage: Callable[[Path
     damage(next((tmp_path / "out/export/data").iterdir()))
     assert build(config).made_now == 0
     assert final_tables(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
+def test_a_score_that_an_earlier_version_let_pass_is_never_paired(tmp_path: Path, wrong: float) -> None:
+    config = fake_config(tmp_path, tmp_path / "out")
+    build(config)
+    victim = unit_files(tmp_path / "out")[0]
+    (row,) = unit_rows(pq.read_table(victim))
+    spoilt = replace(row.candidates[0], scores={"Brightness": wrong, "Contrast": 1.0})
+    row = replace(row, candidates=(spoilt, *row.candidates[1:]))
+    victim.write_bytes(encode_unit(unit_table([row], ("Brightness", "Contrast"))))
+    build(replace(config, pairs=replace(config.pairs, method="all", validation_fraction=0.0)))
+    pairs = list(read_pairs(str(tmp_path / "out")))
+    assert spoilt.candidate_id not in {pair[side] for pair in pairs for side in ("chosen_id", "rejected_id")}
+    assert all(math.isfinite(pair["margin"]) for pair in pairs)
+    assert sum(pair["prompt_id"] == row.prompt_id for pair in pairs) == 3
 
 
 def poisoned(folder: Path, how: str, **guard: Any) -> Any:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from drspo.config import dump
 from drspo.files.storage import Storage
+from pipeline.candidates import guard as guard_module
 from pipeline.candidates.guard import (
     EXIT_DEADLINE,
+    UNEXPLAINED,
     Attempt,
     Guard,
     PoisonedError,
@@ -23,6 +28,7 @@ from pipeline.candidates.guard import (
     read_attempts,
 )
 from pipeline.settings import GuardSettings
+from tests.building import ALLOW, IDEAS, fake_config
 
 
 @pytest.fixture
@@ -71,12 +77,38 @@ def test_a_lone_death_without_a_word_may_be_a_lost_machine_and_counts_less(stora
     assert is_refused(storage)
 
 
-def test_a_death_together_with_the_driver_counts_least(storage: Storage) -> None:
-    long_ago = time.time() - 1e6
-    earlier(storage, 5, session="before", time=long_ago)
+def test_a_death_together_with_the_driver_is_not_the_prompts(storage: Storage) -> None:
+    earlier(storage, 50, session="before", time=time.time() - 1e6)
     assert not is_refused(storage)
-    earlier(storage, 1, session="before", time=long_ago)
+
+
+def test_a_worker_that_died_while_its_driver_lived_is_remembered_by_later_drivers(storage: Storage) -> None:
+    earlier(storage, 2)
+    assert not is_refused(storage)  # this driver saw that they had died alone
+    assert {attempt.cause for attempt in read_attempts(storage)} == {UNEXPLAINED}
+    assert not is_refused(storage, "a later driver")
+    earlier(storage, 1, session="a later driver")
+    assert is_refused(storage, "a later driver")
+
+
+def test_a_driver_that_went_while_the_kernel_killed_for_memory_counts_as_a_lone_death(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kills = [4]
+    monkeypatch.setattr(guard_module, "memory_kills", lambda: kills[0])
+    mine = {**asdict(Guard(storage, GuardSettings(), "before")._mine()), "pid_started": "12345"}
+    assert mine["memory_kills"] == 4
+    earlier(storage, 3, **mine)
+    assert not is_refused(storage), "nothing was killed for memory meanwhile"
+    kills[0] = 5
     assert is_refused(storage)
+
+
+def test_the_ledger_of_an_earlier_version_is_understood(storage: Storage) -> None:
+    old = {"session": "before", "host": "elsewhere", "pid": 1, "pid_started": "1", "time": 0.0, "cause": ""}
+    storage.write("attempts/u.g.1.json", json.dumps(old).encode())
+    assert [attempt.memory_kills for attempt in read_attempts(storage)] == [-1]
+    assert not is_refused(storage)
 
 
 def test_a_live_attempt_of_another_copy_is_no_death(storage: Storage) -> None:
@@ -87,9 +119,10 @@ def test_a_live_attempt_of_another_copy_is_no_death(storage: Storage) -> None:
 
 
 def test_a_dead_pid_here_is_a_death_even_when_its_number_is_used_again(storage: Storage) -> None:
-    mine = asdict(Guard(storage, GuardSettings(), "before")._mine())
-    earlier(storage, 6, **{**mine, "pid_started": "12345"})
-    assert is_refused(storage)
+    guard = Guard(storage, GuardSettings(), "s")
+    mine = guard._mine()
+    assert not Guard(storage, GuardSettings(), "another")._over(mine)
+    assert Guard(storage, GuardSettings(), "another")._over(replace(mine, pid_started="12345"))
 
 
 def test_a_process_that_ended_has_no_start() -> None:
@@ -145,3 +178,29 @@ def test_the_cause_of_a_real_death_reaches_the_dead_row(
     with pytest.raises(PoisonedError, match=f"took 2 workers down: {cause}"):
         with Guard(storage, GuardSettings(), "another session").attempt("u", "g"):
             pytest.fail("a poisoned prompt must not be tried again")
+
+
+@pytest.mark.timeout(600)
+def test_eight_killed_drivers_leave_no_healthy_prompt_dead(tmp_path: Path, repository: Path) -> None:
+    config = fake_config(tmp_path, tmp_path / "out", IDEAS[:2])
+    (tmp_path / "config.yaml").write_text(dump(config))
+    command = [sys.executable, "-m", "dataset_builder", "--config", str(tmp_path / "config.yaml"), *ALLOW]
+    slow = {**os.environ, "FAKE_SECONDS": "60"}
+    for kill in range(8):
+        known = set((tmp_path / "out").glob("attempts/*.json"))
+        driver = subprocess.Popen(command, cwd=repository, env=slow, stderr=subprocess.DEVNULL)
+        until(lambda known=known: set((tmp_path / "out").glob("attempts/*.json")) - known, driver)
+        driver.kill()
+        assert driver.wait() == -signal.SIGKILL, kill
+    assert len(list((tmp_path / "out").glob("attempts/*.json"))) == 8
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "0 prompts dead" in done.stdout
+    assert not list((tmp_path / "out").glob("dead/*"))
+
+
+def until(condition: Callable[[], object], process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < ends
+        time.sleep(0.02)

@@ -12,7 +12,7 @@ from drspo.study import command
 from drspo.study.command import FORMATS, StudyConfig, plan
 from eval.command import main as evaluate
 from eval.config import EvalConfig
-from eval.study import BASELINES, CLAIMS, TABLE1, TABLE2, Claim, judge
+from eval.study import BASELINES, BESIDE, CLAIMS, TABLE1, TABLE2, Claim, judge
 from eval.suite import RECORDS
 from eval.tables import Comparison, Record
 
@@ -73,7 +73,7 @@ def test_every_claim_and_table_speaks_of_rows_and_scorers_that_the_study_paints(
 
     config = load(EvalConfig, ["--config", "miniature-study"], package="eval", prog="eval")
     painted = {entry.partition("=")[0] for entry in config.methods}
-    assert set(TABLE1) | set(TABLE2) | set(BASELINES) == painted
+    assert set(TABLE1) | set(TABLE2) | set(BASELINES) | set(BESIDE) == painted
     assert set(command.LONG_ROWS) <= painted
     for claim in CLAIMS:
         assert set(claim.others) <= painted and claim.scorer in config.judges.scorers

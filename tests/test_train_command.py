@@ -3,13 +3,13 @@
 import json
 import os
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from drspo.config import presets
 from drspo.errors import UserError
+from generate.models.specs import ModelSpec
 from tests.train_pairs import pair_rows, pickapic_rows, write
 from tests.train_runs import flags
 from train.canvas import make_canvas
@@ -20,7 +20,7 @@ from train.memory import explain_out_of_memory, next_saving
 from train.settings import CanvasConfig, MemoryConfig
 
 SMALL = (32, 64)
-SPEC = SimpleNamespace(window=128, stride=32, scroll=(128, 512), blueprint=(64, 256), factor=8)
+SPEC = ModelSpec(base="", window=128, stride=32, scroll=(128, 512), blueprint=(64, 256), factor=8)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_the_stage_chooses_the_canvas_and_its_windows():
 
 
 def test_a_canvas_asks_the_model_how_many_pixels_make_a_latent():
-    coarse = SimpleNamespace(**vars(SPEC) | {"factor": 16})
+    coarse = replace(SPEC, factor=16)
     config = TrainConfig(stage="highres", canvas=CanvasConfig(width=520))
     with pytest.raises(UserError, match="width of 520 pixels is no multiple of 16"):
         make_canvas(config, coarse)

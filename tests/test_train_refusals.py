@@ -177,7 +177,7 @@ def test_layers_that_the_network_does_not_have_are_refused_before_any_pair_is_en
     from train import loop
 
     monkeypatch.setattr(loop, "prepare_pairs", lambda *_: pytest.fail("pairs were encoded first"))
-    with pytest.raises(UserError, match="no layer of this UNet"):
+    with pytest.raises(UserError, match="no layer of this network"):
         main([*flags(golden, "pairs.parquet", lora__targets="to_nowhere"), "--out", str(tmp_path / "run")])
 
 

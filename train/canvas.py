@@ -44,8 +44,31 @@ def make_canvas(config: TrainConfig, spec: Any) -> TrainingCanvas:
         windows: tuple[Window, ...] = (Window(0, h, 0, w),)
     else:
         windows = plan_windows(h, w, window // factor, stride // factor)
+    _require_within_limits(config, spec, windows[0], (height, width), stride)
     weights = window_weights(config.canvas.weights, *windows[0].shape)
     return TrainingCanvas(height, width, windows, weights, factor)
+
+
+def _require_within_limits(
+    config: TrainConfig, spec: Any, window: Window, canvas: tuple[int, int], stride: int
+) -> None:
+    """UserError for a window that the network cannot see, or a place that it has no name for."""
+    limits = spec.limits
+    limits.require(window.height * spec.factor, window.width * spec.factor, beyond=True)
+    if config.canvas.time_ids == "window" or config.stage == "blueprint":
+        return
+    if stride % limits.multiple:
+        raise UserError(
+            f"windows {stride} pixels apart do not begin at one of this model's tokens",
+            "--canvas.stride",
+            f"choose a multiple of {limits.multiple}, or --canvas.time-ids window",
+        )
+    if limits.longest and max(canvas) > limits.longest:
+        raise UserError(
+            f"the network has positions for {limits.longest} pixels a side, not for {max(canvas)}",
+            "--canvas.time-ids",
+            "give every window its own positions: window",
+        )
 
 
 def _require_whole_latents(sizes: dict[str, int], factor: int) -> None:

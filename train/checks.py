@@ -26,8 +26,10 @@ def check_config(config: TrainConfig) -> None:
         )
     if config.noise.t_max and config.noise.t_max <= config.noise.t_min:
         raise UserError("the range of timesteps is empty", "--noise.t-max", "it must exceed noise.t_min")
-    if not config.lora.targets or not all(config.lora.targets):
-        raise UserError("a LoRA needs layers to sit on", "--lora.targets", "such as to_q to_k to_v to_out.0")
+    if not all(config.lora.targets):
+        raise UserError(
+            "a LoRA sits on layers that have a name", "--lora.targets", "such as to_q to_k to_v to_out.0"
+        )
     _check_held_out(config)
     losses.check(config.loss)
     _check_packages(config)

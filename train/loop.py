@@ -20,7 +20,14 @@ from train.checks import pairs_per_process
 from train.config import TrainConfig, identity
 from train.engine.predictor import check_network
 from train.launch import DTYPES, device_of, make_accelerator, precision_of
-from train.lora.adapters import add_lora, load_lora_state, lora_norm, lora_parameters, lora_state
+from train.lora.adapters import (
+    add_lora,
+    attention_of,
+    load_lora_state,
+    lora_norm,
+    lora_parameters,
+    lora_state,
+)
 from train.lora.average import Average
 from train.lora.checkpoint import Checkpoints, State, refuse_foreign
 from train.lora.optimizers import build_optimizer
@@ -75,16 +82,18 @@ class Run:
         self.share = pairs_per_process(config, self.accelerator.num_processes)
         dtype = precision_of(config, self.device)
         self.family = load_family(config.model, device=str(self.device), dtype=dtype)
-        check_network(self.family.unet)
+        check_network(self.family)
         self.canvas = make_canvas(config, self.family.spec)
         self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep_last)
         self.origin = {"configuration": identity(config), "base model": self.family.fingerprint}
         trained_on = self._last_origin().get("pairs", "")
-        process = noise_process(self.family.scheduler_config, config.noise.target)
+        process = noise_process(
+            self.family.scheduler_config, config.noise.target, self.canvas.windows[0].shape
+        )
         timestep_range(process.timesteps, config.noise)
         # Before the pairs, because what cannot be trained is to be said before hours go into encoding.
         self._add_adapter()
-        self.parameters = lora_parameters(self.family.unet)
+        self.parameters = lora_parameters(self.family.network)
         self.optimizer = build_optimizer(self.parameters, config.optimizer)
         prepared = prepare_pairs(
             self.family, self.canvas, config.data, self.out, self.accelerator, trained_on
@@ -94,8 +103,9 @@ class Run:
         promptless = no_prompt(self.family) if config.data.prompt_dropout else None
         make_room(self.family, config)
         self.trainee = Trainee(
-            unet=self.family.unet,
-            trainable=trainable(self.family.unet),
+            network=self.family.network,
+            denoiser=None if self.family.unet is not None else self.family.denoiser,
+            trainable=trainable(self.family.network),
             process=process,
             canvas=self.canvas,
             config=config,
@@ -104,7 +114,7 @@ class Run:
             references=open_references(config, self.family, self.device),
             promptless=promptless,
         )
-        self.average = Average(self.family.unet, config.ema)
+        self.average = Average(self.family.network, config.ema)
         self.validator = Validator(self.trainee, prepared.held_out, self.accelerator)
         main = self.accelerator.is_main_process
         self.tracker = Tracker(self.out, config.tracking, to_dict(config), active=main)
@@ -131,16 +141,17 @@ class Run:
 
     def _add_adapter(self) -> None:
         lora = self.config.lora
-        unet = self.family.unet
+        network = self.family.network
         # A run that goes on has its LoRA in a checkpoint and no need of what it began from.
         start = read_start(self.family, lora.init) if lora.init and not self.checkpoints.latest() else None
-        add_lora(unet, lora.rank, lora.alpha, lora.targets, seed=self.config.seed, dropout=lora.dropout)
+        targets = lora.targets or attention_of(self.family.kind)
+        add_lora(network, lora.rank, lora.alpha, targets, seed=self.config.seed, dropout=lora.dropout)
         if start:
-            begin_from(unet, start)
+            begin_from(network, start)
         if self.config.memory.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-        # Training mode lets the LoRA's dropout act; the UNet itself has none.
-        unet.train()
+            network.enable_gradient_checkpointing()
+        # Training mode lets the LoRA's dropout act; the network itself has none.
+        network.train()
 
     def resume(self) -> int:
         """Loads the newest checkpoint and cuts the metrics back to it; the number of steps already done."""
@@ -148,7 +159,7 @@ class Run:
         latest = self.checkpoints.latest()
         if latest:
             state = self.checkpoints.load(latest)
-            load_lora_state(self.family.unet, state.lora)
+            load_lora_state(self.family.network, state.lora)
             self.optimizer.load_state_dict(state.optimizer)
             self.average.load(state.ema)
             del state.facts["origin"]
@@ -200,7 +211,7 @@ class Run:
         """Measures the held-out pairs; True when the model is the best so far."""
         with self.average.in_place(), self._memory_advice():
             record = self.validator.measure()
-            norm = lora_norm(self.family.unet)
+            norm = lora_norm(self.family.network)
         if not record:
             return False
         self.tracker.validated({"step": step, **record, "lora_norm": norm})
@@ -216,10 +227,10 @@ class Run:
     def save(self) -> None:
         """Writes a checkpoint; only the first process does, the others wait."""
         if self.accelerator.is_main_process:
-            unet = self.family.unet
+            network = self.family.network
             facts = asdict(self.tally) | {"origin": self.origin}
             state = State(
-                self.done, lora_state(unet), self.optimizer.state_dict(), self.average.values, facts
+                self.done, lora_state(network), self.optimizer.state_dict(), self.average.values, facts
             )
             self.checkpoints.save(state, self.tally.best["step"] if self.tally.best else -1)
         self.accelerator.wait_for_everyone()
@@ -239,7 +250,7 @@ class Run:
     def _choose_weights(self) -> None:
         if self.config.export == "best" and self.tally.best:
             state = self.checkpoints.load(self.checkpoints.path(self.tally.best["step"]))
-            load_lora_state(self.family.unet, state.lora)
+            load_lora_state(self.family.network, state.lora)
             self.average.load(state.ema)
             self.done = state.step
 

@@ -69,8 +69,9 @@ class LoraConfig:
     """Scale of the update is alpha / rank."""
     dropout: Decay = 0.0
     """Dropout on the adapter's input; 0 for preference training."""
-    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Names of the projections that get an adapter."""
+    targets: tuple[str, ...] = ()
+    """Names of the projections that get an adapter; none named: those of the attention, the text's own among
+    them."""
     init: str = ""
     """Folder or file of a LoRA to start from, such as the other stage's; of the same rank and targets. What
     training is held to stays the base model."""
@@ -145,8 +146,8 @@ class NoiseConfig:
     """One more than the largest timestep drawn; 0: the length of the schedule."""
     independent: bool = False
     """Draw separate noise for winner and loser instead of one noise for both."""
-    target: Literal["epsilon", "v", "flow"] = "epsilon"
-    """What the network predicts; refused where the checkpoint's scheduler says otherwise."""
+    target: Literal["auto", "epsilon", "v", "flow"] = "auto"
+    """What the network predicts; auto: what the checkpoint's scheduler says. Another is refused."""
     loss_space: Literal["native", "epsilon"] = "native"
     """Measure the error on the network's own target, or on the noise it implies."""
 
@@ -160,7 +161,7 @@ class MemoryConfig:
     window_batch: Count = 1
     """Windows per model call; in stage blueprint 2 takes winner and loser in one call."""
     gradient_checkpointing: bool = False
-    """Recompute the UNet's activations in the backward pass."""
+    """Recompute the network's activations in the backward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from drspo.errors import UserError
@@ -25,6 +26,7 @@ from generate.sampling.conditions import Conditions, Control, Rows, one_prompt
 from generate.sampling.fusion import Fusion
 from generate.sampling.known import Known
 from generate.sampling.loop import Advance, denoise, reporter
+from generate.sampling.pictured import Pictured
 from generate.sampling.predict import Predictor, predicting
 from generate.sampling.steppers import CanvasStepper, Stepper
 
@@ -35,6 +37,7 @@ class Sampled:
 
     latents: Tensor
     facts: dict[str, Any] = field(default_factory=dict)
+    extras: dict[str, Image.Image] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +152,7 @@ class OneStage(Generator):
         *,
         embeddings: PromptEmbeddings | None = None,
         images: Sequence[Tensor] = (),
+        shown: Tensor | None = None,
         control: Control | None = None,
         schedule: Schedule | None = None,
         latents: Tensor | None = None,
@@ -159,7 +163,7 @@ class OneStage(Generator):
         """Final latents of one request.
 
         Embeddings and image prompts may be given, and a schedule that was entered in the middle, with
-        latents of its first level.
+        latents of its first level. `shown` is what an IP-Adapter that is worn tells (see `Pictured`).
         """
         family, canvas = self.family, self.canvas(request)
         schedule = self.schedule(request) if schedule is None else schedule
@@ -169,6 +173,7 @@ class OneStage(Generator):
         embeddings = self.encode(request) if embeddings is None else embeddings
         embeddings = embeddings.to(family.device, family.dtype)
         conditions = self.conditions(embeddings, images, control, self.rows(request))
+        conditions = conditions if shown is None else Pictured(conditions, shown)
         run = Run(request=request, canvas=canvas, schedule=schedule, conditions=conditions)
         known = self._known(request)
         with self.advance(run) as (advance, predict):
@@ -217,9 +222,13 @@ class OneStage(Generator):
         told = sizes if self.family.denoiser.tells_sizes else None
         return Conditions(embeddings, images=images, rows=rows or one_prompt, sizes=told, control=control)
 
+    def _paint(self, index: int, request: Request, callback: Callback | None) -> Sampled:
+        """Final latents, and what was drawn on the way to them."""
+        return self.sample(request, callback=callback, request_index=index)
+
     def _make(self, index: int, request: Request, callback: Callback | None) -> Generated:
         started = time.perf_counter()
-        sampled = self.sample(request, callback=callback, request_index=index)
+        sampled = self._paint(index, request, callback)
         self.family.wake("vae")
         image = decode_scroll(self.family.vae, sampled.latents, wrap=self.wrap)
         return Generated(
@@ -228,4 +237,5 @@ class OneStage(Generator):
             seconds=time.perf_counter() - started,
             latents=sampled.latents[0].float().cpu(),
             facts=sampled.facts,
+            extras=sampled.extras,
         )

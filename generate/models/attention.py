@@ -35,12 +35,21 @@ def installed(network: Any, choose: Choose) -> Iterator[None]:
     The old ones are put back as objects, so IP-Adapter weights, which live inside processors, survive.
     """
     with ExitStack() as undo:
-        for name, layer in network.named_modules():
-            processor = choose(name, layer) if isinstance(layer, Attention) else None
+        for name, layer in attention_layers(network):
+            processor = choose(name, layer)
             if processor is not None:
                 undo.callback(layer.set_processor, layer.processor)
                 layer.set_processor(processor)
         yield
+
+
+def attention_layers(network: Any) -> list[tuple[str, Attention]]:
+    """The network's attention layers by name, without those that only look at an image prompt."""
+    return [
+        (name, module)
+        for name, module in network.named_modules()
+        if isinstance(module, Attention) and not name.startswith("encoder_hid_proj.")
+    ]
 
 
 def attend(layer: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -189,7 +198,7 @@ def _is_simple(layer: Attention) -> bool:
 
 def chosen_layers(unet: Any, layers: str) -> set[str]:
     """Names of the attention layers that `layers` selects: "all", or comma-separated beginnings of names."""
-    names = [name for name, module in unet.named_modules() if isinstance(module, Attention)]
+    names = [name for name, _ in attention_layers(unet)]
     if layers == "all":
         return set(names)
     chosen: set[str] = set()

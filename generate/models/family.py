@@ -18,10 +18,11 @@ from generate.models.denoisers.sd3 import SD3Denoiser
 from generate.models.denoisers.unet import UNetDenoiser
 from generate.models.fingerprint import fingerprint
 from generate.models.hub import at_revision
+from generate.models.ip_adapter import AdapterFiles, IPAdapter, load_ip_adapter, locate_ip_adapter
 from generate.models.load import freeze, load_controlnet, load_networks, load_pipeline
 from generate.models.offload import Offload, Role
 from generate.models.specs import MODELS, ModelSpec, derived_spec
-from generate.models.weights import OTHER, TEXT_PARTS, locate
+from generate.models.weights import OTHER, TEXT_PARTS, Checkpoint, locate
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -49,6 +50,8 @@ class ModelFamily:
     """of the Hub's repository that the weights are from; "" for folders"""
     controlnet_commit: str = ""
     controlnet_fingerprint: str = ""
+    ip_adapter: IPAdapter | None = None
+    """what lets the UNet be shown pictures, worn only where a method asks for it"""
     zero_empty_negative: bool = False
     """What the checkpoint itself does with an empty negative prompt: zeros instead of its encoding."""
     loras: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -121,6 +124,9 @@ def load_family(
     controlnet: bool = False,
     controlnet_source: str = "",
     conditioning: str = "",
+    ip_adapter: bool = False,
+    ip_adapter_source: str = "",
+    image_encoder: str = "",
     revision: str = "",
     offload: bool = False,
 ) -> ModelFamily:
@@ -130,10 +136,11 @@ def load_family(
     CUDA, bfloat16 for transformers. The autoencoder is never in float16, and in bfloat16 only where its
     configuration allows that.
     `controlnet` loads the model's canny ControlNet too, or the one of `controlnet_source` (Hub id or folder),
-    whose name must say canny unless `conditioning` does. `revision` is the Hub's, of a Hub id. `offload`
-    keeps networks in host memory while they rest.
+    whose name must say canny unless `conditioning` does. `ip_adapter` loads the model's IP-Adapter, or the
+    one of `ip_adapter_source`, with its image tower or `image_encoder` (see `locate_ip_adapter`).
+    `revision` is the Hub's, of a Hub id. `offload` keeps networks in host memory while they rest.
     Weights that are missing raise UserError, naming id, file and how to get it, before anything loads; so
-    does a ControlNet of another base.
+    does a ControlNet or an IP-Adapter of another base.
     """
     named = MODELS.get(model)
     target = choose_device(device)
@@ -143,10 +150,12 @@ def load_family(
     if dtype == "auto" and kind == torch.float16 and found.kind not in TEXT_PARTS:
         kind = torch.bfloat16  # transformers were trained in it, and some overflow in float16
     spec = named or derived_spec(found)
-    control = None
+    control = adapter = None
     if controlnet:
         require_canny(controlnet_source, conditioning)
         control = locate_controlnet(controlnet_source or spec.controlnet, found, kind)
+    if ip_adapter:
+        adapter = _adapter(ip_adapter_source, image_encoder, spec, found)
     family = ModelFamily(
         kind=found.kind,
         spec=spec,
@@ -162,15 +171,38 @@ def load_family(
         ),
     )
     if control is not None:
-        family.controlnet = freeze(load_controlnet(control, kind), family.network.device)
-        family.controlnet_id, family.controlnet_commit = control.source, control.commit
-        family.controlnet_fingerprint = fingerprint(control)
+        _take_control(family, control)
+    if adapter is not None:
+        family.ip_adapter = load_ip_adapter(adapter, family.unet, family.unet.device, kind)
     if offload:
-        if found.kind == OTHER:
-            raise UserError(f"what rests in a {type(family.pipe).__name__} is not known here", "--offload")
-        roles = {"text": family.text_encoders, "denoise": [*family.networks.values()], "vae": [family.vae]}
-        family.offload = Offload(target, roles)
+        family.offload = _offload(family, target)
     return family
+
+
+def _take_control(family: ModelFamily, control: Checkpoint) -> None:
+    family.controlnet = freeze(load_controlnet(control, family.dtype), family.network.device)
+    family.controlnet_id, family.controlnet_commit = control.source, control.commit
+    family.controlnet_fingerprint = fingerprint(control)
+
+
+def _adapter(source: str, encoder: str, spec: ModelSpec, found: Checkpoint) -> AdapterFiles:
+    """The IP-Adapter that was given, or the model's own with its own image tower."""
+    source = source or spec.ip_adapter
+    return locate_ip_adapter(
+        source, encoder or (spec.image_encoder if source == spec.ip_adapter else ""), found
+    )
+
+
+def _offload(family: ModelFamily, target: torch.device) -> Offload:
+    if family.kind == OTHER:
+        raise UserError(f"what rests in a {type(family.pipe).__name__} is not known here", "--offload")
+    shown = [] if family.ip_adapter is None else [family.ip_adapter.encoder]
+    roles: dict[str, list[Any]] = {
+        "text": [*family.text_encoders, *shown],
+        "denoise": [*family.networks.values()],
+        "vae": [family.vae],
+    }
+    return Offload(target, roles)
 
 
 def choose_device(name: str) -> torch.device:

@@ -94,12 +94,16 @@ def _by_pipeline(
 def encode_text(
     family: ModelFamily, texts: list[str], *, long_prompt: LongPrompt = "refuse"
 ) -> tuple[Tensor, Tensor | None]:
-    """(embeddings [B, 77, d], pooled [B, p] or None) of texts, on the family's device.
+    """(embeddings [B, T, d], pooled [B, p] or None) of texts, on the family's device.
 
-    SDXL: the second to last hidden states of both encoders side by side, pooled from the second (Podell et
-    al. 2023, 2.1); SD: the encoder's last hidden state. Texts are encoded one by one, so that the numbers do
-    not depend on the company a text is in.
+    Transformers: as diffusers' pipeline encodes it. SDXL: the second to last hidden states of both encoders
+    side by side, pooled from the second (Podell et al. 2023, 2.1); SD: the encoder's last hidden state. Texts
+    are encoded one by one, so that the numbers do not depend on the company a text is in.
     """
+    if family.pipe is not None:
+        check_lengths(family, texts, long_prompt)
+        found = [encode(family, text) for text in texts]
+        return torch.cat([text.hidden for text in found]), _joined([text.pooled for text in found])
     chunks = max(_chunks(family, text, long_prompt) for text in texts)
     encoded = [_encode(family, text, chunks, long_prompt) for text in texts]
     return torch.cat([e for e, _ in encoded]), _joined([p for _, p in encoded])

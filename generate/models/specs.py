@@ -32,6 +32,14 @@ class ModelSpec:
     control_scale: float = 0.5
     upscaler: str = ""
     """The Real-ESRGAN network that belongs to the base, in the same notation."""
+    perceptual: str = "vgg"
+    """What tells how alike two pictures look: a network of LPIPS, or a folder in the same notation."""
+    ip_adapter: str = ""
+    """The IP-Adapter that belongs to the base, in the same notation; "": the published one of its kind."""
+    image_encoder: str = ""
+    """The image tower of that adapter; "": the one that lies beside it."""
+    image_scale: float = 0.6
+    """How much a picture counts beside the text; 1 would be as much."""
     factor: int = 8
     """Pixels per latent along each side, as the autoencoder has it."""
     scheduler: str = "ddim"
@@ -57,6 +65,7 @@ PIXART = ModelSpec(
 MINIATURE_SD3: dict[str, Any] = {
     "window": 128, "stride": 32, "scroll": (128, 512), "blueprint": (64, 256), "steps": 25,
     "guidance_scale": 3.0, "upscaler": "package:miniature/weights/upscaler",
+    "perceptual": "package:miniature/weights/perceptual",
     "limits": Limits(multiple=16, longest=512),
 }  # fmt: skip
 
@@ -73,6 +82,9 @@ MODELS: dict[str, ModelSpec] = {
         strength=0.7,
         control_scale=1.0,
         upscaler="package:miniature/weights/upscaler",
+        perceptual="package:miniature/weights/perceptual",
+        ip_adapter="package:miniature/weights/ip_adapter",
+        image_encoder="package:miniature/weights/clip",
     ),
     "sdxl": ModelSpec(
         base="stabilityai/stable-diffusion-xl-base-1.0",

@@ -15,6 +15,7 @@ from drspo.errors import UserError
 from drspo.files.pictures import picture_size
 from drspo.files.storage import Storage
 from generate import GENERATORS
+from generate.catalogue import listing
 from generate.images.preview import Recorder
 from generate.methods.drspo.blueprint import check_sketch
 from generate.methods.drspo.stages import STAGES, lora_stages
@@ -51,6 +52,9 @@ DESCRIPTION = """Makes long scroll images from prompts.
 def main(argv: list[str]) -> int:
     """Runs the command on these arguments; the exit code, 0 when every scroll is there."""
     config = load(Config, argv, package="generate", prog="python -m generate", description=DESCRIPTION)
+    if config.list:
+        print(listing())
+        return 0
     _quiet_libraries()
     return _again(config) if config.like else _make(config)
 
@@ -189,6 +193,8 @@ def _setup(config: Config) -> Setup:
         revision=config.revision,
         controlnet=config.controlnet,
         conditioning=config.controlnet_conditioning,
+        ip_adapter=config.ip_adapter,
+        image_encoder=config.image_encoder,
         other_base=config.other_base,
         upscale=config.upscale,
         upscaler=config.upscaler,
@@ -233,6 +239,13 @@ def _check_early(config: Config, setup: Setup, along: tuple[Passage, ...] = ()) 
                 method.check_settings(settings, sized, spec)
         if spec is not None and config.blueprint:
             check_sketch(picture_size(config.blueprint), smaller(request, config.upscale))
+    if (config.ip_adapter or config.image_encoder) and not method.needs_ip_adapter(settings):
+        flag = "--ip-adapter" if config.ip_adapter else "--image-encoder"
+        raise UserError(
+            "an IP-Adapter was given, but no window is shown a picture",
+            flag,
+            "Switch image_prompt on, for example --drspo.image-prompt.enabled.",
+        )
     if config.upscaler and config.upscale == 1:
         raise UserError("an upscaler was given, but nothing is enlarged", "--upscaler", "Add --upscale 2.")
 

@@ -11,7 +11,16 @@ from drspo.errors import UserError
 from drspo.options import check_options, options_of
 from drspo.ranges import MOST_PIXELS, Finite, OwnScale, OwnSide, OwnSteps, Range, Seed, Share
 from generate import GENERATORS
-from generate.methods import direct, mad, multidiffusion, sdxl
+from generate.methods import (
+    direct,
+    elasticdiffusion,
+    gvcf,
+    mad,
+    multidiffusion,
+    sdxl,
+    spotdiffusion,
+    twindiffusion,
+)
 from generate.methods.drspo import two_stage
 from generate.request import OWN
 
@@ -37,7 +46,7 @@ class Config:
     revision: str = ""
     """a branch, tag or commit of the model's repository on the Hub"""
     method: str = "drspo"
-    """direct, multidiffusion, mad, drspo, or a plugin module:Class; sdxl is an older name of direct"""
+    """one of --list, or a plugin module:Class"""
     options: tuple[str, ...] = ()
     """settings of a plugin as name.key=value, for example my_method.strength=0.5"""
     height: OwnSide = OWN
@@ -62,6 +71,8 @@ class Config:
     """replace files that were made with other settings"""
     like: str = ""
     """make a scroll again, byte for byte, from the record inside its file; excludes prompts"""
+    list: bool = False
+    """print every method with its cost, its authors' licence and where it was verified, and exit"""
     plan: bool = False
     """print evaluations, seconds and memory, and exit"""
     save_steps: bool = False
@@ -92,6 +103,10 @@ class Config:
     """a Hub id or folder of a canny ControlNet, instead of the model's own"""
     controlnet_conditioning: str = ""
     """what that ControlNet was trained to be shown, where its name does not say so: canny"""
+    ip_adapter: str = ""
+    """an IP-Adapter's .safetensors file, or owner/name:folder/file.safetensors, instead of the model's own"""
+    image_encoder: str = ""
+    """the folder of that adapter's image tower, where it does not lie beside it"""
     upscale: Literal[1, 2, 4] = 1
     """make the scroll that many times smaller and enlarge it by Real-ESRGAN"""
     upscaler: str = ""
@@ -120,6 +135,14 @@ class Config:
     """settings of the method multidiffusion"""
     mad: mad.Config = field(default_factory=mad.Config)
     """settings of the method mad"""
+    spotdiffusion: spotdiffusion.Config = field(default_factory=spotdiffusion.Config)
+    """settings of the method spotdiffusion"""
+    twindiffusion: twindiffusion.Config = field(default_factory=twindiffusion.Config)
+    """settings of the method twindiffusion"""
+    gvcf: gvcf.Config = field(default_factory=gvcf.Config)
+    """settings of the method gvcf"""
+    elasticdiffusion: elasticdiffusion.Config = field(default_factory=elasticdiffusion.Config)
+    """settings of the method elasticdiffusion"""
     drspo: two_stage.Config = field(default_factory=two_stage.Config)
     """settings of the method drspo"""
 

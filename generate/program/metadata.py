@@ -29,19 +29,11 @@ _EXIF_DESCRIPTION = 0x010E
 
 # What a record's free parts hold, where they hold it: a stranger's may hold anything.
 _OF_LORAS = (("path", str), ("weight", (int, float)), ("sha256", str))
-_OPTIONS: dict[str, Any] = dict.fromkeys(
-    ("threads", "window_batch", "upscale", "left", "right", "from", "to"), 0
-) | dict.fromkeys(
+_NUMBERS = ("threads", "window_batch", "upscale", "left", "right", "from", "to")
+_OPTIONS: dict[str, Any] = dict.fromkeys(_NUMBERS, 0) | dict.fromkeys(
     ("device", "dtype", "revision", "controlnet", "controlnet_revision", "controlnet_fingerprint")
-    + (
-        "source",
-        "source_sha256",
-        "blueprint",
-        "blueprint_sha256",
-        "upscaler",
-        "upscaler_network",
-        "upscaler_sha256",
-    ),
+    + ("blueprint", "blueprint_sha256", "upscaler", "upscaler_network", "upscaler_sha256")
+    + ("ip_adapter", "ip_adapter_sha256", "source", "source_sha256"),
     "",
 )
 
@@ -162,6 +154,14 @@ def model_name(source: str) -> str:
     return f"{name} (a folder)" if name != source and name in MODELS else name
 
 
+def adapter_name(source: str) -> str:
+    """What a record calls an IP-Adapter: as a model, or a Hub id and the file in it."""
+    repository, colon, inside = source.partition(":")
+    if colon and repository != "package" and model_name(repository) == repository and "/" in repository:
+        return source
+    return model_name(source)
+
+
 def lora_name(path: str) -> str:
     """What a record calls a LoRA, which always lies in a file: its bare name."""
     return public_name(path if "://" in path or path.startswith(("/", "~")) else f"./{path}")
@@ -174,6 +174,8 @@ def _named(record: Record) -> Record:
     for place in ("controlnet", "upscaler"):
         if place in options:
             options[place] = model_name(options[place])
+    if "ip_adapter" in options:
+        options["ip_adapter"] = adapter_name(options["ip_adapter"])
     return replace(record, model=model_name(record.model), loras=loras, options=options)
 
 

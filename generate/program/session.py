@@ -24,9 +24,9 @@ from generate.models.controlnet import CANNY
 from generate.models.family import ModelFamily, load_family
 from generate.models.hub import HUB_ID, at_revision
 from generate.models.specs import MODELS
-from generate.program.metadata import Record, lora_name, model_name, versions
+from generate.program.metadata import Record, adapter_name, lora_name, model_name, versions
 from generate.program.source import Source, source_like
-from generate.request import Generator, Request, generator_class, needs_control, settings_of
+from generate.request import Generator, Request, generator_class, needs_control, needs_ip_adapter, settings_of
 
 logger = logging.getLogger(__name__)
 SHORT = ("guidance_halves_apart", "memory_ran_out_at_step")
@@ -53,6 +53,10 @@ class Setup:
     """a Hub id or folder instead of the model's own ControlNet"""
     conditioning: str = ""
     """what that ControlNet is shown, where its name does not say so"""
+    ip_adapter: str = ""
+    """a file, a folder, or a Hub id with a file, instead of the model's own IP-Adapter"""
+    image_encoder: str = ""
+    """the folder of that adapter's image tower"""
     other_base: bool = False
     upscale: int = 1
     """how many times the scroll is enlarged behind the method"""
@@ -127,6 +131,9 @@ class Session:
         if isinstance(self.generator, Upscaled):
             options |= self.generator.upscaler.facts(self.setup.upscale)
             options |= {"upscaler": self._name(model_name, upscaler_source(self.setup, family))}
+        if (adapter := family.ip_adapter) is not None:
+            options |= {"ip_adapter": self._name(adapter_name, adapter.files.source)}
+            options |= {"ip_adapter_sha256": adapter.sha256}
         if family.controlnet is None:
             return options
         options |= {"controlnet": self._name(model_name, family.controlnet_id)}
@@ -154,6 +161,9 @@ def open_session(setup: Setup) -> Session:
         controlnet=needs_control(setup.method, setup.settings),
         controlnet_source=setup.controlnet,
         conditioning=setup.conditioning,
+        ip_adapter=needs_ip_adapter(setup.method, setup.settings),
+        ip_adapter_source=setup.ip_adapter,
+        image_encoder=setup.image_encoder,
         revision=setup.revision,
         offload=setup.offload,
     )
@@ -218,13 +228,18 @@ def setup_like(record: Record, setup: Setup) -> Setup:
     upscaler = record.options.get("upscaler", "")
     if upscaler and not setup.upscaler:
         _require_place("upscaler", upscaler, record.options.get("upscaler_sha256", "")[:12], "--upscaler")
-    enlarged = setup.upscaler or upscaler
     drawn = record.options.get("blueprint", "")
     if drawn and not setup.blueprint:
         mark = record.options.get("blueprint_sha256", "")[:12]
         _ask("picture", drawn, mark, "--blueprint", "Its bytes are")
     if setup.blueprint and not drawn:
         raise UserError("that scroll follows no picture", "--blueprint", "Leave it out.")
+    adapter = record.options.get("ip_adapter", "")
+    if adapter and not setup.ip_adapter:
+        mark = record.options.get("ip_adapter_sha256", "")[:12]
+        place = adapter if adapter.startswith("package:") else adapter.partition(":")[0]
+        _require_place("IP-Adapter", place, mark, "--ip-adapter")
+    enlarged, shown = setup.upscaler or upscaler, setup.ip_adapter or adapter
     names = {path: record.loras[stage]["path"] for stage, (path, _) in loras.items()}
     return Setup(
         model=model,
@@ -233,8 +248,10 @@ def setup_like(record: Record, setup: Setup) -> Setup:
         loras=loras,
         revision=setup.revision or ("" if setup.model_given else record.options.get("revision", "")),
         controlnet=control,
+        ip_adapter=setup.ip_adapter or adapter,
+        image_encoder=setup.image_encoder,
         conditioning=setup.conditioning or CANNY,  # when the scroll was made, it was checked
-        names=names | {model: record.model, control: controlnet, enlarged: upscaler},
+        names=names | {model: record.model, control: controlnet, enlarged: upscaler, shown: adapter},
         offload=setup.offload,
         upscale=record.options.get("upscale", 1),
         blueprint=setup.blueprint,
@@ -281,6 +298,8 @@ def check_like(record: Record, now: Record) -> None:
             f"this picture ({here[:12]}) is not the one that the scroll follows ({then[:12]})",
             where="--blueprint",
         )
+    if here := now.options.get("ip_adapter_sha256", ""):
+        marks.append(("IP-Adapter", "--ip-adapter", record.options.get("ip_adapter_sha256", ""), here))
     for what, flag, then, here in marks:
         if then != here:
             raise UserError(

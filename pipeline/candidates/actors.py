@@ -20,10 +20,11 @@ from drspo import consent
 from drspo.config import config_hash
 from drspo.files.storage import Storage
 from drspo.options import options_of
-from eval.base import Missing
 from eval.settings import short_names
+from pipeline.candidates.answers import FAILURES, checked_batch, checked_image, describe, problem
 from pipeline.candidates.guard import Guard, PoisonedError
-from pipeline.candidates.images import decode, encode, extension
+from pipeline.candidates.images import encode, extension
+from pipeline.candidates.judge import Judges
 from pipeline.candidates.provenance import record_model
 from pipeline.records import DEAD, OK, Candidate, UnitRow, candidate_id, candidate_seed, unit_rows, unit_table
 from pipeline.settings import CandidateSettings, GuardSettings, ScoringSettings
@@ -123,17 +124,23 @@ class Generate:
         empty = [self._empty(name, group.prompt_id, index) for index in range(self.spec.candidates.seeds)]
         requests = [self._request(group.prompt, candidate.seed) for candidate in empty]
         try:
-            made: list[Any] = generator.generate(requests)
-        except Exception:
+            made = checked_batch(generator.generate(requests), len(requests))
+        except FAILURES:
             # One bad seed must not take the others with it: each is tried alone.
             made = [_generate_alone(generator, request) for request in requests]
+        settings = self.spec.candidates
         for candidate, result in zip(empty, made, strict=True):
-            if isinstance(result, Exception):
-                yield replace(candidate, error=_describe(result)), None
+            try:
+                if isinstance(result, FAILURES):
+                    raise result
+                image, seconds = checked_image(result, settings.height, settings.width)
+            except FAILURES as error:
+                yield replace(candidate, error=describe(error)), None
             else:
-                width, height = result.image.size
-                facts = {"seconds": float(result.seconds), "height": height, "width": width}
-                yield replace(candidate, **facts), result.image
+                yield (
+                    replace(candidate, seconds=seconds, height=settings.height, width=settings.width),
+                    image,
+                )
 
     def _empty(self, name: str, prompt: str, index: int) -> Candidate:
         short = name.rpartition(":")[2]
@@ -158,8 +165,8 @@ class Generate:
     def _with_image(self, candidate: Candidate, encoded: Future[bytes]) -> Candidate:
         try:
             data = encoded.result()
-        except Exception as error:
-            return replace(candidate, error=_describe(error))
+        except FAILURES as error:
+            return replace(candidate, error=describe(error))
         path = f"{candidate.candidate_id}.{extension(self.spec.candidates.encoding)}"
         return replace(candidate, image={"bytes": data, "path": path}, image_bytes=len(data))
 
@@ -171,14 +178,8 @@ class Score:
         consent.allow(*spec.plugins)
         self.spec = spec
         self.guard = guard or Guard(Storage(spec.url), spec.guard, spec.session)
-        self.scorers = {
-            short: _load_scorer(name, target, spec)
-            for short, (name, target) in zip(spec.scorers, spec.scoring.named.items(), strict=True)
-        }
-        self.versions = {
-            short: f"{scorer.checkpoint}@{scorer.checkpoint_hash} view={scorer.view}"
-            for short, scorer in self.scorers.items()
-        }
+        self.judges = Judges(spec.scoring, spec.candidates.model)
+        self.versions = self.judges.versions
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row with its `data` scored and ranked."""
@@ -196,43 +197,31 @@ class Score:
                 candidates = self._score(group)
         except PoisonedError as error:
             return replace(group, status=DEAD, error=f"score: {error}")
-        ranked = rank(candidates, next(iter(self.scorers)))
+        ranked = rank(candidates, self.spec.scorers[0])
         return _checked(replace(group, candidates=ranked), self.spec.candidates.min_candidates)
 
     def _score(self, group: UnitRow) -> list[Candidate]:
         good = [c for c in group.candidates if c.image is not None]
         try:
-            values = self._values([c.image["bytes"] for c in good if c.image], group.prompt)
+            values = self.judges.score([c.image["bytes"] for c in good if c.image], group.prompt)
             scored = dict(zip((c.candidate_id for c in good), values, strict=True))
             return [self._with_scores(c, scored.get(c.candidate_id)) for c in group.candidates]
-        except Exception:
+        except FAILURES:
             return [self._score_alone(c, group.prompt) if c.image else c for c in group.candidates]
-
-    def _values(self, images: list[bytes], prompt: str) -> list[dict[str, float]]:
-        """{scorer: score} for each encoded image."""
-        decoded = [decode(data) for data in images]
-        columns = {name: s.score(decoded, [prompt] * len(images)) for name, s in self.scorers.items()}
-        return [{name: _number(column[i]) for name, column in columns.items()} for i in range(len(images))]
 
     def _score_alone(self, candidate: Candidate, prompt: str) -> Candidate:
         assert candidate.image
         try:
-            return self._with_scores(candidate, self._values([candidate.image["bytes"]], prompt)[0])
-        except Exception as error:
-            return replace(candidate, error=f"score: {_describe(error)}")
+            return self._with_scores(candidate, self.judges.score([candidate.image["bytes"]], prompt)[0])
+        except FAILURES as error:
+            return replace(candidate, error=f"score: {describe(error)}")
 
     def _with_scores(self, candidate: Candidate, scores: dict[str, float] | None) -> Candidate:
         if scores is None:
             return candidate
-        if lacking := [name for name, value in scores.items() if value != value]:
-            reasons = [f"{name}: {getattr(scores[name], 'reason', 'not a number')}" for name in lacking]
-            return replace(candidate, error=f"score: {'; '.join(reasons)}"[:500])
+        if reason := problem(scores):
+            return replace(candidate, error=f"score: {reason}")
         return replace(candidate, scores=scores, scorer_versions=self.versions)
-
-
-def _number(value: Any) -> float:
-    """A score as a plain number; one that is missing keeps its reason."""
-    return value if isinstance(value, Missing) else float(value)
 
 
 class Commit:
@@ -294,7 +283,8 @@ def _checked(group: UnitRow, least: int) -> UnitRow:
     good = sum(not candidate.error for candidate in group.candidates)
     if good >= least:
         return group
-    first = next((c.error for c in group.candidates if c.error), "no candidate was asked for")
+    failed = (f"{c.generator}: {c.error}" for c in group.candidates if c.error)
+    first = next(failed, "no candidate was asked for")
     return replace(
         group, status=DEAD, error=f"only {good} of {len(group.candidates)} candidates succeeded: {first}"
     )
@@ -302,30 +292,20 @@ def _checked(group: UnitRow, least: int) -> UnitRow:
 
 def _generate_alone(generator: Any, request: Any) -> Any:
     try:
-        return generator.generate([request])[0]
-    except Exception as error:
+        return checked_batch(generator.generate([request]), 1)[0]
+    except FAILURES as error:
         return error
 
 
-def _describe(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:500]}"
-
-
 def _load_family(model: str, options: dict[str, dict[str, Any]]) -> Any:
-    """The model, with its ControlNet where one of the generators asks for it."""
+    """The model, with its ControlNet and its IP-Adapter where one of the generators asks for them."""
     if not model:
         return None
     from generate.models.family import load_family
-    from generate.request import needs_control
+    from generate.request import needs_control, needs_ip_adapter
 
-    return load_family(model, controlnet=any(needs_control(*each) for each in options.items()))
-
-
-def _load_scorer(name: str, target: str, spec: StageSpec) -> Any:
-    """The scorer `target` with the settings that go with the model, then the user's own for `name`."""
-    from eval.base import build_scorer, metric_settings
-
-    model, options = spec.candidates.model, spec.scoring.options
-    settings = metric_settings(name, target, model=model, options=options, shared={"device": "auto"})
-    return build_scorer(target, settings)
+    return load_family(
+        model,
+        controlnet=any(needs_control(*each) for each in options.items()),
+        ip_adapter=any(needs_ip_adapter(*each) for each in options.items()),
+    )

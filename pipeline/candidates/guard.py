@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -40,6 +40,8 @@ class Attempt:
     pid_started: str
     time: float
     cause: str = ""
+    memory_kills: int = -1
+    """How many processes the kernel had killed for want of memory by then; -1 where it does not say."""
 
 
 class PoisonedError(Exception):
@@ -79,25 +81,39 @@ class Guard:
             self.storage.delete(name)
 
     def _refuse_poison(self, prefix: str) -> None:
-        deaths = [a for a in read_attempts(self.storage, prefix) if self._is_death(a)]
+        deaths = [
+            self._explained(name, one) for name, one in _ledger(self.storage, prefix) if self._over(one)
+        ]
+        # Whoever kills a driver says nothing about the prompt that it was at.
+        deaths = [death for death in deaths if death.cause]
         if sum(self._weight(death) for death in deaths) < 1 - 1e-9:
             return
-        causes = sorted({_cause(death) for death in deaths})
+        causes = sorted({death.cause for death in deaths})
         raise PoisonedError(f"took {len(deaths)} workers down: {'; '.join(causes)}")
 
-    def _weight(self, death: Attempt) -> float:
-        """A hang or a crash of its own counts fully; one that may be the machine's, less.
+    def _explained(self, name: str, attempt: Attempt) -> Attempt:
+        """The attempt with what ended it; without a cause where it ended together with its driver.
 
-        A worker that died alone may have been preempted with its node. One that died together with
-        its driver was most likely killed with it.
+        A worker that is gone while its driver lives died alone. That is written down at once, since no later
+        start could tell it from a worker that was ended together with its driver.
         """
-        if _cause(death) != UNEXPLAINED:
-            return 1 / self.settings.attempts
-        return 1 / (
-            self.settings.attempts + 1 if death.session == self.session else 3 * self.settings.attempts
-        )
+        if attempt.cause:
+            return attempt
+        cause = _last_words(attempt)
+        if not cause and attempt.session == self.session:
+            cause = UNEXPLAINED
+        if cause:
+            self._write(name, replace(attempt, cause=cause))
+        elif _memory_ran_out(attempt):
+            cause = MEMORY
+        return replace(attempt, cause=cause)
 
-    def _is_death(self, attempt: Attempt) -> bool:
+    def _weight(self, death: Attempt) -> float:
+        """A hang or a crash of its own counts fully; a death that may be the machine's fault, less."""
+        alone = death.cause not in (UNEXPLAINED, MEMORY)
+        return 1 / (self.settings.attempts if alone else self.settings.attempts + 1)
+
+    def _over(self, attempt: Attempt) -> bool:
         """Whether the attempt is over: another copy of the job may be at work on the same prompt."""
         if attempt.cause or attempt.session == self.session:
             return True
@@ -109,7 +125,14 @@ class Guard:
         pid = os.getpid()
         host = socket.gethostname()
         started = process_start(pid)
-        return Attempt(session=self.session, host=host, pid=pid, pid_started=started, time=time.time())
+        return Attempt(
+            session=self.session,
+            host=host,
+            pid=pid,
+            pid_started=started,
+            time=time.time(),
+            memory_kills=memory_kills(),
+        )
 
     def _write(self, name: str, attempt: Attempt) -> None:
         self.storage.write(name, json.dumps(asdict(attempt)).encode())
@@ -117,12 +140,13 @@ class Guard:
     def _expire(self, name: str) -> None:
         cause = f"no answer within {self.settings.deadline:g} s"
         with contextlib.suppress(Exception):
-            self._write(name, Attempt(**{**asdict(self._mine()), "cause": cause}))
+            self._write(name, replace(self._mine(), cause=cause))
         log.error("%s: %s; this worker ends itself", name, cause)
         self.on_deadline()
 
 
 UNEXPLAINED = "the worker died without a word (killed, out of memory, or its machine was lost)"
+MEMORY = "the process ended without a word while the kernel killed for want of memory"
 
 
 def _leave() -> None:
@@ -131,10 +155,14 @@ def _leave() -> None:
 
 def read_attempts(storage: Storage, prefix: str = "attempts/") -> list[Attempt]:
     """The attempts written down under a prefix of the ledger; those removed meanwhile are left out."""
+    return [attempt for _, attempt in _ledger(storage, prefix)]
+
+
+def _ledger(storage: Storage, prefix: str) -> list[tuple[str, Attempt]]:
     found = []
     for name in storage.list(prefix):
         with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-            found.append(Attempt(**json.loads(storage.read(name))))
+            found.append((name, Attempt(**json.loads(storage.read(name)))))
     return found
 
 
@@ -177,13 +205,26 @@ def _record_faults(pid: int) -> TextIO:
     return stream
 
 
-def _cause(attempt: Attempt) -> str:
-    if attempt.cause:
-        return attempt.cause
+def memory_kills() -> int:
+    """How many processes this machine's kernel has killed for want of memory; -1 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return -1
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), -1)
+
+
+def _memory_ran_out(attempt: Attempt) -> bool:
+    """Whether the kernel has killed for want of memory on this machine since the attempt began."""
+    return attempt.host == socket.gethostname() and 0 <= attempt.memory_kills < memory_kills()
+
+
+def _last_words(attempt: Attempt) -> str:
+    """What the worker's interpreter wrote as it crashed; empty when it did not, or not on this machine."""
     if attempt.host != socket.gethostname():
-        return UNEXPLAINED
+        return ""
     try:
         first = fault_file(attempt.pid).read_text(errors="replace").partition("\n")[0]
     except OSError:
-        return UNEXPLAINED
-    return first.removeprefix("Fatal Python error: ") or UNEXPLAINED
+        return ""
+    return first.removeprefix("Fatal Python error: ")

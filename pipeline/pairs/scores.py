@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from pipeline.candidates.answers import problem
 from pipeline.records import DEAD, unit_schema
 from pipeline.units import DamagedFile, UnitStore
 
@@ -70,7 +71,14 @@ def _flat(group: dict[str, Any]) -> Iterator[dict[str, Any]]:
     names = ("unit_id", "prompt_id", "parent_id", "prompt", "status")
     outer = {**{name: group[name] for name in names}, "group_error": group["error"]}
     for candidate in group["candidates"] or [dict.fromkeys(_FACTS)]:
-        yield {**outer, **candidate, "scored": candidate["scores"] is not None and not candidate["error"]}
+        error = candidate["error"] or _not_finite(candidate["scores"])
+        yield {**outer, **candidate, "error": error, "scored": candidate["scores"] is not None and not error}
+
+
+def _not_finite(scores: dict[str, float] | None) -> str:
+    """Why a stored score cannot be compared: units of earlier versions may hold infinities."""
+    reason = problem(scores) if scores else ""
+    return f"score: {reason}" if reason else ""
 
 
 def _frame(rows: Sequence[dict[str, Any]], scorers: Sequence[str]) -> pl.DataFrame:

@@ -1,9 +1,10 @@
-"""The one model call of the trainer: a UNet, a prompt and a timestep become a function of windows."""
+"""The one model call of the trainer: a network, a prompt and a timestep become a function of windows."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,15 +12,19 @@ from torch import Tensor
 from drspo.errors import UserError
 from generate.canvas.sizes import window_time_ids
 from generate.canvas.windows import Window, scale
+from generate.config import TimeIdsMode
+from generate.models.denoisers.denoiser import Condition, Denoiser
 from train.engine.problem import Predict
 
 
-def check_network(unet: Any) -> None:
-    """Raises `UserError` for a transformer, and for a UNet that is told what training does not tell it."""
-    if unet is None:
-        hint = "train SD or SDXL; direct, multidiffusion and drspo paint with it"
-        raise UserError("this model is a transformer, and only UNets are trained", "--model", hint)
-    config = unet.config
+def check_network(family: Any) -> None:
+    """Raises `UserError` for a family without LoRAs, and for a UNet that is told what training does not."""
+    if family.kind in ("sd3", "flux"):
+        return
+    if family.unet is None:
+        hint = "train SD, SDXL, SD 3 or FLUX"
+        raise UserError(f"diffusers loads no LoRA into a model of kind {family.kind}", "--model", hint)
+    config = family.unet.config
     if getattr(config, "time_cond_proj_dim", None) is not None:
         raise UserError(
             "the UNet is told its guidance scale, as distilled ones are (latent consistency models)",
@@ -38,7 +43,7 @@ def window_predictor(
     canvas: tuple[int, int],
     *,
     factor: int = 8,
-    time_ids: Literal["scroll", "window", "crop"] = "scroll",
+    time_ids: TimeIdsMode = "scroll",
     autocast: torch.dtype | None = None,
 ) -> Predict:
     """predict(crops [n, C, h, w], windows in latents) -> [n, C, h, w] for one prompt at one timestep.
@@ -63,5 +68,35 @@ def window_predictor(
                 added_cond_kwargs=extra,
                 return_dict=False,
             )[0]
+
+    return predict
+
+
+def transformer_predictor(
+    denoiser: Denoiser,
+    t: float,
+    prompt_embeds: Tensor,
+    pooled: Tensor | None,
+    canvas: tuple[int, int],
+    *,
+    factor: int = 8,
+    time_ids: TimeIdsMode = "window",
+    autocast: torch.dtype | None = None,
+) -> Predict:
+    """The same for a transformer, by the one that samplers evaluate; t counts to 1000.
+
+    time_ids=crop gives each window its place on the canvas. A network that is told a guidance scale is told
+    1, under which its prediction is that of the data.
+    """
+    condition = Condition(prompt_embeds, pooled)
+
+    def predict(crops: Tensor, windows: list[Window]) -> Tensor:
+        told = condition
+        if time_ids != "window":
+            sizes = window_time_ids(time_ids, canvas, [scale(window, factor) for window in windows])
+            told = replace(condition, sizes=sizes)
+        time = torch.tensor(t, device=crops.device)
+        with torch.autocast(crops.device.type, autocast) if autocast else nullcontext():
+            return denoiser(crops.to(prompt_embeds.dtype), time, told)
 
     return predict

@@ -53,10 +53,10 @@ class Trainable:
 
     parameters: Sequence[Tensor]
     off: Callable[[], AbstractContextManager[Any]]
-    """Inside, the network is the frozen base: `lambda: reference(unet)`."""
+    """Inside, the network is the frozen base: `lambda: reference(network)`."""
     twins: Callable[[], AbstractContextManager[list[Tensor]]] | None = None
     """Inside, each scroll of a call has parameters of its own, given as leaves [scrolls, ...]; None where the
-    network cannot. `lambda: twins(unet)`."""
+    network cannot. `lambda: twins(network)`."""
 
 
 @dataclass(slots=True)

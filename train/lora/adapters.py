@@ -1,4 +1,4 @@
-"""LoRA on the UNet's attention: put it on, name its parameters, and switch it off for the reference."""
+"""LoRA on the network's attention: put it on, name its parameters, and switch it off for the reference."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from drspo.errors import UserError
 from drspo.hashing import seed_from
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+TEXT_STREAM = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+"""The text's own, where text and picture attend to each other (Esser et al. 2024, 2403.03206, fig. 2)."""
 ADAPTER = "default"
 _inside_reference = 0
 _known: WeakKeyDictionary[Any, tuple[dict[str, nn.Parameter], list[LoraLayer]]] = WeakKeyDictionary()
-"""Parameters and layers of each UNet with a LoRA: walking a UNet's modules several times a step is a tenth of
-a small model's time."""
+"""Parameters and layers of each network with a LoRA: walking its modules several times a step is a tenth of a
+small model's time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,13 @@ class LoraLayer:
         return float(self.module.scaling[ADAPTER])
 
 
+def attention_of(kind: str) -> tuple[str, ...]:
+    """The projections of attention in networks of this kind: where a LoRA sits unless told otherwise."""
+    return ATTENTION + TEXT_STREAM if kind in ("sd3", "flux") else ATTENTION
+
+
 def add_lora(
-    unet: Any,
+    network: Any,
     rank: int = 64,
     alpha: float | None = None,
     targets: Sequence[str] = ATTENTION,
@@ -50,7 +57,7 @@ def add_lora(
     seed: int = 0,
     dropout: float = 0.0,
 ) -> None:
-    """Freeze the UNet and put one trainable LoRA on the named projections (LoRA, Hu et al. 2021, arXiv
+    """Freeze the network and put one trainable LoRA on the named projections (LoRA, Hu et al. 2021, arXiv
     2106.09685, eq. 3).
 
     A is drawn from N(0, 1/rank^2) by a CPU generator seeded per parameter name, so device and order do not
@@ -58,9 +65,11 @@ def add_lora(
     of 1e-6 is rounded away. alpha None means alpha = rank. UserError when there is an adapter already or no
     such projection.
     """
-    if getattr(unet, "peft_config", None):
-        raise UserError("the UNet already carries a LoRA", "train.lora.adapters", "train on the base model")
-    unet.requires_grad_(False)
+    if getattr(network, "peft_config", None):
+        raise UserError(
+            "the network already carries a LoRA", "train.lora.adapters", "train on the base model"
+        )
+    network.requires_grad_(False)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha or rank,  # type: ignore[arg-type]  # declared int, used as a factor
@@ -70,15 +79,15 @@ def add_lora(
     )
     try:
         with torch.random.fork_rng():
-            unet.add_adapter(config, adapter_name=ADAPTER)
+            network.add_adapter(config, adapter_name=ADAPTER)
     except ValueError as error:
         raise UserError(
-            f"no layer of this UNet matches {list(targets)}", "lora.targets", str(error)[:200]
+            f"no layer of this network matches {list(targets)}", "lora.targets", str(error)[:200]
         ) from error
-    for name, parameter in named_lora_parameters(unet).items():
+    for name, parameter in named_lora_parameters(network).items():
         parameter.data = parameter.data.to(dtype)
         _initialise(parameter, name, rank, seed)
-    _known[unet] = named_lora_parameters(unet), lora_layers(unet)
+    _known[network] = named_lora_parameters(network), lora_layers(network)
 
 
 def _initialise(parameter: Tensor, name: str, rank: int, seed: int) -> None:
@@ -91,36 +100,37 @@ def _initialise(parameter: Tensor, name: str, rank: int, seed: int) -> None:
         parameter.copy_(torch.randn(parameter.shape, generator=generator) / rank)
 
 
-def named_lora_parameters(unet: Any) -> dict[str, nn.Parameter]:
+def named_lora_parameters(network: Any) -> dict[str, nn.Parameter]:
     """Name -> parameter of the training LoRA, sorted by name."""
-    if unet in _known:
-        return dict(_known[unet][0])
-    found = {name: p for name, p in unet.named_parameters() if ".lora_A." in name or ".lora_B." in name}
+    if network in _known:
+        return dict(_known[network][0])
+    found = {name: p for name, p in network.named_parameters() if ".lora_A." in name or ".lora_B." in name}
     return dict(sorted(found.items()))
 
 
-def lora_parameters(unet: Any) -> list[nn.Parameter]:
+def lora_parameters(network: Any) -> list[nn.Parameter]:
     """The training LoRA's parameters in a fixed order (sorted by name)."""
-    return list(named_lora_parameters(unet).values())
+    return list(named_lora_parameters(network).values())
 
 
-def lora_state(unet: Any) -> dict[str, Tensor]:
+def lora_state(network: Any) -> dict[str, Tensor]:
     """A copy of the LoRA on the CPU, by parameter name: what a checkpoint keeps."""
     return {
-        name: p.detach().to("cpu", copy=True).contiguous() for name, p in named_lora_parameters(unet).items()
+        name: p.detach().to("cpu", copy=True).contiguous()
+        for name, p in named_lora_parameters(network).items()
     }
 
 
-def load_lora_state(unet: Any, state: dict[str, Tensor]) -> None:
+def load_lora_state(network: Any, state: dict[str, Tensor]) -> None:
     """Put a checkpoint's LoRA into the adapter that is there, in place, so that an optimiser keeps its
     parameters.
 
     UserError when names or shapes differ: nothing is loaded partly.
     """
-    own = named_lora_parameters(unet)
+    own = named_lora_parameters(network)
     if {n: tuple(p.shape) for n, p in own.items()} != {n: tuple(t.shape) for n, t in state.items()}:
         raise UserError(
-            "the saved LoRA does not fit this UNet's adapter",
+            "the saved LoRA does not fit this network's adapter",
             "",
             "rank, targets and base model must be those it was trained with",
         )
@@ -129,9 +139,9 @@ def load_lora_state(unet: Any, state: dict[str, Tensor]) -> None:
             parameter.copy_(state[name])
 
 
-def lora_settings(unet: Any) -> dict[str, Any]:
-    """rank, alpha, targets, dropout of the LoRA on this UNet."""
-    config = unet.peft_config[ADAPTER]
+def lora_settings(network: Any) -> dict[str, Any]:
+    """rank, alpha, targets, dropout of the LoRA on this network."""
+    config = network.peft_config[ADAPTER]
     targets = config.target_modules
     return {
         "rank": config.r,
@@ -141,11 +151,11 @@ def lora_settings(unet: Any) -> dict[str, Any]:
     }
 
 
-def lora_norm(unet: Any) -> float:
+def lora_norm(network: Any) -> float:
     """Frobenius norm of the LoRA's whole change of weights, sqrt(sum |scale B A|^2), from Gram matrices of
     size rank."""
-    settings, total = lora_settings(unet), 0.0
-    named = named_lora_parameters(unet)
+    settings, total = lora_settings(network), 0.0
+    named = named_lora_parameters(network)
     with torch.no_grad():
         for name, a in named.items():
             if ".lora_A." in name:
@@ -162,17 +172,17 @@ def forbid_reference() -> None:
 
 
 @contextmanager
-def reference(unet: Any) -> Iterator[Any]:
+def reference(network: Any) -> Iterator[Any]:
     """The frozen base model: adapters off and no gradient, until the context ends.
 
     It is over before any backward: no graph can be made inside (tensors saved for a backward raise), and a
     backward of a graph from outside raises at the first LoRA parameter it reaches. Does not nest and does not
-    share a UNet between threads.
+    share a network between threads.
     """
     global _inside_reference
     forbid_reference()
-    hooks = [p.register_hook(_refuse) for p in lora_parameters(unet) if p.requires_grad]
-    layers = lora_layers(unet)
+    hooks = [p.register_hook(_refuse) for p in lora_parameters(network) if p.requires_grad]
+    layers = lora_layers(network)
     _inside_reference += 1
     try:
         with (
@@ -180,7 +190,7 @@ def reference(unet: Any) -> Iterator[Any]:
             torch.no_grad(),
             torch.autograd.graph.saved_tensors_hooks(_refuse, _refuse),
         ):
-            yield unet
+            yield network
     finally:
         _inside_reference -= 1
         for hook in hooks:
@@ -207,11 +217,11 @@ def replaced_forwards(
                 layer.module.forward = kept
 
 
-def lora_layers(unet: Any) -> list[LoraLayer]:
+def lora_layers(network: Any) -> list[LoraLayer]:
     """The layers that carry the training LoRA."""
-    if unet in _known:
-        return _known[unet][1]
-    carrying = [m for m in unet.modules() if isinstance(m, PeftLayer) and ADAPTER in m.lora_A]
+    if network in _known:
+        return _known[network][1]
+    carrying = [m for m in network.modules() if isinstance(m, PeftLayer) and ADAPTER in m.lora_A]
     return [_layer(module) for module in carrying]
 
 

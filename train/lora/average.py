@@ -14,16 +14,16 @@ class Average:
     """avg <- decay * avg + (1 - decay) * LoRA after every step; decay 0 keeps no average and changes
     nothing."""
 
-    def __init__(self, unet: Any, decay: float) -> None:
-        self.unet, self.decay = unet, decay
+    def __init__(self, network: Any, decay: float) -> None:
+        self.network, self.decay = network, decay
         self.values: dict[str, Tensor] = {}
         if decay:
-            self.values = {name: p.detach().clone() for name, p in named_lora_parameters(unet).items()}
+            self.values = {name: p.detach().clone() for name, p in named_lora_parameters(network).items()}
 
     @torch.no_grad()
     def update(self) -> None:
         """Takes in the current LoRA."""
-        for name, parameter in named_lora_parameters(self.unet).items() if self.decay else ():
+        for name, parameter in named_lora_parameters(self.network).items() if self.decay else ():
             self.values[name].lerp_(parameter, 1 - self.decay)
 
     @torch.no_grad()
@@ -34,11 +34,11 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The UNet with the averaged LoRA; the trained one is back afterwards."""
+        """The network with the averaged LoRA; the trained one is back afterwards."""
         if not self.decay:
             yield
             return
-        own = named_lora_parameters(self.unet)
+        own = named_lora_parameters(self.network)
         kept = {name: p.detach().clone() for name, p in own.items()}
         try:
             _assign(own, self.values)

@@ -1,4 +1,4 @@
-"""A trained LoRA as files: the layouts of diffusers, peft and kohya (ComfyUI), and what it was trained on."""
+"""A trained LoRA as files: the layouts of diffusers, peft and kohya, and what it was trained on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import save
 from torch import Tensor
 
@@ -18,21 +19,21 @@ from train.lora.names import original_name
 
 
 def lora_metadata(
-    unet: Any, *, stage: str, base_model: str, base_fingerprint: str, **facts: Any
+    network: Any, *, stage: str, base_model: str, base_fingerprint: str, **facts: Any
 ) -> dict[str, Any]:
     """What drspo.json holds: stage, base model and its fingerprint, rank, alpha, targets, and the given
     facts.
 
     Facts are JSON values: canvas, window, stride (latents), time_ids, dataset, step, loss, ...
     """
-    own = lora_settings(unet)
+    own = lora_settings(network)
     head = {"stage": stage, "base_model": base_model, "base_fingerprint": base_fingerprint}
     return head | {"rank": own["rank"], "alpha": own["alpha"], "targets": own["targets"]} | facts
 
 
 def save_lora(
     directory: str | Path,
-    unet: Any,
+    network: Any,
     metadata: Mapping[str, Any],
     *,
     state: Mapping[str, Tensor] | None = None,
@@ -45,8 +46,9 @@ def save_lora(
     and a LoRA of alpha = 2 rank comes back at half its strength. state: other weights for the same adapter
     (an EMA), by parameter name. Each file is replaced atomically, weights first.
     """
-    tensors = {f"unet.{_plain(name)}": t.to(dtype).contiguous() for name, t in _state(unet, state).items()}
-    config = {f"unet.{key}": value for key, value in _adapter_config(unet, tensors).items()}
+    root, chosen = component(network), _state(network, state)
+    tensors = {f"{root}.{_plain(name)}": tensor.to(dtype).contiguous() for name, tensor in chosen.items()}
+    config = {f"{root}.{key}": value for key, value in _adapter_config(network).items()}
     header = {"format": "pt", "lora_adapter_metadata": _json(config), "drspo": _json(metadata)}
     folder = Storage(str(directory))
     folder.write(FILE, _encode(tensors, header))
@@ -54,20 +56,20 @@ def save_lora(
     return Path(directory) / FILE
 
 
-def save_peft(directory: str | Path, unet: Any, *, dtype: torch.dtype = torch.float32) -> Path:
+def save_peft(directory: str | Path, network: Any, *, dtype: torch.dtype = torch.float32) -> Path:
     """Write DIRECTORY/adapter_model.safetensors and adapter_config.json, which
-    `peft.PeftModel.from_pretrained(unet, DIRECTORY)` opens."""
+    `peft.PeftModel.from_pretrained(network, DIRECTORY)` opens."""
     tensors = {
-        f"base_model.model.{_plain(name)}": t.to(dtype).contiguous() for name, t in _state(unet, None).items()
+        f"base_model.model.{_plain(name)}": t.to(dtype).contiguous()
+        for name, t in _state(network, None).items()
     }
-    modules = sorted({_plain(name).partition(".lora_")[0] for name in named_lora_parameters(unet)})
-    own = lora_settings(unet)
+    own = lora_settings(network)
     config = {
         "peft_type": "LORA",
         "r": own["rank"],
         "lora_alpha": own["alpha"],
         "lora_dropout": own["dropout"],
-        "target_modules": modules,
+        "target_modules": _modules(network),
         "bias": "none",
         "inference_mode": True,
     }
@@ -79,7 +81,7 @@ def save_peft(directory: str | Path, unet: Any, *, dtype: torch.dtype = torch.fl
 
 def save_kohya(
     path: str | Path,
-    unet: Any,
+    network: Any,
     metadata: Mapping[str, Any],
     *,
     state: Mapping[str, Tensor] | None = None,
@@ -91,11 +93,11 @@ def save_kohya(
     of an SDXL UNet carry the names of the original implementation (input_blocks, middle_block,
     output_blocks).
     """
-    path, own = Path(path), lora_settings(unet)
+    path, own = Path(path), lora_settings(network)
     tensors: dict[str, Tensor] = {}
-    for name, tensor in _state(unet, state).items():
+    for name, tensor in _state(network, state).items():
         module, _, matrix = _plain(name).partition(".lora_")
-        key = "lora_unet_" + original_name(module, unet.config).replace(".", "_")
+        key = "lora_unet_" + original_name(module, network.config).replace(".", "_")
         tensors[f"{key}.lora_{'down' if matrix.startswith('A') else 'up'}.weight"] = tensor.to(
             dtype
         ).contiguous()
@@ -111,11 +113,16 @@ def save_kohya(
     return path
 
 
-def _state(unet: Any, state: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+def component(network: Any) -> str:
+    """What diffusers' pipelines call the network, which is how the keys of its LoRAs begin."""
+    return "unet" if isinstance(network, UNet2DConditionModel) else "transformer"
+
+
+def _state(network: Any, state: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """The given weights, or the adapter's own, sorted by name; the names must be the adapter's."""
-    chosen = dict(sorted((lora_state(unet) if state is None else dict(state)).items()))
-    if list(chosen) != list(named_lora_parameters(unet)):
-        raise ValueError("the state's names are not those of the UNet's adapter")
+    chosen = dict(sorted((lora_state(network) if state is None else dict(state)).items()))
+    if list(chosen) != list(named_lora_parameters(network)):
+        raise ValueError("the state's names are not those of the network's adapter")
     return chosen
 
 
@@ -129,19 +136,23 @@ def _plain(name: str) -> str:
     raise ValueError(f"{name!r} is no LoRA parameter")
 
 
-def _adapter_config(unet: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _adapter_config(network: Any) -> dict[str, Any]:
     """The part of peft's LoraConfig that a reload needs; the rest varies between peft versions."""
-    own = lora_settings(unet)
-    modules = sorted({key.removeprefix("unet.").partition(".lora_")[0] for key in tensors})
+    own = lora_settings(network)
     return {
         "r": own["rank"],
         "lora_alpha": own["alpha"],
-        "target_modules": modules,
+        "target_modules": _modules(network),
         "rank_pattern": {},
         "alpha_pattern": {},
         "use_dora": False,
         "lora_bias": False,
     }
+
+
+def _modules(network: Any) -> list[str]:
+    """The layers that carry the LoRA, by their full names."""
+    return sorted({_plain(name).partition(".lora_")[0] for name in named_lora_parameters(network)})
 
 
 def _encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

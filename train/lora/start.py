@@ -36,34 +36,34 @@ def read_start(family: Any, source: str) -> Start:
         raise UserError(
             "the LoRA changes the text encoders too, and training leaves those alone",
             "--lora.init",
-            "start from one that changes the UNet only",
+            "start from one that changes the UNet or transformer only",
         )
     layers = {
         name: (_copy(module.lora_A[READ]), _copy(module.lora_B[READ]), float(module.scaling[READ]))
-        for name, module in family.unet.named_modules()
+        for name, module in family.network.named_modules()
         if isinstance(module, PeftLayer) and READ in module.lora_A
     }
-    family.unet.unload_lora()
+    family.network.unload_lora()
     del family.loras[READ]
     return Start(source, layers)
 
 
 @torch.no_grad()
-def begin_from(unet: Any, start: Start) -> None:
-    """Sets the adapter on `unet` to the LoRA that was read, exactly: where alpha / rank differ, A and B share
-    the quotient.
+def begin_from(network: Any, start: Start) -> None:
+    """Sets the adapter on `network` to the LoRA that was read, exactly: where alpha / rank differ, A and B
+    share the quotient.
 
     `UserError` when its rank is another, or when it changes layers that have no adapter here.
     """
-    names = {id(module): name for name, module in unet.named_modules()}
-    own = {names[id(layer.module)]: layer for layer in lora_layers(unet)}
+    names = {id(module): name for name, module in network.named_modules()}
+    own = {names[id(layer.module)]: layer for layer in lora_layers(network)}
     if missing := sorted(start.layers.keys() - own.keys()):
         raise UserError(
             f"{start.source} changes {len(missing)} layers that have no adapter here, such as {missing[0]}",
             "--lora.init",
             "name their projections with --lora.targets",
         )
-    rank = lora_settings(unet)["rank"]
+    rank = lora_settings(network)["rank"]
     for name, (a, b, scale) in start.layers.items():
         if a.shape != own[name].a.shape:
             raise UserError(

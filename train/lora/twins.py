@@ -19,26 +19,26 @@ from train.engine.problem import Trainable
 from train.lora.adapters import LoraLayer, lora_layers, lora_parameters, reference, replaced_forwards
 
 
-def trainable(unet: Any) -> Trainable:
-    """The LoRA of this UNet as the gradient engine sees it."""
-    both = (lambda: twins(unet)) if can_twin(unet) else None
-    return Trainable(lora_parameters(unet), lambda: reference(unet), both)
+def trainable(network: Any) -> Trainable:
+    """The LoRA of this network as the gradient engine sees it."""
+    both = (lambda: twins(network)) if can_twin(network) else None
+    return Trainable(lora_parameters(network), lambda: reference(network), both)
 
 
 @contextmanager
-def twins(unet: Any) -> Iterator[list[Tensor]]:
+def twins(network: Any) -> Iterator[list[Tensor]]:
     """Inside, each half of a batch sees a LoRA of its own, equal in value; gives them as leaves [2, ...] in
     the order of `lora_parameters`."""
-    leaves = {id(p): p.detach().expand(2, *p.shape).requires_grad_() for p in lora_parameters(unet)}
+    leaves = {id(p): p.detach().expand(2, *p.shape).requires_grad_() for p in lora_parameters(network)}
     with replaced_forwards(
-        lora_layers(unet), lambda layer: _Twin(layer, leaves[id(layer.a)], leaves[id(layer.b)])
+        lora_layers(network), lambda layer: _Twin(layer, leaves[id(layer.a)], leaves[id(layer.b)])
     ):
         yield list(leaves.values())
 
 
-def can_twin(unet: Any) -> bool:
+def can_twin(network: Any) -> bool:
     """True where `twins` knows every layer of the LoRA: all are linear."""
-    return all(isinstance(layer.base, nn.Linear) for layer in lora_layers(unet))
+    return all(isinstance(layer.base, nn.Linear) for layer in lora_layers(network))
 
 
 @dataclass(frozen=True, slots=True)

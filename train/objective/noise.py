@@ -3,6 +3,7 @@ beta."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from torch import Tensor
 from drspo.errors import UserError
 from drspo.hashing import seed_from
 from generate.models.schedule import EDM
+from generate.models.schedulers import shift
 
 Target = Literal["epsilon", "v", "flow"]
 LossSpace = Literal["native", "epsilon"]
@@ -65,24 +67,30 @@ class NoiseProcess:
         return float(t) if self.target != "flow" else 1000.0 * self.noise[t]
 
 
-def noise_process(scheduler_config: Mapping[str, Any], target: Target = "epsilon") -> NoiseProcess:
+def noise_process(
+    scheduler_config: Mapping[str, Any],
+    target: Target | Literal["auto"] = "auto",
+    size: tuple[int, int] | None = None,
+) -> NoiseProcess:
     """The process of a checkpoint's scheduler; UserError when it contradicts the asked target.
+
+    size: of what the network sees, in latents, by which some flow schedules are shifted.
 
     The same loss under the wrong target trains towards noise without an error message, so nothing is guessed.
     """
     says = scheduler_target(scheduler_config)
-    if says != target:
+    if target not in ("auto", says):
         raise UserError(
             f"target is {target!r}, but this checkpoint's scheduler says {says!r}",
             "target",
             f"set target to {says}, or train the checkpoint you meant",
         )
-    if target == "flow":
-        return _flow(scheduler_config)
+    if says == "flow":
+        return _flow(scheduler_config, size)
     abar = torch.cumprod(1.0 - _betas(scheduler_config), dim=0)
     if scheduler_config.get("rescale_betas_zero_snr"):
         abar = _to_zero_snr(abar)
-    return NoiseProcess(target, tuple(abar.sqrt().tolist()), tuple((1 - abar).sqrt().tolist()))
+    return NoiseProcess(says, tuple(abar.sqrt().tolist()), tuple((1 - abar).sqrt().tolist()))
 
 
 def scheduler_target(config: Mapping[str, Any]) -> Target:
@@ -122,12 +130,23 @@ def _to_zero_snr(abar: Tensor) -> Tensor:
     return ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
 
 
-def _flow(config: Mapping[str, Any]) -> NoiseProcess:
-    """sigma_t = s u / (1 + (s - 1) u), u = (t + 1)/T, s the config's shift (Esser et al. 2024, arXiv
-    2403.03206, eq. 23)."""
-    steps, shift = int(config.get("num_train_timesteps", 1000)), float(config.get("shift", 1.0))
+def _flow(config: Mapping[str, Any], size: tuple[int, int] | None) -> NoiseProcess:
+    """sigma_t = s u / (1 + (s - 1) u), u = (t + 1)/T (Esser et al. 2024, arXiv 2403.03206, eq. 23).
+
+    s is the config's shift, or e^mu where mu grows with the number of tokens, as in sampling: levels drawn
+    uniformly are then those that a sampler visits.
+    """
+    steps, s = (
+        int(config.get("num_train_timesteps", 1000)),
+        float(config.get("shift", config.get("flow_shift", 1.0))),
+    )
+    if config.get("use_dynamic_shifting"):
+        if size is None:
+            raise ValueError("a schedule that is shifted by the size needs one")
+        mu = shift(config, size)
+        s = mu if config.get("time_shift_type") == "linear" else math.exp(mu)
     u = torch.arange(1, steps + 1, dtype=torch.float64) / steps
-    sigma = shift * u / (1 + (shift - 1) * u)
+    sigma = s * u / (1 + (s - 1) * u)
     return NoiseProcess("flow", tuple((1 - sigma).tolist()), tuple(sigma.tolist()))
 
 

@@ -68,7 +68,7 @@ def open_references(config: TrainConfig, family: Any, device: torch.device) -> R
     """The cache of a run's base model; None where the settings want none or the loss asks no reference."""
     if not (config.data.cache_references and needs_reference(config.loss)):
         return None
-    mark = content_hash("base-v1", family.fingerprint, str(family.unet.dtype), device.type, length=LENGTH)
+    mark = content_hash("base-v1", family.fingerprint, str(family.network.dtype), device.type, length=LENGTH)
     return References(TensorCache(cache_folder(config.data.cache), "references", mark), device)
 
 

@@ -1,14 +1,16 @@
 """One pair to one gradient with a real network: what is fixed over a run, and what each pair adds."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from generate.models.denoisers.denoiser import Denoiser
 from train.canvas import TrainingCanvas
 from train.config import TrainConfig
-from train.engine.predictor import window_predictor
-from train.engine.problem import Problem, Side, Trainable
+from train.engine.predictor import transformer_predictor, window_predictor
+from train.engine.problem import Predict, Problem, Side, Trainable
 from train.objective.draws import Draw, forgets_prompt, step_draw
 from train.objective.losses import Context
 from train.objective.noise import NoiseProcess
@@ -21,7 +23,7 @@ from train.pairs.prepare import EncodedPair
 class Trainee:
     """The network in training, with all that is fixed over the run."""
 
-    unet: Any
+    network: Any
     trainable: Trainable
     process: NoiseProcess
     canvas: TrainingCanvas
@@ -30,6 +32,8 @@ class Trainee:
     autocast: torch.dtype | None
     references: References | None = None
     """Where the frozen model's answers are kept; None asks it at every step."""
+    denoiser: Denoiser | None = None
+    """What evaluates the network where that is a transformer."""
     promptless: tuple[torch.Tensor, torch.Tensor | None] | None = None
     """Embeddings (and pooled) of no prompt, which `data.prompt_dropout` of the draws are shown."""
 
@@ -85,17 +89,6 @@ class Trainee:
 
     def problem(self, pair: EncodedPair, drawn: Draw, *, together: bool = False) -> Problem:
         """The pair noised as a whole (eq. 12), with its windows and the network that will see them."""
-        dtype = self.unet.conv_in.weight.dtype  # unet.dtype walks over all parameters
-        predict = window_predictor(
-            self.unet,
-            self.process.model_time(drawn.t),
-            pair.embeds.to(self.device, dtype),
-            None if pair.pooled is None else pair.pooled.to(self.device, dtype),
-            (self.canvas.height, self.canvas.width),
-            factor=self.canvas.factor,
-            time_ids=self.config.canvas.time_ids,
-            autocast=self.autocast,
-        )
         return Problem(
             sides=(
                 self._side(pair.latents_w, drawn.noise_w, drawn.t),
@@ -103,11 +96,26 @@ class Trainee:
             ),
             windows=self.canvas.windows,
             weights=self.canvas.weights,
-            predict=predict,
+            predict=self._predict(pair, drawn.t),
             micro_batch=self.config.memory.window_batch,
             together=together,
             error_weight=self.config.loss.error_weight,
             error_scale=self.process.error_scale(drawn.t, self.config.noise.loss_space),
+        )
+
+    def _predict(self, pair: EncodedPair, t: int) -> Predict:
+        dtype = next(self.network.parameters()).dtype  # network.dtype walks over all parameters
+        plain = self.denoiser is None
+        build: Callable[..., Predict] = window_predictor if plain else transformer_predictor
+        return build(
+            self.network if plain else self.denoiser,
+            self.process.model_time(t),
+            pair.embeds.to(self.device, dtype),
+            None if pair.pooled is None else pair.pooled.to(self.device, dtype),
+            (self.canvas.height, self.canvas.width),
+            factor=self.canvas.factor,
+            time_ids=self.config.canvas.time_ids,
+            autocast=self.autocast,
         )
 
     def _side(self, clean: torch.Tensor, noise: torch.Tensor, t: int) -> Side:

@@ -46,6 +46,7 @@ def write_card(out: Path, facts: dict[str, Any], config: TrainConfig, base: str)
         command=fenced(_command(facts["base_model"], base), "sh"),
         rank=facts["rank"],
         alpha=f"{facts['alpha']:g}",
+        targets=code(", ".join(facts["targets"]), cell=True),
         pairs=facts["pairs"],
         step=facts["step"],
         pairs_per_step=facts["pairs_per_step"],
@@ -88,7 +89,7 @@ def _called(base: str) -> str:
 
 def _snippet(base: str) -> str:
     """Python that paints with the LoRA; weights of a package lie inside it, those of a folder anywhere."""
-    lines = ["from diffusers import StableDiffusionXLPipeline", ""]
+    lines = ["from diffusers import DiffusionPipeline", ""]
     where = repr(base)
     if base.startswith("package:"):
         package, _, folder = base.removeprefix("package:").partition("/")
@@ -96,7 +97,7 @@ def _snippet(base: str) -> str:
         where = f"str(files({package!r}) / {folder!r})"
     elif not _on_hub(base):
         where = repr(f"FOLDER_OF/{base}")
-    lines += [f"pipe = StableDiffusionXLPipeline.from_pretrained({where})"]
+    lines += [f"pipe = DiffusionPipeline.from_pretrained({where})"]
     return "\n".join([*lines, 'pipe.load_lora_weights("THIS_FOLDER")'])
 
 

@@ -11,7 +11,7 @@ from drspo.leaving import public, public_name
 from generate.request import own
 from train.canvas import TrainingCanvas
 from train.config import TrainConfig
-from train.lora.exports import lora_metadata, save_kohya, save_lora, save_peft
+from train.lora.exports import component, lora_metadata, save_kohya, save_lora, save_peft
 from train.report.card import write_card
 from train.report.tally import Tally
 
@@ -22,13 +22,13 @@ def write_results(
     family: Any, canvas: TrainingCanvas, config: TrainConfig, pairs: int, tally: Tally, step: int
 ) -> None:
     """Writes OUT/pytorch_lora_weights.safetensors, drspo.json, README.md, peft's two files and, unless told
-    otherwise, kohya.safetensors."""
+    otherwise, kohya.safetensors; not of a transformer, where everybody reads diffusers' layout."""
     out = Path(config.out)
     metadata = lora_facts(family, canvas, config, pairs, tally, step)
-    save_lora(out, family.unet, metadata)
-    save_peft(out, family.unet)
-    if config.kohya:
-        save_kohya(out / KOHYA, family.unet, metadata)
+    save_lora(out, family.network, metadata)
+    save_peft(out, family.network)
+    if config.kohya and component(family.network) == "unet":
+        save_kohya(out / KOHYA, family.network, metadata)
     write_card(out, metadata, config, family.spec.base)
     RunDir(str(out)).phase_done(
         "trained", step=step, pairs=pairs, skipped=tally.skipped, stopped=tally.stopped
@@ -43,7 +43,7 @@ def lora_facts(
     window = canvas.windows[0]
     base = public_name(family.model_id)
     return lora_metadata(
-        family.unet,
+        family.network,
         stage=config.stage,
         base_model=base,
         base_fingerprint=family.fingerprint,

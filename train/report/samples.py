@@ -45,12 +45,12 @@ class Sampler:
         generator = build_generator(self.method, self.family, self.settings)
         folder = out / "samples" / f"step-{step:06d}"
         folder.mkdir(parents=True, exist_ok=True)
-        self.family.unet.eval()
+        self.family.network.eval()
         try:
             with torch.no_grad():
                 made = generator.generate([self._request(index) for index in range(len(self.prompts))])
         finally:
-            self.family.unet.train()
+            self.family.network.train()
         for index, result in enumerate(made):
             save_picture(result.image, folder / f"{index:02d}.png")
         write_timeline(out / "samples", len(self.prompts))
@@ -69,7 +69,7 @@ class Sampler:
 def _method(config: TrainConfig, canvas: TrainingCanvas, spec: Any) -> tuple[str, dict[str, Any]]:
     """The sampler that shows the stage alone, with the windows and micro-conditioning of the training."""
     if config.stage == "blueprint":
-        return "sdxl", {"long_prompt": "truncate"}
+        return "direct", {"beyond": True, "long_prompt": "truncate"}
     return "multidiffusion", {
         "window": canvas.windows[0].width * canvas.factor,
         "stride": own(config.canvas.stride, spec.stride),

@@ -36,11 +36,11 @@ class Validator:
         config, process = self.trainee.config, self.trainee.process
         times = grid_timesteps(process.timesteps, config.noise, config.validation.timesteps)
         own = range(self.accelerator.process_index, len(self.pairs), self.accelerator.num_processes)
-        self.trainee.unet.eval()
+        self.trainee.network.eval()
         try:
             measured = [(index, self._measure(index, t)) for index in own for t in times]
         finally:
-            self.trainee.unet.train()
+            self.trainee.network.train()
         if self.accelerator.num_processes > 1:
             measured = gather_object(measured)
         # In the order of the pairs, so that the sums do not depend on the number of processes.

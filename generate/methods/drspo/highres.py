@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from PIL import Image
 from torch import Tensor
@@ -13,6 +13,7 @@ from generate.config import WindowSettings
 from generate.images.kept import Kept
 from generate.images.vae import encode_scroll
 from generate.methods.drspo.control import Control, LineControl
+from generate.methods.image_prompt import ImagePrompt, picturing
 from generate.methods.multidiffusion import MultiDiffusion
 from generate.methods.one_stage import Sampled
 from generate.models.family import ModelFamily
@@ -28,6 +29,7 @@ class HighRes:
     windows: WindowSettings
     control: Control
     control_scale: float
+    image_prompt: ImagePrompt = field(default_factory=ImagePrompt)
 
 
 def paint_windows(
@@ -42,6 +44,8 @@ def paint_windows(
 ) -> Sampled:
     """Final latents of the scroll that follows the enlarged blueprint and, where given, its line art.
 
+    Where an image prompt is asked for, windows are shown the blueprint itself too (eq. 33).
+
     MultiDiffusion from a schedule that is entered in the middle, with a ControlNet beside the network.
     """
     windows = MultiDiffusion(family, settings.windows)
@@ -52,15 +56,18 @@ def paint_windows(
     if lines is not None:
         scale = settings.control_scale
         control = LineControl(family, lines, settings.control, scale, len(schedule))
-    sampled = windows.sample(
-        request,
-        schedule=schedule,
-        latents=start_latents(family, schedule, large, request.seed, wrap=windows.wrap),
-        control=control,
-        callback=callback,
-        request_index=request_index,
-        stage="highres",
-    )
+    start = start_latents(family, schedule, large, request.seed, wrap=windows.wrap)
+    with picturing(family, settings.image_prompt, windows.canvas(request), large) as shown:
+        sampled = windows.sample(
+            request,
+            schedule=schedule,
+            latents=start,
+            shown=shown,
+            control=control,
+            callback=callback,
+            request_index=request_index,
+            stage="highres",
+        )
     sampled.facts["steps"] = len(schedule)
     return sampled
 

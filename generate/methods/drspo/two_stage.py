@@ -26,6 +26,7 @@ from generate.methods.drspo.blueprint import (
 from generate.methods.drspo.control import Control, active_steps
 from generate.methods.drspo.highres import HighRes, paint_windows
 from generate.methods.drspo.stages import STAGES, check_conditioning
+from generate.methods.image_prompt import ImagePrompt, in_force_scale, require_adapter
 from generate.methods.multidiffusion import MultiDiffusion
 from generate.methods.sdxl import SDXL
 from generate.models.family import ModelFamily, load_family
@@ -45,6 +46,8 @@ class Config:
     """stage one"""
     control: Control = field(default_factory=Control)
     """line art through the ControlNet"""
+    image_prompt: ImagePrompt = field(default_factory=ImagePrompt)
+    """the blueprint as an image prompt beside the text (the paper's "with IP-Adapter")"""
     windows: WindowSettings = field(default_factory=WindowSettings)
     """stage two's windows"""
     use_loras: bool = True
@@ -75,6 +78,11 @@ class DRSPO(Generator):
         return config.control.enabled
 
     @classmethod
+    def needs_ip_adapter(cls, config: Config) -> bool:
+        """Whether the family must be loaded with its IP-Adapter."""
+        return config.image_prompt.enabled
+
+    @classmethod
     def with_window_batch(cls, config: Config, count: int) -> Config:
         """The settings with so many windows per forward."""
         return replace(config, windows=replace(config.windows, window_batch=count))
@@ -88,6 +96,8 @@ class DRSPO(Generator):
         dtype: str = "auto",
         controlnet: str = "",
         conditioning: str = "",
+        ip_adapter: str = "",
+        image_encoder: str = "",
         revision: str = "",
         lora_blueprint: str = "",
         lora_highres: str = "",
@@ -103,6 +113,9 @@ class DRSPO(Generator):
             controlnet=cls.needs_control(config),
             controlnet_source=controlnet,
             conditioning=conditioning,
+            ip_adapter=cls.needs_ip_adapter(config),
+            ip_adapter_source=ip_adapter,
+            image_encoder=image_encoder,
             revision=revision,
         )
         for stage, path in zip(STAGES, (lora_blueprint, lora_highres), strict=True):
@@ -182,6 +195,7 @@ class DRSPO(Generator):
     def check(self, requests: list[Request]) -> None:
         """UserError for anything wrong with the requests or the settings, before heavy work."""
         config, family = self.config, self.family
+        require_adapter(family, config.image_prompt)
         MultiDiffusion(family, config.windows).check(requests)
         for request in requests:
             self.check_settings(config, request, family.spec)
@@ -207,8 +221,14 @@ class DRSPO(Generator):
             seed=first.seed,
         )
         windows = in_force(config.windows, spec)
-        control = replace(config.control, scale=self.control_scale)
-        return replace(config, strength=self.strength, blueprint=blueprint, control=control, windows=windows)
+        return replace(
+            config,
+            strength=self.strength,
+            blueprint=blueprint,
+            control=replace(config.control, scale=self.control_scale),
+            image_prompt=in_force_scale(config.image_prompt, spec),
+            windows=windows,
+        )
 
     def count_steps(self, request: Request) -> int:
         """How many steps a callback sees for one request."""
@@ -246,6 +266,7 @@ class DRSPO(Generator):
             windows=self.config.windows,
             control=self.config.control,
             control_scale=self.control_scale,
+            image_prompt=self.config.image_prompt,
         )
 
     def _wear(self, stage: str) -> None:

@@ -1,0 +1,80 @@
+"""Plugins that answer what their contracts do not allow, on prompts with a castle only."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from PIL import Image
+
+from tests.plugin_fakes import Brightness, Painter
+
+BAD_IMAGES: dict[str, Any] = {
+    "none": lambda good: None,
+    "no list": lambda good: good[0],
+    "too few": lambda good: good[:-1],
+    "too many": lambda good: [*good, good[0]],
+    "none inside": lambda good: [None for _ in good],
+    "no image": lambda good: [_with(one, image=None) for one in good],
+    "bytes": lambda good: [_with(one, image=b"PNG") for one in good],
+    "another size": lambda good: [_with(one, image=one.image.resize((32, 64))) for one in good],
+    "grey": lambda good: [_with(one, image=one.image.convert("L")) for one in good],
+    "alpha": lambda good: [_with(one, image=one.image.convert("RGBA")) for one in good],
+    "a broken file": lambda good: [_with(one, image=_Broken()) for one in good],
+    "no time": lambda good: [_with(one, seconds=None) for one in good],
+    "endless time": lambda good: [_with(one, seconds=math.inf) for one in good],
+    "an exit": lambda good: sys.exit(3),
+}
+BAD_SCORES: dict[str, Any] = {
+    "none": lambda good: None,
+    "a number": lambda good: 3.0,
+    "too few": lambda good: good[:-1],
+    "too many": lambda good: [*good, 1.0],
+    "text": lambda good: ["5.0" for _ in good],
+    "none inside": lambda good: [None for _ in good],
+    "nan": lambda good: [math.nan for _ in good],
+    "inf": lambda good: [math.inf for _ in good],
+    "-inf": lambda good: [-math.inf for _ in good],
+    "an exit": lambda good: sys.exit(3),
+}
+
+
+@dataclass(frozen=True)
+class WrongConfig:
+    how: str = ""
+    poison: str = ""
+    meet: int = 0
+
+
+class WrongPainter(Painter):
+    """A painter whose answer to a castle is wrong in one of the ways above."""
+
+    name = "wrong"
+    config_class = WrongConfig
+
+    def generate(self, requests: list, callback: object = None) -> Any:
+        good = super().generate(requests)
+        return BAD_IMAGES[self.config.how](good) if "castle" in requests[0].prompt else good
+
+
+class WrongScorer(Brightness):
+    """A scorer whose answer to a castle is wrong in one of the ways above."""
+
+    def score(self, images: list, prompts: list[str]) -> Any:
+        good = super().score(images, prompts)
+        return BAD_SCORES[self.how](good) if any("castle" in prompt for prompt in prompts) else good
+
+
+class _Broken(Image.Image):
+    size, mode = (64, 32), "RGB"
+    width, height = size
+
+    def save(self, *args: object, **options: object) -> None:
+        raise OSError("image file is truncated")
+
+
+def _with(one: SimpleNamespace, **changes: object) -> SimpleNamespace:
+    return SimpleNamespace(**{**vars(one), **changes})
