@@ -17,6 +17,7 @@ from drspo.files.storage import Storage
 from generate import GENERATORS
 from generate.catalogue import listing
 from generate.images.preview import Recorder
+from generate.methods.continued import Endless
 from generate.methods.drspo.blueprint import check_sketch
 from generate.methods.drspo.stages import STAGES, lora_stages
 from generate.methods.upscaled import smaller
@@ -24,6 +25,7 @@ from generate.models.specs import MODELS, ModelSpec
 from generate.passages import Passage, in_words, read_along
 from generate.program.config import Config, plugin_settings
 from generate.program.cost import Plan, count_evaluations, peak_bytes, rehearse
+from generate.program.endless import check_endless, write_strips
 from generate.program.jobs import Job, file_name, is_done, read_prompts, require_writable, split_out
 from generate.program.metadata import encode, read
 from generate.program.plans import (
@@ -38,7 +40,7 @@ from generate.program.plans import (
     with_plan,
 )
 from generate.program.session import Session, Setup, check_like, open_session, setup_like
-from generate.program.source import Source, own_prompt, read_source, strips_of
+from generate.program.source import Source, canvases_of, own_prompt, read_source
 from generate.request import Generated, Request, Step, check_request, generator_class, own, settings_of
 
 logger = logging.getLogger(__name__)
@@ -87,6 +89,8 @@ def _make(config: Config) -> int:
         raise UserError(f"given twice: {', '.join(map(repr, sorted(set(repeated))))}")
     suffix = f".{config.format}" if config.format else ""
     folder, single = split_out(config.out, len(prompts) * len(seeds), suffix)
+    if config.endless:
+        check_endless(config, folder, single)
     setup = _setup(config)
     check_plans(config, len(prompts) * len(seeds))
     setup = replace(setup, source=source)
@@ -199,6 +203,7 @@ def _setup(config: Config) -> Setup:
         upscale=config.upscale,
         upscaler=config.upscaler,
         blueprint=config.blueprint,
+        endless=config.endless,
         offload=config.offload,
         device=config.device,
         dtype=config.dtype,
@@ -230,13 +235,11 @@ def _check_early(config: Config, setup: Setup, along: tuple[Passage, ...] = ()) 
     for seed in config.seeds or (config.seed,):
         request = _request(config, spec or ModelSpec(base=config.model), "", seed, along)
         check_request(request)
-        if setup.source is None:
+        if setup.source is None and not config.endless:
             method.check_settings(settings, smaller(request, config.upscale), spec)
         elif spec is not None:
-            for strip in strips_of(setup.source, spec):
-                wide = strip.right - strip.left
-                sized = replace(request, height=setup.source.size[0], width=wide)
-                method.check_settings(settings, sized, spec)
+            for canvas in canvases_of(setup.source, request, spec):
+                method.check_settings(settings, canvas, spec)
         if spec is not None and config.blueprint:
             check_sketch(picture_size(config.blueprint), smaller(request, config.upscale))
     if (config.ip_adapter or config.image_encoder) and not method.needs_ip_adapter(settings):
@@ -282,6 +285,9 @@ def _run(session: Session, jobs: Sequence[Job], store: Storage, config: Config) 
         count_evaluations(session.family) as counts,
     ):
         for index, job in enumerate(jobs):
+            if isinstance(session.generator, Endless):
+                write_strips(session, session.generator, job, store, _reporter(bar, index + 1))
+                continue
             recorder = Recorder() if config.save_steps else None
             made = _one(session, job.request, recorder, _reporter(bar, index + 1))
             _write(session, job, made, recorder, store, config)

@@ -79,6 +79,8 @@ class Config:
     """also write an animated GIF of the denoising"""
     save_extras: bool = False
     """also write the blueprint and the line art"""
+    endless: bool = False
+    """paint strip by strip, in the memory of one scroll of the model's own width, a --width far beyond it"""
     extend: str = ""
     """a scroll to go on from: --left and --right say by how many columns; it stays as it is, to the bit"""
     left: Columns = 0

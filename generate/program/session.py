@@ -16,7 +16,7 @@ from drspo.errors import UserError
 from drspo.files.lora import FILE
 from drspo.leaving import public
 from generate.images.upscale import SOURCES, load_upscaler
-from generate.methods.continued import Continued
+from generate.methods.continued import Continued, Endless
 from generate.methods.drspo.blueprint import read_sketch
 from generate.methods.drspo.two_stage import DRSPO
 from generate.methods.upscaled import Upscaled, smaller
@@ -64,6 +64,8 @@ class Setup:
     """a file, a folder or a package's folder instead of the model's own upscaler"""
     blueprint: str = ""
     """a picture in the place of drspo's blueprint"""
+    endless: bool = False
+    """strip by strip, in flat memory"""
     source: Source | None = None
     """a picture to go on with"""
     offload: bool = False
@@ -116,6 +118,8 @@ class Session:
         method = generator_class(self.setup.method)(self.family, asked)
         if self.setup.source is not None:
             method = Continued(method, self.setup.source.image, self.setup.source.change)
+        elif self.setup.endless:
+            method = Endless(method)
         return method.resolved(smaller(request, self.setup.upscale))
 
     def _options(self, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,6 +132,7 @@ class Session:
         if sketch := getattr(getattr(self.generator, "inner", self.generator), "sketch", None):
             options |= {"blueprint": sketch.name, "blueprint_sha256": sketch.sha256}
         options |= self.setup.source.facts() if self.setup.source else {}
+        options |= {"endless": 1} if self.setup.endless else {}
         if isinstance(self.generator, Upscaled):
             options |= self.generator.upscaler.facts(self.setup.upscale)
             options |= {"upscaler": self._name(model_name, upscaler_source(self.setup, family))}
@@ -185,6 +190,8 @@ def _generator(setup: Setup, family: ModelFamily) -> Generator:
         generator.sketch = sketch
     if setup.source is not None:
         return Continued(generator, setup.source.image, setup.source.change)
+    if setup.endless:
+        return Endless(generator)
     if setup.upscale == 1:
         return generator
     upscaler = load_upscaler(upscaler_source(setup, family), setup.upscale, family.device)
@@ -255,6 +262,7 @@ def setup_like(record: Record, setup: Setup) -> Setup:
         offload=setup.offload,
         upscale=record.options.get("upscale", 1),
         blueprint=setup.blueprint,
+        endless=bool(record.options.get("endless")),
         source=source_like(record.options, setup.source),
         upscaler=enlarged,
         other_base=True,  # the hashes are compared, which says more

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -12,12 +12,12 @@ from PIL import Image
 
 from drspo.errors import UserError
 from drspo.files.pictures import opened, read_picture
-from generate.canvas.strips import Strip
+from generate.canvas.strips import own_width, strips_to_right
 from generate.methods.continued import Change
 from generate.models.specs import ModelSpec
 from generate.program.config import Config
 from generate.program.metadata import read
-from generate.request import OWN
+from generate.request import OWN, Request
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,18 @@ def _check(config: Config, image: Image.Image, change: Change) -> None:
         raise UserError("what is repainted has one prompt", "--along", "Repaint passage by passage.")
 
 
-def strips_of(source: Source, spec: ModelSpec) -> list[Strip]:
-    """What is painted, in order; UserError for columns that the model cannot add or paint anew."""
-    return source.change.strips(spec, source.image.height, source.image.width)
+def canvases_of(source: Source | None, request: Request, spec: ModelSpec) -> list[Request]:
+    """The request at the size of each canvas, of a scroll that goes on or of an endless one.
+
+    UserError for columns that the model cannot add or paint anew.
+    """
+    if source is None:
+        own = own_width(spec, request.height)
+        more = request.width - own
+        strips = strips_to_right(spec, request.height, own, more) if more > 0 else []
+        return [replace(request, width=width) for width in (own, *(s.right - s.left for s in strips))]
+    strips = source.change.strips(spec, source.image.height, source.image.width)
+    return [replace(request, height=source.size[0], width=s.right - s.left) for s in strips]
 
 
 def own_prompt(config: Config) -> tuple[str, ...]:
