@@ -78,7 +78,9 @@ def report_joins(path: Path, width: int) -> None:
     from generate.models.specs import MODELS
 
     strength = seam_strength(np.asarray(read_picture(path)))
-    joins = [strip.start for strip in strips_to_right(MODELS["miniature"], HEIGHT, OWN, width - OWN)]
+    joins = [
+        strip.start for strip in strips_to_right(MODELS["miniature"], HEIGHT, OWN, width - OWN, fixed=False)
+    ]
     at = [float(strength[x - 3 : x + 4].max()) for x in joins]
     rest = np.delete(strength, [c for x in joins for c in range(x - 3, x + 4)])[20:-20]
     print(

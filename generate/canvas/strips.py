@@ -48,11 +48,12 @@ def own_width(sizes: Sizes, height: int) -> int:
     return max(unit, round(sizes.scroll[1] * height / sizes.scroll[0] / unit) * unit)
 
 
-def strips_to_right(sizes: Sizes, height: int, there: int, more: int) -> list[Strip]:
+def strips_to_right(sizes: Sizes, height: int, there: int, more: int, *, fixed: bool = True) -> list[Strip]:
     """The strips that add `more` columns to `there` of them, each at most half of the model's own width.
 
-    Each sees as much of what is there as makes its canvas as wide as the model's own scroll. UserError for a
-    number of columns that is no multiple of the unit.
+    Each sees as much of what is there as makes its canvas as wide as the model's own scroll, and paints the
+    end of the strip before anew; also the end of what is there, unless that is `fixed`. UserError for a number
+    of columns that is no multiple of the unit.
     """
     unit, own = unit_of(sizes), own_width(sizes, height)
     if more <= 0 or more % unit:
@@ -65,7 +66,7 @@ def strips_to_right(sizes: Sizes, height: int, there: int, more: int) -> list[St
     edges = [there + more // unit * index // count * unit for index in range(count + 1)]
     strips = []
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
-        first = start if start == there else start - redone(sizes)
+        first = start if start == there and fixed else start - redone(sizes)
         known = min(first, max(own - (stop - first), sizes.window)) // unit * unit
         strips.append(Strip(first - known, stop, first, stop))
     return strips

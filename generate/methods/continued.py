@@ -248,7 +248,7 @@ class Endless(Generator):
 
     def _strips(self, request: Request) -> Sequence[Strip]:
         own = own_width(self.family.spec, request.height)
-        later = strips_to_right(self.family.spec, request.height, own, request.width - own)
+        later = strips_to_right(self.family.spec, request.height, own, request.width - own, fixed=False)
         return [Strip(0, own, 0, own), *later]
 
     def _requests(self, request: Request) -> list[Request]:

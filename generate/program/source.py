@@ -104,7 +104,7 @@ def canvases_of(source: Source | None, request: Request, spec: ModelSpec) -> lis
     if source is None:
         own = own_width(spec, request.height)
         more = request.width - own
-        strips = strips_to_right(spec, request.height, own, more) if more > 0 else []
+        strips = strips_to_right(spec, request.height, own, more, fixed=False) if more > 0 else []
         return [replace(request, width=width) for width in (own, *(s.right - s.left for s in strips))]
     strips = source.change.strips(spec, source.image.height, source.image.width)
     return [replace(request, height=source.size[0], width=s.right - s.left) for s in strips]
