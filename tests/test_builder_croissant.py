@@ -1,4 +1,4 @@
-"""Croissant: what a published data set says of itself to machines, held against the format's own validator."""
+"""Croissant: what a published data set says of itself to machines, by the format's own validator."""
 
 from __future__ import annotations
 
