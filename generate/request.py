@@ -91,6 +91,10 @@ class Generator:
 
     name: ClassVar[str]
     config_class: ClassVar[type] = NoSettings
+    keeps: ClassVar[bool] = False
+    """Whether it can leave parts of a picture as they are (`kept`)."""
+    kept: Any = None
+    """A `generate.images.kept.Kept` of the canvas's size, while a part of a picture is painted anew."""
     stages: ClassVar[tuple[str, ...]] = ()
     """Stages that wear a LoRA of their own; a method without any wears one LoRA from end to end."""
 

@@ -8,6 +8,7 @@ import torch
 
 from drspo.cli import execute
 from drspo.errors import UserError
+from generate import GENERATORS
 from generate.canvas.along import column_shares, window_shares
 from generate.canvas.plan import plan_canvas, whole_canvas
 from generate.methods.direct import Direct
@@ -16,7 +17,7 @@ from generate.methods.mad import Config as MADConfig
 from generate.methods.multidiffusion import Config, MultiDiffusion
 from generate.passages import Passage, check_passages, in_words, read_along, within
 from generate.program.metadata import read
-from generate.request import Request
+from generate.request import Request, build_generator, generator_class
 from tests.small_scrolls import SMALL, distance, family, small_request
 
 TWO = "pine forest: 0-0.4; harbour at dusk | people, cars: 0.4-1"
@@ -134,13 +135,25 @@ METHODS = {
     "multidiffusion": lambda model: MultiDiffusion(model, Config(**SMALL)),
     "mad": lambda model: MAD(model, MADConfig(**SMALL)),
     "direct": Direct,
+    "spotdiffusion": lambda model: build_generator("spotdiffusion", model, {"window": 128}),
+    "twindiffusion": lambda model: build_generator("twindiffusion", model, SMALL),
+    "gvcf": lambda model: build_generator("gvcf", model, SMALL),
 }
+
+
+def test_every_method_is_told_passages_or_refuses_them(golden):
+    named = {"drspo", "sdxl", *METHODS}
+    asked = small_request(along=read_along(TWO))
+    for name in set(GENERATORS) - named:
+        with pytest.raises(UserError, match="--along|which has no parts"):
+            cls = generator_class(name)
+            cls.check_settings(cls.config_class(), asked, None)
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("checkpoint", ["tiny-sdxl", "tiny-sd"])
 def test_the_same_words_in_every_passage_paint_what_one_prompt_paints(golden, name, checkpoint):
-    method, asked = METHODS[name](family(golden, checkpoint)), small_request()
+    method, asked = METHODS[name](family(golden, checkpoint)), small_request(width=384)
     same = replace(asked, along=passages((asked.prompt, 0, 0.3), (asked.prompt, 0.3, 1)))
     one, along = (method.generate([request])[0].latents for request in (asked, same))
     assert distance(along, one) < ROUNDING

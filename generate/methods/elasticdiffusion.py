@@ -70,6 +70,12 @@ class ElasticDiffusion(OneStage):
             raise UserError(
                 "elasticdiffusion guides by a reference, and rescales nothing", "--guidance-rescale"
             )
+        if request.along:
+            raise UserError(
+                "elasticdiffusion sees the prompt in a reference of the whole scroll, which has no parts",
+                "--along",
+                "Choose another method, such as multidiffusion or drspo.",
+            )
         if spec is None:
             return
         latent_size(request.height, request.width, spec.factor)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from drspo.errors import UserError
+from drspo.hashing import seed_from
 from generate.canvas.along import window_shares
 from generate.canvas.noise import initial_noise, step_noise
 from generate.canvas.plan import Canvas, canvas_time_ids, latent_size
@@ -23,6 +24,7 @@ from generate.models.specs import ModelSpec
 from generate.request import Callback, Generated, Generator, Request
 from generate.sampling.conditions import Conditions, Control, Rows, one_prompt
 from generate.sampling.fusion import Fusion
+from generate.sampling.known import Known
 from generate.sampling.loop import Advance, denoise, reporter
 from generate.sampling.pictured import Pictured
 from generate.sampling.predict import Predictor, predicting
@@ -57,6 +59,7 @@ class OneStage(Generator):
     taken (`stepper`), or the whole step (`advance`).
     """
 
+    keeps = True
     together = False
     """whether all windows must go through the network at once"""
 
@@ -172,10 +175,21 @@ class OneStage(Generator):
         conditions = self.conditions(embeddings, images, control, self.rows(request))
         conditions = conditions if shown is None else Pictured(conditions, shown)
         run = Run(request=request, canvas=canvas, schedule=schedule, conditions=conditions)
+        known = self._known(request)
         with self.advance(run) as (advance, predict):
             report = reporter(callback, request_index, stage or self.name)
-            final = denoise(advance, latents, schedule, on_step=report)
-        return Sampled(final, predict.facts())
+            step = advance if known is None else known.around(advance, schedule)
+            final = denoise(step, latents, schedule, on_step=report)
+        return Sampled(final if known is None else known.finished(final), predict.facts())
+
+    def _known(self, request: Request) -> Known | None:
+        """What stays of the canvas, where only a part of it is painted."""
+        if self.kept is None:
+            return None
+        self.family.wake("vae")
+        clean, mask = (part.to(self.family.device) for part in self.kept.latents(self.family.vae))
+        noise = initial_noise(seed_from("known", request.seed), tuple(clean.shape))
+        return Known(clean, mask, noise.to(self.family.device))
 
     def encode(self, request: Request) -> PromptEmbeddings:
         """The embeddings of the request's prompt and negative prompt, or of every passage's."""

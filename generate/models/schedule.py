@@ -79,11 +79,12 @@ class Schedule:
         """Pure noise at the level of the first step."""
         return noise * getattr(self.scheduler, "init_noise_sigma", 1.0)
 
-    def noised(self, clean: Tensor, noise: Tensor) -> Tensor:
-        """Clean latents with noise of the level of the first step (eq. 12, by the schedule's own rule)."""
+    def noised(self, clean: Tensor, noise: Tensor, timestep: Tensor | None = None) -> Tensor:
+        """Clean latents with noise of a level (eq. 12, by the schedule's own rule): of the first step, or of
+        the one at hand."""
         add = self.scheduler.scale_noise if self.name in FLOW else self.scheduler.add_noise
-        first = self.timesteps[:1]
-        noisy: Tensor = add(clean, first, noise) if self.name in FLOW else add(clean, noise, first)
+        level = self.timesteps[:1] if timestep is None else timestep.reshape(1)
+        noisy: Tensor = add(clean, level, noise) if self.name in FLOW else add(clean, noise, level)
         return noisy
 
     def scaled(self, latents: Tensor, timestep: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from drspo.files.storage import Storage
 from generate import GENERATORS
 from generate.catalogue import listing
 from generate.images.preview import Recorder
+from generate.methods.continued import Endless
 from generate.methods.drspo.blueprint import check_sketch
 from generate.methods.drspo.stages import STAGES, lora_stages
 from generate.methods.upscaled import smaller
@@ -24,6 +25,7 @@ from generate.models.specs import MODELS, ModelSpec
 from generate.passages import Passage, in_words, read_along
 from generate.program.config import Config, plugin_settings
 from generate.program.cost import Plan, count_evaluations, peak_bytes, rehearse
+from generate.program.endless import check_endless, write_strips
 from generate.program.jobs import Job, file_name, is_done, read_prompts, require_writable, split_out
 from generate.program.metadata import encode, read
 from generate.program.plans import (
@@ -38,6 +40,7 @@ from generate.program.plans import (
     with_plan,
 )
 from generate.program.session import Session, Setup, check_like, open_session, setup_like
+from generate.program.source import Source, canvases_of, own_prompt, read_source
 from generate.request import Generated, Request, Step, check_request, generator_class, own, settings_of
 
 logger = logging.getLogger(__name__)
@@ -72,6 +75,7 @@ def _quiet_libraries() -> None:
 
 def _make(config: Config) -> int:
     along = read_along(config.along) if config.along else ()
+    source = read_source(config)
     prompts = _prompts(config, along)
     if not prompts or not all(p.strip() for p in prompts):
         raise UserError(
@@ -85,15 +89,20 @@ def _make(config: Config) -> int:
         raise UserError(f"given twice: {', '.join(map(repr, sorted(set(repeated))))}")
     suffix = f".{config.format}" if config.format else ""
     folder, single = split_out(config.out, len(prompts) * len(seeds), suffix)
+    if config.endless:
+        check_endless(config, folder, single)
     setup = _setup(config)
     check_plans(config, len(prompts) * len(seeds))
+    setup = replace(setup, source=source)
     _check_early(config, setup, along)
     store = Storage(folder)
     if not config.plan:
         require_writable(store)
     session = open_session(setup)
     requests = [
-        _request(config, session.family.spec, prompt, seed, along) for prompt in prompts for seed in seeds
+        _sized(_request(config, session.family.spec, prompt, seed, along), source)
+        for prompt in prompts
+        for seed in seeds
     ]
     jobs = [Job(request=r, name=single or file_name(r, suffix or ".png")) for r in requests]
     session.generator.check(requests)
@@ -138,7 +147,8 @@ def _choose(session: Session, jobs: Sequence[Job], judges: Any, store: Storage, 
 
 def _prompts(config: Config, along: Sequence[Passage]) -> list[str]:
     if not along:
-        return [*config.prompt, *(read_prompts(Path(config.prompts)) if config.prompts else [])]
+        given = [*config.prompt, *(read_prompts(Path(config.prompts)) if config.prompts else [])]
+        return given or list(own_prompt(config) if config.extend or config.repaint else ())
     if config.prompt or config.prompts:
         hint = "Leave prompts out, or say in every passage what holds everywhere."
         raise UserError("--along says what holds where, and prompts were given beside it", "--along", hint)
@@ -154,7 +164,11 @@ def _again(config: Config) -> int:
     folder, name = split_out(config.out, 1, f".{config.format}" if config.format else "")
     store = Storage(folder)
     require_writable(store)
-    given = replace(_setup(config), loras=_loras(config, generator_class(record.method).stages))
+    given = replace(
+        _setup(config),
+        source=read_source(config),
+        loras=_loras(config, generator_class(record.method).stages),
+    )
     session = open_session(setup_like(record, given))
     now = session.record(record.request)
     check_like(record, now)
@@ -189,6 +203,7 @@ def _setup(config: Config) -> Setup:
         upscale=config.upscale,
         upscaler=config.upscaler,
         blueprint=config.blueprint,
+        endless=config.endless,
         offload=config.offload,
         device=config.device,
         dtype=config.dtype,
@@ -220,7 +235,11 @@ def _check_early(config: Config, setup: Setup, along: tuple[Passage, ...] = ()) 
     for seed in config.seeds or (config.seed,):
         request = _request(config, spec or ModelSpec(base=config.model), "", seed, along)
         check_request(request)
-        method.check_settings(settings, smaller(request, config.upscale), spec)
+        if setup.source is None and not config.endless:
+            method.check_settings(settings, smaller(request, config.upscale), spec)
+        elif spec is not None:
+            for canvas in canvases_of(setup.source, request, spec):
+                method.check_settings(settings, canvas, spec)
         if spec is not None and config.blueprint:
             check_sketch(picture_size(config.blueprint), smaller(request, config.upscale))
     if (config.ip_adapter or config.image_encoder) and not method.needs_ip_adapter(settings):
@@ -232,6 +251,14 @@ def _check_early(config: Config, setup: Setup, along: tuple[Passage, ...] = ()) 
         )
     if config.upscaler and config.upscale == 1:
         raise UserError("an upscaler was given, but nothing is enlarged", "--upscaler", "Add --upscale 2.")
+
+
+def _sized(request: Request, source: Source | None) -> Request:
+    """The request at the size of what it goes on with."""
+    if source is None:
+        return request
+    height, width = source.size
+    return replace(request, height=height, width=width)
 
 
 def _request(
@@ -258,6 +285,9 @@ def _run(session: Session, jobs: Sequence[Job], store: Storage, config: Config) 
         count_evaluations(session.family) as counts,
     ):
         for index, job in enumerate(jobs):
+            if isinstance(session.generator, Endless):
+                write_strips(session, session.generator, job, store, _reporter(bar, index + 1))
+                continue
             recorder = Recorder() if config.save_steps else None
             made = _one(session, job.request, recorder, _reporter(bar, index + 1))
             _write(session, job, made, recorder, store, config)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from drspo.errors import UserError
 from drspo.options import check_options, options_of
-from drspo.ranges import Finite, OwnScale, OwnSide, OwnSteps, Range, Seed, Share
+from drspo.ranges import MOST_PIXELS, Finite, OwnScale, OwnSide, OwnSteps, Range, Seed, Share
 from generate import GENERATORS
 from generate.methods import (
     direct,
@@ -24,6 +24,8 @@ from generate.methods import (
 )
 from generate.methods.drspo import two_stage
 from generate.request import OWN
+
+Columns = Annotated[int, Range(0, MOST_PIXELS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,20 @@ class Config:
     """also write an animated GIF of the denoising"""
     save_extras: bool = False
     """also write the blueprint and the line art"""
+    endless: bool = False
+    """paint strip by strip, in the memory of one scroll of the model's own width, a --width far beyond it"""
+    extend: str = ""
+    """a scroll to go on from: --left and --right say by how many columns; it stays as it is, to the bit"""
+    left: Columns = 0
+    """columns to add at the left"""
+    right: Columns = 0
+    """columns to add at the right"""
+    repaint: str = ""
+    """a scroll whose columns --from to --to are painted anew; all others stay, to the bit"""
+    repaint_from: Annotated[Columns, arg(aliases=("--from",))] = 0
+    """the first column that is painted anew"""
+    repaint_to: Annotated[Columns, arg(aliases=("--to",))] = 0
+    """the first column after it that stays"""
     blueprint: str = ""
     """a picture to paint along in the place of drspo's blueprint, of the scroll's aspect ratio"""
     blueprints: Annotated[int, Range(0, 64)] = 0

@@ -29,10 +29,11 @@ _EXIF_DESCRIPTION = 0x010E
 
 # What a record's free parts hold, where they hold it: a stranger's may hold anything.
 _OF_LORAS = (("path", str), ("weight", (int, float)), ("sha256", str))
-_OPTIONS = {"threads": 0, "window_batch": 0, "upscale": 0} | dict.fromkeys(
+_NUMBERS = ("threads", "window_batch", "upscale", "left", "right", "from", "to", "endless")
+_OPTIONS: dict[str, Any] = dict.fromkeys(_NUMBERS, 0) | dict.fromkeys(
     ("device", "dtype", "revision", "controlnet", "controlnet_revision", "controlnet_fingerprint")
     + ("blueprint", "blueprint_sha256", "upscaler", "upscaler_network", "upscaler_sha256")
-    + ("ip_adapter", "ip_adapter_sha256"),
+    + ("ip_adapter", "ip_adapter_sha256", "source", "source_sha256"),
     "",
 )
 
@@ -99,9 +100,14 @@ def _version(version: Any, package: str) -> str:
         return "unknown"
 
 
+def written(record: Record) -> str:
+    """The record as the ASCII text that a picture's file holds under `KEY`."""
+    return json.dumps({"format": 1, **record.to_dict()}, sort_keys=True, ensure_ascii=True)
+
+
 def encode(image: Image.Image, record: Record, suffix: str) -> bytes:
     """The bytes of the image file (".png" or ".webp", both lossless) with its record inside."""
-    text = json.dumps({"format": 1, **record.to_dict()}, sort_keys=True, ensure_ascii=True)
+    text = written(record)
     buffer = io.BytesIO()
     if suffix == ".png":
         chunks = PngImagePlugin.PngInfo()

@@ -16,6 +16,7 @@ from drspo.errors import UserError
 from drspo.files.lora import FILE
 from drspo.leaving import public
 from generate.images.upscale import SOURCES, load_upscaler
+from generate.methods.continued import Continued, Endless
 from generate.methods.drspo.blueprint import read_sketch
 from generate.methods.drspo.two_stage import DRSPO
 from generate.methods.upscaled import Upscaled, smaller
@@ -24,6 +25,7 @@ from generate.models.family import ModelFamily, load_family
 from generate.models.hub import HUB_ID, at_revision
 from generate.models.specs import MODELS
 from generate.program.metadata import Record, adapter_name, lora_name, model_name, versions
+from generate.program.source import Source, source_like
 from generate.request import Generator, Request, generator_class, needs_control, needs_ip_adapter, settings_of
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,10 @@ class Setup:
     """a file, a folder or a package's folder instead of the model's own upscaler"""
     blueprint: str = ""
     """a picture in the place of drspo's blueprint"""
+    endless: bool = False
+    """strip by strip, in flat memory"""
+    source: Source | None = None
+    """a picture to go on with"""
     offload: bool = False
     """keep networks in host memory while they rest"""
     device: str = "auto"
@@ -110,6 +116,10 @@ class Session:
         """
         asked = settings_of(self.setup.method, self.setup.settings)
         method = generator_class(self.setup.method)(self.family, asked)
+        if self.setup.source is not None:
+            method = Continued(method, self.setup.source.image, self.setup.source.change)
+        elif self.setup.endless:
+            method = Endless(method)
         return method.resolved(smaller(request, self.setup.upscale))
 
     def _options(self, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,6 +131,8 @@ class Session:
         options |= {"revision": family.commit} if family.commit else {}
         if sketch := getattr(getattr(self.generator, "inner", self.generator), "sketch", None):
             options |= {"blueprint": sketch.name, "blueprint_sha256": sketch.sha256}
+        options |= self.setup.source.facts() if self.setup.source else {}
+        options |= {"endless": 1} if self.setup.endless else {}
         if isinstance(self.generator, Upscaled):
             options |= self.generator.upscaler.facts(self.setup.upscale)
             options |= {"upscaler": self._name(model_name, upscaler_source(self.setup, family))}
@@ -176,6 +188,10 @@ def _generator(setup: Setup, family: ModelFamily) -> Generator:
         if not isinstance(generator, DRSPO):
             raise UserError(f"{setup.method} has no blueprint that a picture could replace", "--blueprint")
         generator.sketch = sketch
+    if setup.source is not None:
+        return Continued(generator, setup.source.image, setup.source.change)
+    if setup.endless:
+        return Endless(generator)
     if setup.upscale == 1:
         return generator
     upscaler = load_upscaler(upscaler_source(setup, family), setup.upscale, family.device)
@@ -246,6 +262,8 @@ def setup_like(record: Record, setup: Setup) -> Setup:
         offload=setup.offload,
         upscale=record.options.get("upscale", 1),
         blueprint=setup.blueprint,
+        endless=bool(record.options.get("endless")),
+        source=source_like(record.options, setup.source),
         upscaler=enlarged,
         other_base=True,  # the hashes are compared, which says more
         device=record.options.get("device", "auto") if setup.device == "auto" else setup.device,
@@ -280,6 +298,8 @@ def check_like(record: Record, now: Record) -> None:
         marks.append(("ControlNet", "--controlnet", there, here))
     if here := now.options.get("upscaler_sha256", ""):
         marks.append(("upscaler", "--upscaler", record.options.get("upscaler_sha256", ""), here))
+    if now.options.get("source_sha256", "") != record.options.get("source_sha256", ""):
+        raise UserError("this is not the scroll that was gone on with", "--like", "Its pixels are compared.")
     here, then = (one.options.get("blueprint_sha256", "") for one in (now, record))
     if here != then:
         raise UserError(

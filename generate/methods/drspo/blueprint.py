@@ -12,6 +12,7 @@ from drspo.errors import UserError
 from drspo.files.pictures import read_picture
 from drspo.hashing import seed_from
 from drspo.ranges import OwnScale, OwnSeed, OwnSide, OwnSteps
+from generate.images.kept import Kept
 from generate.methods import sdxl
 from generate.models.family import ModelFamily
 from generate.models.specs import ModelSpec
@@ -108,6 +109,7 @@ def draw_blueprint(
     request: Request,
     callback: Callback | None = None,
     request_index: int = 0,
+    kept: Kept | None = None,
 ) -> Generated:
     """I_LR of a scroll's request: SDXL over the whole canvas at once, with whichever LoRA is active."""
 
@@ -116,4 +118,6 @@ def draw_blueprint(
             callback(replace(step, stage="blueprint", request_index=request_index))
 
     generator = sdxl.SDXL(family, settings.sdxl)
-    return generator.generate([blueprint_request(request, settings, family.spec)], watch)[0]
+    small = blueprint_request(request, settings, family.spec)
+    generator.kept = kept and kept.resized(small.height, small.width)
+    return generator.generate([small], watch)[0]

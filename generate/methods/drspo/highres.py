@@ -10,6 +10,7 @@ from torch import Tensor
 from drspo.hashing import seed_from
 from generate.canvas.noise import initial_noise
 from generate.config import WindowSettings
+from generate.images.kept import Kept
 from generate.images.vae import encode_scroll
 from generate.methods.drspo.control import Control, LineControl
 from generate.methods.image_prompt import ImagePrompt, picturing
@@ -39,6 +40,7 @@ def paint_windows(
     lines: Image.Image | None,
     callback: Callback | None = None,
     request_index: int = 0,
+    kept: Kept | None = None,
 ) -> Sampled:
     """Final latents of the scroll that follows the enlarged blueprint and, where given, its line art.
 
@@ -47,6 +49,7 @@ def paint_windows(
     MultiDiffusion from a schedule that is entered in the middle, with a ControlNet beside the network.
     """
     windows = MultiDiffusion(family, settings.windows)
+    windows.kept = kept
     schedule = windows.schedule(request)
     schedule.enter(settings.strength)
     control = None

@@ -60,6 +60,7 @@ class DRSPO(Generator):
     name = "drspo"
     config_class = Config
     stages = STAGES
+    keeps = True
 
     def __init__(self, family: ModelFamily, config: Config | None = None) -> None:
         super().__init__(family, config)
@@ -147,7 +148,8 @@ class DRSPO(Generator):
     def draw(self, request: Request, callback: Callback | None = None, request_index: int = 0) -> Generated:
         """Stage one: the blueprint of a scroll's request."""
         self._wear("blueprint")
-        return draw_blueprint(self.family, self.blueprint, request, callback, request_index)
+        settings = self.blueprint
+        return draw_blueprint(self.family, settings, request, callback, request_index, self.kept)
 
     def paint(
         self,
@@ -161,10 +163,13 @@ class DRSPO(Generator):
         started = time.perf_counter()
         control, wrap = self.config.control, self.config.windows.wrap
         large = enlarge(blueprint, request.height, request.width, wrap=wrap)
+        large = large if self.kept is None else self.kept.over(large)
         lines = draw_lines(large, control.lines, wrap=wrap) if control.enabled else None
         self._wear("highres")
         settings = self._highres()
-        sampled = paint_windows(self.family, settings, request, large, lines, callback, request_index)
+        sampled = paint_windows(
+            self.family, settings, request, large, lines, callback, request_index, self.kept
+        )
         self.family.wake("vae")
         return Generated(
             request=request,
