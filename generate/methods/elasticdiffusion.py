@@ -70,6 +70,8 @@ class ElasticDiffusion(OneStage):
             raise UserError(
                 "elasticdiffusion guides by a reference, and rescales nothing", "--guidance-rescale"
             )
+        if request.along:
+            raise UserError("elasticdiffusion sees one prompt for the whole scroll", "--along")
         if spec is None:
             return
         latent_size(request.height, request.width, spec.factor)
