@@ -16,8 +16,15 @@ import diffusers
 import torch
 import transformers
 
+from generate.canvas.plan import whole_canvas
+from generate.images.perceptual import Lpips
 from generate.images.vae import widest_bytes
+from generate.models.denoisers.denoiser import Condition
+from generate.models.family import ModelFamily
 from generate.models.footprint import activation_bytes, weight_bytes
+from generate.models.schedulers import make_schedule
+from generate.models.specs import MODELS as SPECS
+from generate.sampling.gradient_memory import gradient_bytes
 
 GIB = 2**30
 CARDS = (24, 48, 80)
@@ -185,12 +192,44 @@ def need(name: str, height: int, width: int) -> Need:
     )
 
 
+def gradient(side: int, recompute: bool) -> float:
+    """GiB that the gradient of one SDXL window of `side` pixels keeps in SyncDiffusion, with LPIPS by VGG.
+
+    The network in float16, the autoencoder and VGG in float32.
+    """
+    import lpips
+
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel(**SDXL_UNET).half()
+        vae = diffusers.AutoencoderKL(**VAE)
+        distance = Lpips(lpips.LPIPS(net="vgg", pnet_rand=True, pretrained=False, verbose=False))
+        told = Condition(
+            torch.empty(2, 77, 2048).half(), torch.empty(2, 1280).half(), sizes=torch.empty(2, 6).half()
+        )
+    for network in (unet, vae, distance):
+        network.requires_grad_(False)
+    family = ModelFamily(
+        kind="sdxl", spec=SPECS["sdxl"], model_id="", fingerprint="", unet=unet, vae=vae, tokenizers=[],
+        text_encoders=[], scheduler_config={"_class_name": "DDIMScheduler"}, device=torch.device("cpu"),
+        dtype=torch.float16,
+    )  # fmt: skip
+    canvas, schedule = whole_canvas(side, side, 8), make_schedule(family, "ddim", 50)
+    return gradient_bytes(family, schedule, distance, canvas, told, recompute=recompute) / GIB
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--sizes", nargs="+", default=["1024x1024"], help="height x width")
+    parser.add_argument("--gradient", action="store_true", help="of SyncDiffusion's windows, instead")
     chosen = parser.parse_args(arguments)
+    if chosen.gradient:
+        print("| SDXL window | everything kept | gradient checkpointing |\n|---|---|---|")
+        for side in (512, 1024):
+            kept, again = (gradient(side, recompute) for recompute in (False, True))
+            print(f"| {side} | {kept:.1f} GiB | {again:.1f} GiB |", flush=True)
+        return
     print("| model | size | text | network | activations | all on the device | with --offload | cards (GB) |")
     print("|---|---|---|---|---|---|---|---|")
     for name in chosen.models:

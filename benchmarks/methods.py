@@ -24,6 +24,7 @@ from generate.canvas.plan import canvas_time_ids
 from generate.methods.elasticdiffusion import ElasticDiffusion
 from generate.methods.gvcf import GVCF, guidance_map
 from generate.methods.spotdiffusion import SpotDiffusion, turns
+from generate.methods.syncdiffusion import SyncDiffusion
 from generate.methods.twindiffusion import TwinDiffusion, crossed
 from generate.models.family import ModelFamily, load_family
 from generate.models.prompts import PromptEmbeddings
@@ -125,11 +126,44 @@ def elastically(loop: Literal) -> Tensor:
     return elastic.loop(loop.family, loop.request, loop.text, loop.method.config)
 
 
+def sync(loop: Literal) -> Tensor:
+    """Every window, the middle one too, down the gradient of its preview's distance to the middle one's."""
+    settings, family = loop.method.resolved(loop.request), loop.family
+    distance, latents, views = loop.method.parts["gradient"].distance, loop.first.clone(), loop.canvas.windows
+    levels, middle = loop.scheduler.alphas_cumprod, len(views) // 2
+
+    def look(view: Tensor, t: Tensor) -> Tensor:
+        level = levels[int(t)]
+        clean = (view - (1 - level).sqrt() * loop.noise_of(view, t)) / level.sqrt()
+        picture = family.vae.decode(clean / family.vae.config.scaling_factor).sample
+        return (picture / 2 + 0.5).clamp(0, 1) * 2 - 1
+
+    for index, t in enumerate(loop.scheduler.timesteps):
+        value, count = torch.zeros_like(latents), torch.zeros_like(latents)
+        pulls = (index + 1) % settings.every == 0 and index < settings.until
+        with torch.no_grad():
+            anchor = look(latents[..., views[middle].x0 : views[middle].x1], t) if pulls else None
+        for number, w in enumerate(views):
+            view = latents[..., w.x0 : w.x1].clone()
+            if anchor is not None:
+                leaf = view.clone().requires_grad_()
+                (gradient,) = torch.autograd.grad(distance(look(leaf, t), anchor).sum(), leaf)
+                if number != middle:
+                    view = view - settings.weight * settings.decay**index * gradient
+            with torch.no_grad():
+                stepped = loop.scheduler.step(loop.noise_of(view, t), t, view).prev_sample
+            value[..., w.x0 : w.x1] += stepped
+            count[..., w.x0 : w.x1] += 1
+        latents = value / count
+    return latents
+
+
 METHODS: dict[str, tuple[Any, Callable[[Literal], Tensor], str]] = {
     "spotdiffusion": (SpotDiffusion, spot, "ddim"),
     "twindiffusion": (TwinDiffusion, twin, "ddim"),
     "gvcf": (GVCF, fusion, "ddpm"),
     "elasticdiffusion": (ElasticDiffusion, elastically, "ddim"),
+    "syncdiffusion": (SyncDiffusion, sync, "ddim"),
 }
 
 

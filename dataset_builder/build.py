@@ -17,15 +17,18 @@ from dataset_builder.config import (
     pairs_hash,
     pairs_settings,
     run_hash,
+    same_prompts,
     units_hash,
+    with_added,
 )
 from dataset_builder.export import export, plan_shards
-from dataset_builder.ideas import PROMPTS_NAME, count_accepted, make_prompts
+from dataset_builder.ideas import count_accepted, make_prompts
 from dataset_builder.metrics import Metrics
 from dataset_builder.report import stats
+from dataset_builder.report.head import README, about_run
 from dataset_builder.tables import parquet
 from drspo import __version__, consent
-from drspo.config import dump, to_dict
+from drspo.config import dump
 from drspo.errors import UserError
 from drspo.files.run import CONFIG, MANIFEST, RunDir
 from drspo.log import progress
@@ -33,8 +36,13 @@ from pipeline.candidates.actors import StageSpec
 from pipeline.candidates.guard import units_with_attempts
 from pipeline.candidates.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, todo
 from pipeline.candidates.provenance import read_models
+from pipeline.ideas.finished import PROMPTS_NAME
+from pipeline.ideas.prompts import unfinished
+from pipeline.pairs.columns import join_added
 from pipeline.pairs.pairing import choose_pairs
+from pipeline.pairs.ranking import rank_groups
 from pipeline.pairs.scores import Scan, scan_units
+from pipeline.pairs.votes import read_votes
 from pipeline.records import DEAD, OK
 from pipeline.units import DamagedFile, UnitStore, unit_name
 
@@ -42,7 +50,8 @@ log = logging.getLogger(__name__)
 
 SCORES_NAME = "scores.parquet"
 # Of a run without images: what another configuration of the images goes on with, and what it replaces.
-TEXTS, PLANNED = ("phases/", PROMPTS_NAME, "cache/llm/"), (PLAN_NAME, "attempts/", "models/")
+TEXTS, PLANNED = ("phases/", PROMPTS_NAME), (PLAN_NAME, "attempts/", "models/")
+ANSWERS = "cache/llm/"  # each by its own question, so true for any configuration
 # So many prompts in a row without a single image say that the set-up is wrong, not the prompts.
 HOPELESS = 5
 
@@ -57,6 +66,7 @@ class Outcome:
     accepted: int = 0
     made_now: int = 0
     dead: int = 0
+    unfinished: int = 0
     pairs: dict[str, int] = field(default_factory=dict)
     shards: list[str] = field(default_factory=list)
     dead_share: float = 0.0
@@ -77,18 +87,34 @@ class Build:
         """All phases, from wherever an earlier start left them."""
         self._begin()
         prompts = make_prompts(self.run, self.config)
+        if self.config.until == "prompts":
+            return self._stopped(prompts)
         plan = self._plan(prompts)
         made = self._candidates(plan)
         return self._pairs(prompts, plan, made)
 
+    def _stopped(self, prompts: pa.Table) -> Outcome:
+        outcome = Outcome(prompts=prompts.num_rows, accepted=count_accepted(prompts))
+        self._count_dead(outcome, prompts, 0)
+        return outcome
+
+    def _count_dead(self, outcome: Outcome, prompts: pa.Table, dead: int) -> None:
+        """Fill in what was lost: here, and before the plan by death or without an answer."""
+        early = prompts["status"].to_pylist().count(DEAD)
+        outcome.unfinished = unfinished(prompts)
+        outcome.dead = dead + early
+        lost = outcome.dead + outcome.unfinished
+        outcome.dead_share = lost / max(outcome.accepted + early + outcome.unfinished, 1)
+
     def _begin(self) -> None:
+        reusable, stale = self._reusable()
         try:
             continued = self.run.start(
                 "dataset_builder",
                 self.config,
                 run_hash(self.config),
-                reusable=self._reusable(),
-                stale=PLANNED,
+                reusable=reusable,
+                stale=stale,
             )
         except FileNotFoundError as error:
             # Writing needs no folder to exist, but it does need the bucket.
@@ -98,13 +124,19 @@ class Build:
             # Pairing, export and resources may change within a run; the file says what the last start used.
             self.run.write(CONFIG, dump(self.config).encode())
 
-    def _reusable(self) -> tuple[str, ...]:
-        """What stays true when only images and scores are asked for otherwise: the prompts."""
+    def _reusable(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What stays true of a folder without images when something else is asked for, and what is replaced.
+
+        With the same prompts these stay. Other prompts replace unfinished ones and those that cost nothing;
+        finished ones that a language model was paid for are never removed.
+        """
         if not self.run.exists(MANIFEST):
-            return ()
-        before, now = self.run.manifest()["config"], to_dict(self.config)
-        same = all(before.get(part) == now[part] for part in ("prompts", "expand", "filter", "llm"))
-        return TEXTS if same else ()
+            return (), PLANNED
+        manifest = self.run.manifest()
+        if same_prompts(self.config, manifest):
+            return (*TEXTS, ANSWERS), PLANNED
+        paid = "llm" in manifest["phases"].get("prompts", {})
+        return (ANSWERS,), PLANNED if paid else (*TEXTS, *PLANNED)
 
     # Phase 4 -----------------------------------------------------------------------------------
 
@@ -182,19 +214,24 @@ class Build:
         if len(models := read_models(self.run)) > 1:
             log.warning("images of this run were made by different weights: %s", models)
         outcome = Outcome(prompts=prompts.num_rows, accepted=count_accepted(prompts), made_now=made)
-        early = prompts["status"].to_pylist().count(DEAD)
         dead = scan.candidates.filter(pl.col("status") != OK)["prompt_id"].n_unique()
-        outcome.dead = dead + early
-        outcome.dead_share = outcome.dead / max(outcome.accepted + early, 1)
+        self._count_dead(outcome, prompts, dead)
         self.run.write(SCORES_NAME, parquet(scan.candidates.to_arrow()))
-        pairs = choose_pairs(alive, config.pairs, self.spec.scorers)
-        shards = len(plan_shards(pairs, alive, config.export))
-        with progress(shards, "export", "shards") as bar:
-            outcome.shards = export(self.store, pairs, alive, config.export, bar.advance)
-        stats.write(self.run, stats.collect(prompts, scan, pairs, self.spec.scorers))
+        votes = read_votes(self.run) if config.pairs.source == "votes" else []
+        if config.pairs.source == "votes" and not votes:
+            raise _no_votes(self.run.base)
+        alive, scorers = join_added(self.run, alive, self.spec.scorers, config.pairs)
+        pairs = choose_pairs(alive, config.pairs, scorers, votes)
+        groups = rank_groups(alive, config.pairs, scorers)
+        shards = plan_shards(pairs, groups, alive, config.export)
+        with progress(len(shards), "export", "shards") as bar:
+            outcome.shards = export(self.store, shards, scorers, config.export, bar.advance)
+        self.run.write(README, about_run(outcome.shards, config.export))
+        stats.write(self.run, stats.collect(prompts, scan, alive, pairs, scorers))
         outcome.pairs = dict(pairs.group_by("split").len().sort("split").iter_rows())
-        facts = {"pairs": pairs.height, "shards": shards, "dead": dead, "hash": pairs_hash(config)}
-        self.run.phase_done("export", **facts, settings=pairs_settings(config))
+        facts = {"pairs": pairs.height, "shards": len(shards), "dead": dead, "hash": pairs_hash(config)}
+        settings = {**pairs_settings(config), "scoring": with_added(config.scoring, self.run, scorers)}
+        self.run.phase_done("export", **facts, settings=settings)
         return outcome
 
 
@@ -218,6 +255,11 @@ def suspects_last(units: pa.Table, suspects: set[str]) -> pa.Table:
         return units
     suspected = pa.array([unit in suspects for unit in units["unit_id"].to_pylist()], pa.bool_())
     return pa.concat_tables([units.filter(pa.compute.invert(suspected)), units.filter(suspected)])
+
+
+def _no_votes(where: str) -> UserError:
+    hint = f"`drspo vote {where}` opens the page on which people judge."
+    return UserError("pairs are to come from votes, and nobody has voted yet", where, hint)
 
 
 def _hopeless(error: str, where: str) -> UserError:

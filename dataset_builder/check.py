@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from dataset_builder.config import BuildConfig, run_hash, uses_llm
-from dataset_builder.ideas import IDEAS_NAME, PROMPTS_NAME
+from dataset_builder.ideas import IDEAS_NAME
 from drspo.errors import UserError
 from drspo.files.run import MANIFEST, RunDir
 from drspo.llm.access import check_access
@@ -13,7 +13,9 @@ from drspo.options import check_options
 from drspo.ranges import check_ranges
 from eval.settings import short_names
 from pipeline.checks import check_generators, check_scorers, check_texts
-from pipeline.ideas.sources import source_reader
+from pipeline.ideas.finished import PROMPTS_NAME
+from pipeline.ideas.sources import check_source
+from pipeline.pairs.columns import column_names
 from pipeline.pairs.pairing import choose_pairs, score_weights
 
 
@@ -24,13 +26,13 @@ def check(config: BuildConfig) -> None:
     if not config.scoring.scorers or not config.candidates.generators:
         raise UserError("at least one generator and one scorer are needed")
     check_ranges(config)
-    scorers = config.scoring.columns
+    run = RunDir(config.out)
+    scorers = (*config.scoring.columns, *column_names(run))
     short_names(config.candidates.generators)
     score_weights(config.pairs, scorers)
     choose_pairs(_no_candidates(scorers), config.pairs, scorers)
     check_options(config.candidates.options, config.candidates.generators, "candidates.options")
     check_options(config.scoring.options, tuple(config.scoring.named), "scoring.options")
-    run = RunDir(config.out)
     if not (run.exists(MANIFEST) and run.manifest()["config_hash"] == run_hash(config)):
         check_generators(config.candidates)
         check_scorers(config.scoring)
@@ -38,7 +40,7 @@ def check(config: BuildConfig) -> None:
         return
     check_texts(config.expand, config.filter)
     if not run.exists(IDEAS_NAME):
-        source_reader(config.prompts.source)
+        check_source(config.prompts)
     if uses_llm(config):
         check_access(config.llm)
 

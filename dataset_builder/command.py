@@ -68,18 +68,40 @@ def next_command(config: BuildConfig) -> str:
 
 def finish(config: BuildConfig, outcome: Outcome) -> int:
     """Say what came of the run; gives the exit code."""
+    if config.until == "prompts":
+        return _finish_prompts(config, outcome)
     pairs = ", ".join(f"{count} {split}" for split, count in outcome.pairs.items()) or "none"
     print(f"prompts   {outcome.accepted} accepted of {outcome.prompts}")
+    if outcome.unfinished:
+        print(f"          {outcome.unfinished} without an answer of the language model")
     print(f"images    {outcome.made_now} units made now, {outcome.dead} prompts dead")
     print(f"pairs     {pairs}, in {len(outcome.shards)} shards")
     where = shlex.quote(config.out)
     print(f"see       drspo view {where}   |   drspo status {where}")
     if outcome.pairs.get("train"):
         print(f"next      {next_command(config)}")
+    return _judge(config, outcome)
+
+
+def _finish_prompts(config: BuildConfig, outcome: Outcome) -> int:
+    where = shlex.quote(config.out)
+    print(f"prompts   {outcome.accepted} accepted of {outcome.prompts}, {outcome.dead} dead")
+    if outcome.unfinished:
+        print(f"          {outcome.unfinished} without an answer of the language model")
+    print(f"see       drspo status {where}")
+    print(f"next      the same command without --until, or other images with --prompts.source {where}")
+    return _judge(config, outcome)
+
+
+def _judge(config: BuildConfig, outcome: Outcome) -> int:
+    """The exit code, and why it is not 0."""
     if outcome.dead_share <= config.dead_threshold:
         return 0
+    lost = f"{outcome.dead} prompts are dead"
+    if outcome.unfinished:
+        lost += f" and {outcome.unfinished} unfinished"
     print(
-        f"{outcome.dead} prompts are dead ({outcome.dead_share:.1%}), more than the threshold of "
+        f"{lost} ({outcome.dead_share:.1%}), more than the threshold of "
         f"{config.dead_threshold:.1%}. `drspo status {config.out}` shows why; "
         f"`drspo retry-dead {config.out}` and the same command try them again.",
         file=sys.stderr,

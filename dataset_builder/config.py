@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from dataset_builder.rates import Rates
 from drspo.config import config_hash, to_dict
+from drspo.files.storage import Storage
 from drspo.llm.settings import LLMSettings, identity
 from drspo.ranges import Share
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
+from pipeline.ideas.finished import is_run
 from pipeline.ideas.sources import PromptSettings
+from pipeline.pairs.columns import read_about
 from pipeline.settings import (
     CandidateSettings,
     ExportSettings,
@@ -31,6 +34,9 @@ class BuildConfig:
     """The run folder, or its URL (s3://bucket/run). The same command again continues."""
     executor: Literal["auto", "local", "ray"] = "auto"
     """local: in this process. ray: on actors. auto: ray on a cluster or with several GPUs, else local."""
+    until: Literal["prompts", "shards"] = "shards"
+    """prompts: stop when they are accepted, before anything is painted; any number of runs can take them with
+    --prompts.source RUN."""
     plan: bool = False
     """Say what the run would make and cost, and stop."""
     dead_threshold: Share = 0.01
@@ -50,15 +56,20 @@ class BuildConfig:
     rates: Rates = field(default_factory=Rates)
 
 
-def uses_llm(config: BuildConfig) -> bool:
-    """Whether the run asks a language model at all."""
+def names_llm(config: BuildConfig) -> bool:
+    """Whether the settings of the prompts name a language model."""
     return config.expand.expander == "llm" or "llm" in config.filter.filters
+
+
+def uses_llm(config: BuildConfig) -> bool:
+    """Whether the run asks a language model at all: not for prompts that another run has finished."""
+    return names_llm(config) and not is_run(config.prompts.source)
 
 
 def prompts_hash(config: BuildConfig) -> str:
     """A hash of what decides the prompts."""
     asked: dict[str, Any] = {name: to_dict(getattr(config, name)) for name in ("prompts", "expand", "filter")}
-    return config_hash({**asked, "llm": identity(config.llm) if uses_llm(config) else {}})
+    return config_hash({**asked, "llm": identity(config.llm) if names_llm(config) else {}})
 
 
 def units_hash(config: BuildConfig) -> str:
@@ -76,6 +87,14 @@ def pairs_settings(config: BuildConfig) -> dict[str, Any]:
     return {"pairs": to_dict(config.pairs), "export": to_dict(config.export)}
 
 
+def with_added(scoring: ScoringSettings, storage: Storage, scorers: Sequence[str]) -> dict[str, Any]:
+    """The scoring settings that would have made all of these scores at once: `drspo score` added some."""
+    added = [read_about(storage, name) for name in scorers if name not in scoring.columns]
+    entries = (*scoring.scorers, *(column.scorer for column in added))
+    options = (*scoring.options, *(option for column in added for option in column.options))
+    return to_dict(replace(scoring, scorers=entries, options=options))
+
+
 def settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The settings behind a run's files: those it was begun with, of pairs and shards the last export's."""
     return {**manifest["config"], **manifest["phases"].get("export", {}).get("settings", {})}
@@ -87,5 +106,10 @@ def score_columns(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def run_hash(config: BuildConfig) -> str:
-    """A hash of what a run folder stands for; another one is refused there."""
-    return config_hash([prompts_hash(config), units_hash(config)])
+    """What a run folder stands for: the hash of its prompts and that of its images, side by side."""
+    return f"{prompts_hash(config)}-{units_hash(config)}"
+
+
+def same_prompts(config: BuildConfig, manifest: Mapping[str, Any]) -> bool:
+    """Whether a run's manifest was written for the same prompts, whatever its images are."""
+    return str(manifest["config_hash"]).partition("-")[0] == prompts_hash(config)

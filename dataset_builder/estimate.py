@@ -18,14 +18,15 @@ import pyarrow.parquet as pq
 
 from dataset_builder.build import SCORES_NAME, stage_spec
 from dataset_builder.config import BuildConfig, uses_llm
-from dataset_builder.ideas import PROMPTS_NAME
 from dataset_builder.report.stats import prompt_losses
 from drspo.errors import UserError
 from drspo.files.storage import Storage
-from drspo.llm.ask import cost
+from drspo.llm.account import cost
 from pipeline.candidates.plan import PLAN_NAME, make_plan, read_plan
 from pipeline.ideas import prompts as phases
+from pipeline.ideas.finished import PROMPTS_NAME, is_run
 from pipeline.ideas.questions import Expansion, OutdoorVerdict, load_template
+from pipeline.ideas.stages import KEEPS_THE_IDEA
 from pipeline.pairs.scores import scan_units
 from pipeline.records import OK
 
@@ -67,17 +68,19 @@ def estimate(config: BuildConfig) -> Estimate:
     """The figures of a run that may not have begun yet."""
     found = Estimate()
     accepted = _count_prompts(config, found)
+    found.accepted = min(found.accepted, config.filter.accept or found.accepted)
     candidates = config.candidates
     per_prompt = len(candidates.generators) * candidates.seeds
     found.images = found.accepted * per_prompt
     found.pairs = found.accepted * _pairs_of_group(config, per_prompt)
     found.bytes_per_image = config.rates.bytes_per_image
-    if config.rates.seconds_per_image:
-        found.seconds_per_image, found.basis = config.rates.seconds_per_image, "as given"
-    elif config.rates.calibrate:
+    if config.rates.calibrate:
         _calibrate(config, accepted, found)
     else:
         _from_run(config, found)
+    if found.seconds_per_image is None and config.rates.seconds_per_image:
+        found.seconds_per_image = config.rates.seconds_per_image
+        found.basis = config.rates.basis or "as given"
     pixels = candidates.height * candidates.width
     if not found.bytes_per_image:
         found.bytes_per_image = BYTES_PER_PIXEL[candidates.encoding] * pixels
@@ -97,6 +100,10 @@ def _count_prompts(config: BuildConfig, found: Estimate) -> pa.Table:
     else:
         ideas = phases.ingest(config.prompts)
         found.ideas = ideas.num_rows
+        if is_run(config.prompts.source):
+            found.accepted = ideas.num_rows
+            return ideas
+        ideas = phases.screen_freely(ideas, config.filter)
         if uses_llm(config):
             return _guess_llm(config, ideas, found)
         # Neither phase asks a language model here, so neither touches the storage.
@@ -116,6 +123,9 @@ def _guess_llm(config: BuildConfig, ideas: pa.Table, found: Estimate) -> pa.Tabl
     many = config.expand.per_idea if config.expand.expander != "none" else 1
     found.accepted = kept.num_rows * many
     letters = sum(len(text) for text in kept["text"].to_pylist())
+    judged = kept.num_rows  # verdicts: on each idea, and on each prompt that may show something else
+    if config.expand.expander not in KEEPS_THE_IDEA:
+        judged += found.accepted
     if config.expand.expander == "llm":
         fixed = _template_tokens(config.expand.template, Expansion, idea="", count=many, max_words=60)
         found.questions += kept.num_rows
@@ -123,9 +133,9 @@ def _guess_llm(config: BuildConfig, ideas: pa.Table, found: Estimate) -> pa.Tabl
         found.tokens_out += kept.num_rows * many * _TOKENS_PER_PROMPT
     if "llm" in config.filter.filters:
         fixed = _template_tokens(config.filter.template, OutdoorVerdict, prompt="")
-        found.questions += found.accepted
-        found.tokens_in += round(found.accepted * (fixed + _TOKENS_PER_PROMPT))
-        found.tokens_out += found.accepted * 20
+        found.questions += judged
+        found.tokens_in += round(judged * (fixed + _TOKENS_PER_PROMPT))
+        found.tokens_out += judged * 20
     return kept
 
 
@@ -140,9 +150,11 @@ def _pairs_of_group(config: BuildConfig, size: int) -> int:
         "best_worst": 1,
         "adjacent": size - 1,
         "all": size * (size - 1) // 2,
+        "pareto": size * (size - 1) // 2,
         "top_k_bottom_k": config.pairs.k * min(config.pairs.k, size),
     }
-    return max(most[config.pairs.method], 0)
+    count = max(most[config.pairs.method], 0)
+    return min(count, config.pairs.most_per_prompt or count)
 
 
 def _from_run(config: BuildConfig, found: Estimate) -> None:
@@ -220,6 +232,8 @@ def _bytes(found: Estimate, config: BuildConfig) -> list[str]:
     units = found.images * found.bytes_per_image
     copies = 2 if config.export.pickapic else 1
     shards = 2 * found.pairs * found.bytes_per_image * copies
+    if config.export.ranking:
+        shards += units
     basis = found.bytes_basis or "as given"
     lines = [f"storage    {size(units)} of candidates and at most {size(shards)} of shards ({basis})"]
     if config.rates.storage_gb_month:

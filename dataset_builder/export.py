@@ -1,8 +1,8 @@
-"""Pairs to shards: where each pair goes is decided from scores alone, then images are gathered in order."""
+"""Rows to shards: where each one goes is decided from scores alone, then images are gathered in order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,23 +10,21 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from dataset_builder.layouts import PAIRS, RANKING, GetImage, form
 from drspo.config import config_hash
 from drspo.hashing import content_hash
-from pipeline.records import Candidate, pair_schema, pickapic_schema
+from pipeline.records import COPIES, Candidate
 from pipeline.settings import ExportSettings
 from pipeline.shards import SPLITS, encode_shard, is_shard, shard_identity, shard_name
 from pipeline.units import DamagedFile, UnitStore, unit_name
 
-DEFAULT, PICKAPIC = "export/data", "export/pickapic"
-FORMAT = 1
+FORMAT = 2
 MEGABYTE = 1_000_000
-
-GetImage = Callable[[str, str], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file to write: its name, and its pairs in row groups."""
+    """One file to write: its name, and its rows in row groups."""
 
     name: str
     groups: tuple[pl.DataFrame, ...]
@@ -35,21 +33,20 @@ class Shard:
 
 def export(
     store: UnitStore,
-    pairs: pl.DataFrame,
-    candidates: pl.DataFrame,
+    plan: list[Shard],
+    scorers: Sequence[str],
     settings: ExportSettings,
     on_shard: Callable[[], None] = lambda: None,
 ) -> list[str]:
-    """Write all shards of both configs, and give their names; shards that stand already are left alone.
+    """Write all shards of the plan, and give their names; shards that stand already are left alone.
 
-    The same pairs give the same bytes. Files of an earlier export with another number of shards go.
+    The same rows give the same bytes. Files of an earlier export with another number of shards go.
     Raises DamagedFile when an image's unit cannot be read.
     """
-    plan = plan_shards(pairs, candidates, settings)
     get_image = _image_reader(store)
     for shard in plan:
         if shard_identity(store.storage, shard.name) != shard.identity:
-            rows, schema = _form(shard.name, store.scorers)
+            rows, schema = form(shard.name, scorers, settings)
             data = encode_shard(([*rows(group, get_image)] for group in shard.groups), schema, shard.identity)
             store.storage.write(shard.name, data)
         on_shard()
@@ -59,34 +56,44 @@ def export(
     return names
 
 
-def plan_shards(pairs: pl.DataFrame, candidates: pl.DataFrame, settings: ExportSettings) -> list[Shard]:
-    """All shards of both configs: pairs stay in their order, and are cut where image bytes fill a shard."""
-    sized = with_bytes(pairs, candidates)
-    folders = [DEFAULT, PICKAPIC] if settings.pickapic else [DEFAULT]
+def plan_shards(
+    pairs: pl.DataFrame, groups: pl.DataFrame, candidates: pl.DataFrame, settings: ExportSettings
+) -> list[Shard]:
+    """All shards: rows stay in their order, and are cut where image bytes fill a shard."""
+    tables = {PAIRS: with_bytes(pairs, candidates, settings.pickapic)}
+    if settings.ranking:
+        tables[RANKING] = group_bytes(groups, candidates)
     found = []
-    for split in SPLITS:
-        rows = sized.filter(pl.col("split") == split)
-        shards = cut(rows, settings.shard_mb * MEGABYTE)
-        for folder in folders:
+    for folder, table in tables.items():
+        for split in SPLITS:
+            shards = cut(table.filter(pl.col("split") == split), settings.shard_mb * MEGABYTE)
             names = (shard_name(folder, split, index, len(shards)) for index in range(len(shards)))
             found += [_shard(name, shard, settings) for name, shard in zip(names, shards)]
     return found
 
 
 def _shard(name: str, rows: pl.DataFrame, settings: ExportSettings) -> Shard:
-    ids = rows["pair_id"].to_list()
-    scores = [repr(value) for value in rows["chosen_score"].to_list() + rows["rejected_score"].to_list()]
-    identity = content_hash(FORMAT, name, pa.__version__, config_hash(asdict(settings)), *ids, *scores)
+    # The tables are wide; what tells two exports apart is which images there are and what they scored.
+    told = [column for column in rows.columns if column.endswith(("_id", "_ids", "score", "scores"))]
+    facts = [repr(row) for row in rows.select(sorted(told)).iter_rows()]
+    identity = content_hash(FORMAT, name, pa.__version__, config_hash(asdict(settings)), *facts)
     return Shard(name, tuple(cut(rows, settings.row_group_mb * MEGABYTE)), identity)
 
 
-def with_bytes(pairs: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
-    """The pairs with the bytes of their two images."""
+def with_bytes(pairs: pl.DataFrame, candidates: pl.DataFrame, copies: bool) -> pl.DataFrame:
+    """The pairs with the bytes of their two images, twice where there are copies of them."""
     sizes = candidates.select("candidate_id", "image_bytes")
     for side in ("chosen", "rejected"):
         renamed = sizes.rename({"candidate_id": f"{side}_id", "image_bytes": f"{side}_bytes"})
         pairs = pairs.join(renamed, on=f"{side}_id", how="left", maintain_order="left")
-    return pairs.with_columns(bytes=pl.col("chosen_bytes") + pl.col("rejected_bytes"))
+    times = len(COPIES) if copies else 1
+    return pairs.with_columns(bytes=times * (pl.col("chosen_bytes") + pl.col("rejected_bytes")))
+
+
+def group_bytes(groups: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
+    """The groups with the bytes of all their images."""
+    sizes = candidates.group_by("prompt_id").agg(bytes=pl.col("image_bytes").sum())
+    return groups.join(sizes, on="prompt_id", how="left", maintain_order="left")
 
 
 def cut(rows: pl.DataFrame, limit: int) -> list[pl.DataFrame]:
@@ -100,43 +107,6 @@ def cut(rows: pl.DataFrame, limit: int) -> list[pl.DataFrame]:
     if rows.height:
         slices.append(rows.slice(start))
     return slices
-
-
-def _form(name: str, scorers: Sequence[str]) -> tuple[Callable[..., Iterator[dict[str, Any]]], pa.Schema]:
-    if name.startswith(PICKAPIC):
-        return pickapic_rows, pickapic_schema()
-    return pair_rows, pair_schema(scorers)
-
-
-def pair_rows(pairs: pl.DataFrame, get_image: GetImage) -> Iterator[dict[str, Any]]:
-    """The rows of the `default` config, images included."""
-    for pair in pairs.iter_rows(named=True):
-        images = {side: get_image(pair["unit_id"], pair[f"{side}_id"]) for side in ("chosen", "rejected")}
-        yield {**pair, **images}
-
-
-def pickapic_rows(pairs: pl.DataFrame, get_image: GetImage) -> Iterator[dict[str, Any]]:
-    """The rows of the `pickapic` config. Which image stands first is a function of the pair's id."""
-    for pair in pairs.iter_rows(named=True):
-        sides = ["chosen", "rejected"]
-        if int(pair["pair_id"][-1], 16) % 2:
-            sides.reverse()
-        first, second = sides
-        yield {
-            "caption": pair["prompt"],
-            "jpg_0": get_image(pair["unit_id"], pair[f"{first}_id"]),
-            "jpg_1": get_image(pair["unit_id"], pair[f"{second}_id"]),
-            "label_0": float(first == "chosen"),
-            "label_1": float(second == "chosen"),
-            "model_0": pair[f"{first}_generator"],
-            "model_1": pair[f"{second}_generator"],
-            "image_0_uid": pair[f"{first}_id"],
-            "image_1_uid": pair[f"{second}_id"],
-            "ranking_id": int(pair["pair_id"][:15], 16),
-            "has_label": True,
-            "are_different": True,
-            "best_image_uid": pair["chosen_id"],
-        }
 
 
 def _image_reader(store: UnitStore) -> GetImage:

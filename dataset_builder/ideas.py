@@ -1,9 +1,12 @@
-"""Phases 1 to 3: ideas are read, expanded and filtered; each table is stored before the next begins."""
+"""Phases 1 to 3: ideas are read, screened, expanded and filtered; each table is stored before the next."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 
@@ -12,16 +15,18 @@ from dataset_builder.report.stats import prompt_losses
 from dataset_builder.tables import parquet
 from drspo.errors import UserError
 from drspo.files.run import RunDir
-from drspo.llm.cache import AnswerCache
+from drspo.llm.journal import Journal
 from drspo.log import progress
 from pipeline.candidates.plan import read_table
 from pipeline.ideas import prompts as phases
+from pipeline.ideas.finished import PROMPTS_NAME, check_run, is_run
+from pipeline.ideas.quota import keep_first
 from pipeline.records import OK, PROMPT_SCHEMA
 
 log = logging.getLogger(__name__)
 
-PROMPTS_NAME = "prompts.parquet"
-IDEAS_NAME, EXPANDED_NAME = "phases/ideas.parquet", "phases/expanded.parquet"
+IDEAS_NAME, SCREENED_NAME = "phases/ideas.parquet", "phases/screened.parquet"
+EXPANDED_NAME, UNFINISHED_NAME = "phases/expanded.parquet", "phases/unfinished.json"
 
 
 def make_prompts(run: RunDir, config: BuildConfig) -> pa.Table:
@@ -32,15 +37,29 @@ def make_prompts(run: RunDir, config: BuildConfig) -> pa.Table:
     if run.exists(PROMPTS_NAME):
         return read_table(run, PROMPTS_NAME, PROMPT_SCHEMA)
     ideas = _stored(run, IDEAS_NAME, lambda: _ingest(config))
-    expanded = _stored(run, EXPANDED_NAME, lambda: _expand(run, config, ideas))
-    table = _filter(run, config, expanded)
+    if taken := is_run(config.prompts.source):
+        table = ideas
+    else:
+        screened = _stored(run, SCREENED_NAME, lambda: _screen(run, config, ideas))
+        expanded = _stored(run, EXPANDED_NAME, lambda: _expand(run, config, screened))
+        table = _filter(run, config, expanded)
     _refuse_unfinished(run, config, table)
     table = _store(run, PROMPTS_NAME, table)
-    facts = {"rows": table.num_rows, "accepted": count_accepted(table), "hash": prompts_hash(config)}
+    run.delete(UNFINISHED_NAME)
+    facts: dict[str, Any] = {
+        "rows": table.num_rows,
+        "accepted": count_accepted(table),
+        "unfinished": phases.unfinished(table),
+        "hash": prompts_hash(config),
+    }
     if uses_llm(config):
-        facts["llm"] = AnswerCache(run).spent()
+        facts["llm"] = asdict(Journal(run).books())
+    if taken:
+        facts["taken_from"] = {"run": config.prompts.source, "hash": check_run(config.prompts.source)["hash"]}
     run.phase_done("prompts", **facts)
     log.info("%d of %d prompts accepted; lost: %s", count_accepted(table), table.num_rows, _losses(table))
+    if count_accepted(table) < config.filter.accept:
+        log.warning("fewer than the %d prompts that were asked for passed", config.filter.accept)
     return table
 
 
@@ -54,6 +73,12 @@ def _ingest(config: BuildConfig) -> pa.Table:
         return phases.ingest(config.prompts, bar.advance)
 
 
+def _screen(run: RunDir, config: BuildConfig, ideas: pa.Table) -> pa.Table:
+    kept = phases.screen_freely(ideas, config.filter)
+    with progress(kept.num_rows, "screening ideas", "ideas") as bar:
+        return phases.screen_asking(kept, config.filter, config.llm, run, bar.advance)
+
+
 def _expand(run: RunDir, config: BuildConfig, ideas: pa.Table) -> pa.Table:
     with progress(ideas.num_rows, f"expanding ({config.expand.expander})", "ideas") as bar:
         return phases.expand(ideas, config.expand, config.llm, run, bar.advance)
@@ -61,12 +86,15 @@ def _expand(run: RunDir, config: BuildConfig, ideas: pa.Table) -> pa.Table:
 
 def _filter(run: RunDir, config: BuildConfig, expanded: pa.Table) -> pa.Table:
     with progress(expanded.num_rows, "filtering", "prompts") as bar:
-        return phases.filter_prompts(expanded, config.filter, config.llm, run, bar.advance)
+        found = phases.filter_prompts(expanded, config.filter, config.llm, run, bar.advance)
+    return keep_first(found, config.filter.accept)
 
 
 def _refuse_unfinished(run: RunDir, config: BuildConfig, table: pa.Table) -> None:
     count = phases.unfinished(table)
     if count and not config.accept_unfinished:
+        facts = {"rows": table.num_rows, "unfinished": count, "losses": prompt_losses(table)}
+        run.write(UNFINISHED_NAME, (json.dumps(facts, indent=2) + "\n").encode())
         raise UserError(
             f"the language model left {count} of {table.num_rows} prompts unanswered: {_losses(table)}",
             run.base,

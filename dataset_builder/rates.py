@@ -14,7 +14,9 @@ class Rates:
     calibrate: bool = False
     """Make the images of two prompts here, throw them away, and use their seconds and bytes."""
     seconds_per_image: NonNegative = 0.0
-    """Generating and scoring, on one device."""
+    """Generating and scoring, on one device; what the run itself has measured counts instead."""
+    basis: str = ""
+    """Where these seconds come from; the plan says it beside them."""
     bytes_per_image: NonNegative = 0.0
     """Of an encoded image; 0 takes the measured average of the encoding per pixel."""
     gpus: Count = 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
-from dataset_builder.ideas import EXPANDED_NAME, PROMPTS_NAME
+from dataset_builder.ideas import EXPANDED_NAME, SCREENED_NAME
 from drspo.errors import UserError
 from drspo.files.run import RunDir
-from drspo.llm.cache import FOLDER
+from drspo.llm.journal import Journal
 from pipeline.candidates.plan import PLAN_NAME, read_table
-from pipeline.records import DEAD, PROMPT_SCHEMA
+from pipeline.ideas.finished import PROMPTS_NAME
+from pipeline.records import DEAD, PROMPT_SCHEMA, UNFINISHED
 from pipeline.units import unit_name
 
 USAGE = """usage: drspo retry-dead RUN [--match TEXT]
@@ -61,9 +62,9 @@ def requeue_questions(where: str, match: str = "") -> int:
     """
     run = RunDir(where)
     if not run.exists(PROMPTS_NAME):
-        return 0
+        return Journal(run).withdraw(match)
     rows = read_table(run, PROMPTS_NAME, PROMPT_SCHEMA).select(["status", "reason"]).to_pylist()
-    count = sum(row["status"] == DEAD and match in row["reason"] for row in rows)
+    count = sum(row["status"] in (DEAD, UNFINISHED) and match in row["reason"] for row in rows)
     if not count:
         return 0
     if run.manifest()["config"]["candidates"]["prompts_per_unit"] > 1 and run.list("units/"):
@@ -72,12 +73,9 @@ def requeue_questions(where: str, match: str = "") -> int:
             where,
             "They can only join a run of its own: give their texts to a new one.",
         )
-    for name in (PLAN_NAME, PROMPTS_NAME, EXPANDED_NAME):
+    for name in (PLAN_NAME, PROMPTS_NAME, EXPANDED_NAME, SCREENED_NAME):
         run.delete(name)
-    for name in run.list(f"{FOLDER}/"):
-        answer = json.loads(run.read(name))
-        if answer.get("kind") == "permanent" and match in answer.get("reason", ""):
-            run.delete(name)
+    Journal(run).withdraw(match)
     return count
 
 

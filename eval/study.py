@@ -18,7 +18,8 @@ OURS = "drspo"
 BESIDE = ("spotdiffusion", "twindiffusion", "gvcf")
 """Methods that the paper does not compare with."""
 ASIDE = ("border_seam", "style", "border_frame", "repeated_objects", "subject_present", "scene_right")
-TABLE1 = ("multidiffusion", "sdxl", "mad", "elasticdiffusion", "sd3", "sd3-esrgan", OURS)
+BASELINES = ("multidiffusion", "sdxl", "mad", "syncdiffusion", "elasticdiffusion", "sd3", "sd3-esrgan")
+TABLE1 = (*BASELINES, OURS)
 TABLE2 = (
     *(OURS, "drspo-without-dpo", "drspo-without-highres-dpo"),
     *("drspo-without-control", "drspo-without-blueprint", "drspo-with-ip-adapter"),
@@ -37,7 +38,6 @@ class Claim:
 
 WITHOUT_DPO = ("drspo-without-dpo", "drspo-without-highres-dpo")
 WITHOUT_CONTROL = ("drspo-without-control", "drspo-without-blueprint")
-BASELINES = ("multidiffusion", "sdxl", "mad", "elasticdiffusion", "sd3", "sd3-esrgan")
 BELOW_IN_PICKSCORE = tuple(row for row in BASELINES if row != "mad")
 CLAIMS = (
     Claim("Windowed baselines repeat objects, DRSPO does not (5.3)", "surplus", ("multidiffusion", "mad")),

@@ -9,5 +9,6 @@ GENERATORS = {
     "twindiffusion": "generate.methods.twindiffusion:TwinDiffusion",
     "gvcf": "generate.methods.gvcf:GVCF",
     "elasticdiffusion": "generate.methods.elasticdiffusion:ElasticDiffusion",
+    "syncdiffusion": "generate.methods.syncdiffusion:SyncDiffusion",
     "drspo": "generate.methods.drspo.two_stage:DRSPO",
 }

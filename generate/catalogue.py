@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 RECORDED = "recorded runs of the authors' program, tiny SD and SDXL"
+RECORDED_SD = "recorded runs of the authors' program on tiny SD, its loop written out on tiny SDXL"
 TINY = "tiny random SD, SDXL, SD 3, FLUX and PixArt"
 MINIATURE = "the miniature"
 
@@ -87,6 +88,15 @@ CATALOGUE: dict[str, Entry] = {
         published="1,690 (7 resamplings, repainting) to 2,990 (20)",
         licence="none",
         verified=(RECORDED, MINIATURE),
+    ),
+    "syncdiffusion": Entry(
+        what="windows pulled towards looking like the middle one, by a gradient",
+        paper="Lee et al. 2023, arXiv 2306.05178",
+        evaluations=2600,
+        beside="1,200 backwards and 650 previews; with the script's defaults 1,560, 240 and 130",
+        published="2,700, 1,300 backwards, 700 previews",
+        licence="MIT",
+        verified=(RECORDED_SD, MINIATURE),
     ),
     "direct": Entry(
         what="the whole scroll at once, as the model was published",

@@ -102,6 +102,14 @@ class Generator:
         """One scroll per request, each as if it were alone; the callback sees every step."""
         raise NotImplementedError
 
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What is called many times beside the networks, by name; a rehearsal calls it a few times.
+
+        Each has `forward(windows, ...)`, with windows [n, C, h, w], and gives one tensor.
+        """
+        return {}
+
     @classmethod
     def needs_control(cls, config: Any) -> bool:
         """Whether the model must be loaded with its ControlNet."""

@@ -20,7 +20,8 @@ SCHEMA_VERSION = 1
 OK: Final = "ok"
 DROPPED: Final = "dropped"
 DEAD: Final = "dead"
-Status = Literal["ok", "dropped", "dead"]
+UNFINISHED: Final = "unfinished"
+Status = Literal["ok", "dropped", "dead", "unfinished"]
 
 # What `datasets` stores for an Image() column; with the `huggingface` metadata it is shown as one.
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -196,8 +197,11 @@ def prompt_table(prompts: Iterable[Prompt]) -> pa.Table:
     return pa.Table.from_pylist([asdict(prompt) for prompt in prompts], schema=PROMPT_SCHEMA)
 
 
-def pair_schema(scorers: Sequence[str]) -> pa.Schema:
-    """The schema of the export's `default` config (prompt, chosen, rejected: the TRL convention)."""
+def pair_schema(scorers: Sequence[str], pickapic: bool = True) -> pa.Schema:
+    """The schema of the export's `default` config: prompt, chosen, rejected (the TRL convention).
+
+    With `pickapic` also PICKAPIC, the columns that diffusers' DPO scripts read there.
+    """
     scores = scores_type(scorers)
     fields: list[tuple[str, pa.DataType]] = [
         ("pair_id", pa.string()),
@@ -221,25 +225,45 @@ def pair_schema(scorers: Sequence[str]) -> pa.Schema:
         ("split", pa.string()),
         ("schema_version", pa.int32()),
     ]
-    return with_image_features(pa.schema(fields))
+    return with_image_features(pa.schema(fields + (list(PICKAPIC.items()) if pickapic else [])))
 
 
-def pickapic_schema() -> pa.Schema:
-    """The schema of the export's `pickapic` config: the columns that diffusers' DPO script reads."""
+# Pick-a-Pic's columns as its scripts expect them: the encoded images as plain bytes, no pictures.
+PICKAPIC: Final[dict[str, pa.DataType]] = {
+    "caption": pa.string(),
+    "jpg_0": pa.binary(),
+    "jpg_1": pa.binary(),
+    "label_0": pa.float64(),
+    "label_1": pa.float64(),
+    "model_0": pa.string(),
+    "model_1": pa.string(),
+    "image_0_uid": pa.string(),
+    "image_1_uid": pa.string(),
+    "ranking_id": pa.int64(),
+    "has_label": pa.bool_(),
+    "are_different": pa.bool_(),
+    "best_image_uid": pa.string(),
+}
+COPIES = ("jpg_0", "jpg_1")
+"""The columns of PICKAPIC that hold the images of `chosen` and `rejected` once more."""
+
+
+def ranking_schema(scorers: Sequence[str]) -> pa.Schema:
+    """The schema of the export's `ranking` config: a prompt's whole group, the best image first."""
     fields: list[tuple[str, pa.DataType]] = [
-        ("caption", pa.string()),
-        ("jpg_0", IMAGE),
-        ("jpg_1", IMAGE),
-        ("label_0", pa.float64()),
-        ("label_1", pa.float64()),
-        ("model_0", pa.string()),
-        ("model_1", pa.string()),
-        ("image_0_uid", pa.string()),
-        ("image_1_uid", pa.string()),
-        ("ranking_id", pa.int64()),
-        ("has_label", pa.bool_()),
-        ("are_different", pa.bool_()),
-        ("best_image_uid", pa.string()),
+        ("prompt_id", pa.string()),
+        ("prompt", pa.string()),
+        ("images", pa.list_(IMAGE)),
+        ("candidate_ids", pa.list_(pa.string())),
+        ("generators", pa.list_(pa.string())),
+        ("seeds", pa.list_(pa.int64())),
+        ("score", pa.list_(pa.float64())),
+        ("scores", pa.list_(scores_type(scorers))),
+        ("ranks", pa.list_(pa.int32())),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("split", pa.string()),
+        ("schema_version", pa.int32()),
     ]
     return with_image_features(pa.schema(fields))
 
@@ -253,6 +277,8 @@ def with_image_features(schema: pa.Schema) -> pa.Schema:
 def _feature(kind: pa.DataType) -> dict[str, Any]:
     if kind == IMAGE:
         return {"_type": "Image"}
+    if pa.types.is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "List"}
     if pa.types.is_struct(kind):
         return {kind.field(i).name: _feature(kind.field(i).type) for i in range(kind.num_fields)}
     names = {"double": "float64"}

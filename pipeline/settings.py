@@ -98,15 +98,21 @@ class ResourceSettings:
 class PairSettings:
     """Which candidates of a group become (chosen, rejected), from scores alone."""
 
-    method: Literal["best_worst", "all", "adjacent", "top_k_bottom_k"] = "best_worst"
-    """The paper pairs the best with the worst of each group."""
+    source: Literal["scores", "votes"] = "scores"
+    """votes takes what `drspo vote` gathered: every two scrolls that a majority of judges tells apart, with
+    the difference of their shares as the margin."""
+    method: Literal["best_worst", "all", "adjacent", "top_k_bottom_k", "pareto"] = "best_worst"
+    """The paper pairs the best with the worst of each group. pareto: the chosen is no worse by any weighted
+    score and better by one, whatever the weights' sizes."""
     k: Count = 1
     """For top_k_bottom_k."""
+    most_per_prompt: Natural = 0
+    """At most so many pairs of a prompt, those of largest margin; 0: all that the method gives."""
     min_margin: NonNegative = 0.0
     """Least difference of the score; ties are never paired."""
     weights: tuple[str, ...] = ()
-    """The score as a weighted sum: scorer=weight, for example aesthetic=1, surplus=-0.5.
-    Empty: the first scorer alone, as in the paper."""
+    """The score as a weighted sum: scorer=weight, for example aesthetic=1, surplus=-0.5; also of scores that
+    `drspo score` added. Empty: the first scorer alone, as in the paper."""
     normalise: Literal["raw", "zscore"] = "raw"
     """Whether the summed scores are standardised over the run first."""
     balance: Literal["none", "same_generator", "equal_wins"] = "none"
@@ -114,6 +120,8 @@ class PairSettings:
     wins as the one that wins least, those of largest margin."""
     validation_fraction: Annotated[float, Range(0, 1, open_most=True)] = 0.05
     """Share of the prompts whose pairs form the validation split."""
+    validation_prompts: Natural = 0
+    """Hold out exactly so many prompts instead of a share; 0: the share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,4 +133,7 @@ class ExportSettings:
     row_group_mb: Annotated[int, Range(1, 2000)] = 100
     """Image bytes in a row group; the Hub's viewer refuses more than 300."""
     pickapic: bool = True
-    """Write the pickapic config too (every image once more)."""
+    """Write caption, jpg_0, jpg_1 and label_0 too, as diffusers' DPO scripts read them (every image once
+    more)."""
+    ranking: bool = False
+    """Write the ranking config too: every image of each prompt, best first, for listwise losses."""

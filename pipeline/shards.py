@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from drspo.errors import UserError
 from drspo.files.parquet import DAMAGES, batch_rows, open_parquet
 from drspo.files.storage import Storage
+from pipeline.records import COPIES
 
 SPLITS = ("train", "validation")
 _SHARD = re.compile(r"(?P<split>[a-z]+)-\d{5}-of-\d{5}\.parquet")
@@ -36,7 +37,7 @@ def encode_shard(groups: Iterable[Sequence[dict[str, Any]]], schema: pa.Schema, 
     """
     metadata = {**(schema.metadata or {}), _IDENTITY: identity.encode()}
     schema = schema.with_metadata(metadata)
-    text = [path for path in _leaf_paths(schema) if not path.endswith(".bytes")]
+    text = [path for path in _leaf_paths(schema) if not (path.endswith(".bytes") or path in COPIES)]
     buffer = io.BytesIO()
     with pq.ParquetWriter(
         buffer,
@@ -66,9 +67,10 @@ def read_pairs(
 ) -> Iterator[dict[str, Any]]:
     """The rows of a split, in their order, as dicts; images are {"bytes", "path"} dicts.
 
-    `source` is a run folder, an export folder, its pickapic folder, a Parquet file or a glob, local or
-    an fsspec URL. At most one row group is in memory. Raises UserError for a missing, truncated or
-    foreign source.
+    `source` is a run folder, an export folder, its ranking folder, a Parquet file or a glob, local or
+    an fsspec URL. Without `columns` there are all but the second copies of the images, which are for other
+    programs. At most one row group is in memory. Raises UserError for a missing, truncated or foreign
+    source.
     """
     storage, names = find_shards(source, split)
     for name in names:
@@ -80,7 +82,7 @@ def find_shards(source: str, split: str) -> tuple[Storage, list[str]]:
     if "*" in source or source.endswith(".parquet"):
         return _by_pattern(source)
     storage = Storage(source)
-    for folder in ("export/data/", "data/", "pickapic/", ""):
+    for folder in ("export/data/", "data/", ""):
         listed = [name for name in storage.list(folder) if "/" not in name.removeprefix(folder)]
         found = [
             name
@@ -134,6 +136,7 @@ def _open(storage: Storage, name: str, columns: list[str] | None) -> pq.ParquetF
 
 def _rows(storage: Storage, name: str, columns: list[str] | None) -> Iterator[dict[str, Any]]:
     file = _open(storage, name, columns)
+    columns = columns or without_copies(file.schema_arrow.names)
     try:
         for batch in file.iter_batches(batch_size=batch_rows(file, 8), columns=columns):
             yield from batch.to_pylist()
@@ -143,15 +146,21 @@ def _rows(storage: Storage, name: str, columns: list[str] | None) -> Iterator[di
         file.close(force=True)
 
 
+def without_copies(columns: Sequence[str]) -> list[str]:
+    """The columns without those that only hold the images of others once more."""
+    return [name for name in columns if name not in COPIES or "chosen" not in columns]
+
+
 def _leaf_paths(schema: pa.Schema) -> list[str]:
-    """The dotted paths of all leaves; the schemas of shards nest structs only."""
-    paths = []
-    for field in schema:
-        if pa.types.is_struct(field.type):
-            paths += [f"{field.name}.{field.type.field(i).name}" for i in range(field.type.num_fields)]
-        else:
-            paths.append(field.name)
-    return paths
+    """The dotted paths of all leaves, as Parquet names them."""
+    return [path for field in schema for path in _below(field.name, field.type)]
+
+
+def _below(path: str, kind: pa.DataType) -> list[str]:
+    if pa.types.is_struct(kind):
+        parts = (kind.field(index) for index in range(kind.num_fields))
+        return [leaf for part in parts for leaf in _below(f"{path}.{part.name}", part.type)]
+    return _below(f"{path}.list.element", kind.value_type) if pa.types.is_list(kind) else [path]
 
 
 def is_shard(name: str) -> bool:

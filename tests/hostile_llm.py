@@ -24,6 +24,8 @@ class HostileLLM(Loopback):
         self.bodies: list[dict[str, Any]] = []
         self.under_way = self.most_under_way = 0
         self.delay = 0.0
+        self.billed = 0  # tokens whose usage was told
+        self.billed_silently: Counter[str] = Counter()  # by idea, where no usage was told
         self.together = 0  # nothing is answered before so many requests are under way at once
         self.lock = threading.Condition()
 
@@ -45,7 +47,7 @@ class _Handler(QuietHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         kind, source = _SOURCE.search(body["messages"][-1]["content"]).groups()
-        source = json.loads(source)
+        self.source = source = json.loads(source)
         with self.owner.lock:
             self.owner.requests[source] += 1
             self.owner.bodies.append(body)
@@ -79,6 +81,10 @@ class _Handler(QuietHandler):
         ]
         self.complete({"prompts": prompts, "unsuitable": ""})
 
+    def strange(self, body: Any) -> None:
+        self.silently()
+        self.send(200, body)
+
     def complete(self, content: Any, finish: str = "stop", **message: Any) -> None:
         text = content if isinstance(content, str) else json.dumps(content)
         choice = {
@@ -86,11 +92,21 @@ class _Handler(QuietHandler):
             "finish_reason": finish,
             "message": {"role": "assistant", "content": text, **message},
         }
-        usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
-        self.send(
-            200,
-            {"id": "x", "object": "chat.completion", "model": "tiny-1", "choices": [choice], "usage": usage},
-        )
+        self.say({"choices": [choice]})
+
+    def say(self, body: dict[str, Any], usage: Any = None) -> None:
+        """A success that is billed: 120 tokens, or whatever `usage` claims instead."""
+        told = usage or {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
+        if usage is None:
+            with self.owner.lock:
+                self.owner.billed += 120
+        else:
+            self.silently()
+        self.send(200, {"id": "x", "object": "chat.completion", "model": "tiny-1", "usage": told, **body})
+
+    def silently(self) -> None:
+        with self.owner.lock:
+            self.owner.billed_silently[self.source] += 1
 
     def fail(self, status: int, message: str, code: str = "", **headers: str) -> None:
         self.send(status, {"error": {"message": message, "code": code}}, headers)
@@ -105,12 +121,33 @@ class _Handler(QuietHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def page(self, text: str, status: int = 200, **headers: str) -> None:
+        """Something that is no JSON."""
+        if status == 200:
+            self.silently()
+        data = text.encode("latin-1")
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def words(self, source: str) -> str:
+        """A right answer as JSON, for a model that wraps it in something."""
+        prompts = [
+            f"{source}, a wide view over distant hills in the {hour}" for hour in ("morning", "evening")
+        ]
+        return json.dumps({"prompts": prompts, "unsuitable": ""})
+
     def cut(self) -> None:
+        self.silently()
         self.send(200, {"choices": [{"message": {"content": "half an ans"}}]}, lie=5000)
         self.wfile.flush()
         self.close_connection = True
 
     def hang(self) -> None:
+        self.silently()
         time.sleep(self.owner.patience)
         self.close_connection = True
 
@@ -148,8 +185,45 @@ _BEHAVIOURS: dict[str, Any] = {
         {"prompts": ["a wide view \ud800"], "unsuitable": ""}
     ),
     "huge": lambda self, source, nth: self.complete({"prompts": ["very " * 40_000], "unsuitable": ""}),
-    "endless": lambda self, source, nth: self.complete("x" * 3_000_000),
-    "no completion": lambda self, source, nth: self.send(200, ["what", "is", "this"]),
+    "endless": lambda self, source, nth: self.page("x" * 3_000_000),
+    "no completion": lambda self, source, nth: self.strange(["what", "is", "this"]),
+    "html page once": _first(1, lambda self: self.page("<!DOCTYPE html><title>Please wait</title>")),
+    "html page": lambda self, source, nth: self.page("<!DOCTYPE html><title>Gateway</title>"),
+    "error inside once": _first(1, lambda self: self.send(200, {"error": {"code": 529, "message": "busy"}})),
+    "error inside": lambda self, source, nth: self.send(200, {"error": {"code": 529, "message": "busy"}}),
+    "moderated inside": lambda self, source, nth: self.send(
+        200, {"error": {"code": "content_policy_violation", "message": "not this"}}
+    ),
+    "error of a choice": lambda self, source, nth: self.say(
+        {"choices": [{"finish_reason": "error", "error": {"code": 502}, "message": {"content": ""}}]}
+    ),
+    "no choices once": _first(1, lambda self: self.say({"choices": []})),
+    "no choices": lambda self, source, nth: self.say({"choices": []}),
+    "null answer": lambda self, source, nth: self.say({"choices": [{"message": {"content": None}}]}),
+    "empty body": lambda self, source, nth: self.page(""),
+    "no letters at all": lambda self, source, nth: self.page("\xff\xfe\x00\x81"),
+    "false zip": lambda self, source, nth: self.page("not zipped", Content_Encoding="gzip"),
+    "forbidden request": lambda self, source, nth: self.fail(403, "this input was flagged"),
+    "lost request": lambda self, source, nth: self.fail(404, "nothing for this input"),
+    "conflict once": _first(1, lambda self: self.fail(409, "conflict")),
+    "teapot": lambda self, source, nth: self.fail(418, "I am a teapot"),
+    "filtered": lambda self, source, nth: self.complete("", finish="content_filter"),
+    "fenced": lambda self, source, nth: self.complete(f"Sure!\n```json\n{self.words(source)}\n```\nEnjoy."),
+    "thinking": lambda self, source, nth: self.complete(
+        '<think>Maybe {"prompts": ["no"], "unsuitable": ""}?</think>\n' + self.words(source)
+    ),
+    "thought cut": lambda self, source, nth: self.complete("so I write</think>" + self.words(source)),
+    "talkative": lambda self, source, nth: self.complete(f"Here: {self.words(source)} I hope {{that}} helps"),
+    "in parts": lambda self, source, nth: self.say(
+        {"choices": [{"message": {"content": [{"type": "text", "text": self.words(source)}]}}]}
+    ),
+    "silent about usage": lambda self, source, nth: self.say(
+        {"choices": [{"message": {"content": self.words(source)}}]}, usage="none"
+    ),
+    "lying about usage": lambda self, source, nth: self.say(
+        {"choices": [{"message": {"content": self.words(source)}}]},
+        usage={"prompt_tokens": -5, "completion_tokens": 10**12},
+    ),
     "refusal": lambda self, source, nth: self.complete("", refusal="I would rather not"),
     "unsuitable": lambda self, source, nth: self.complete(
         {"prompts": [], "unsuitable": "it is a\x00 diagram"}

@@ -19,7 +19,7 @@ from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.licences import KNOWN, check_licence
 from pipeline.candidates.provenance import record_model
-from pipeline.records import pair_schema, pickapic_schema
+from pipeline.records import pair_schema
 from pipeline.settings import PairSettings, ScoringSettings
 from pipeline.shards import read_pairs
 from tests.building import FAKES, IDEAS, build, fake_config
@@ -81,7 +81,7 @@ def test_the_card_states_how_it_was_made_and_what_is_wrong_with_it(run, files):
     assert f"{stats['counts']['pairs']} preference pairs" in card
     assert "`none@0 view=whole`" in card, "the scorers' versions"
     assert "`me/base-model`, weights `0123456789ab`" in card, "what painted the images"
-    for column in (*pair_schema(()).names, *pickapic_schema().names):
+    for column in pair_schema(()).names:
         assert f"`{column}`" in card, "the schema"
     rate = stats["win_rates"]
     first, second = sorted(rate)

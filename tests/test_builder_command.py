@@ -61,12 +61,12 @@ def test_scores_are_those_of_the_stored_bytes(run: Path) -> None:
 def test_the_best_and_the_worst_of_each_prompt_are_paired(run: Path) -> None:
     pairs = list(read_pairs(str(run)))
     assert sorted(pair["prompt"] for pair in pairs) == sorted(IDEAS)
-    pickapic = list(read_pairs(str(run / "export/pickapic")))
-    assert [p["caption"] for p in pickapic] == [p["prompt"] for p in pairs]
-    for mine, theirs in zip(pairs, pickapic):
-        best = "jpg_0" if theirs["label_0"] == 1 else "jpg_1"
-        assert theirs[best]["bytes"] == mine["chosen"]["bytes"]
-        assert theirs["best_image_uid"] == mine["chosen_id"]
+    copies = list(read_pairs(str(run), columns=["jpg_0", "jpg_1"]))
+    for pair, copy in zip(pairs, copies, strict=True):
+        assert pair["caption"] == pair["prompt"] and "jpg_0" not in pair
+        best, worst = ("jpg_0", "jpg_1") if pair["label_0"] == 1 else ("jpg_1", "jpg_0")
+        assert (copy[best], copy[worst]) == (pair["chosen"]["bytes"], pair["rejected"]["bytes"])
+        assert pair["best_image_uid"] == pair["chosen_id"]
 
 
 def test_the_same_command_again_makes_nothing_and_changes_nothing(run: Path) -> None:
@@ -99,7 +99,7 @@ def test_speed_settings_do_not_make_another_run() -> None:
     assert units_hash(one) != units_hash(with_candidates(one, steps=3))
 
 
-@pytest.mark.parametrize("preset", ["miniature", "sdxl"])
+@pytest.mark.parametrize("preset", ["miniature", "sdxl", "paper"])
 def test_presets_load_and_print_themselves(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--config", preset, "--out", "x", "--print-config"])

@@ -7,13 +7,18 @@ from dataclasses import replace
 import pytest
 
 from dataset_builder.command import main
-from dataset_builder.config import BuildConfig, run_hash
+from dataset_builder.config import BuildConfig, run_hash, uses_llm
 from dataset_builder.estimate import describe, estimate, size
+from dataset_builder.ideas import PROMPTS_NAME
 from dataset_builder.rates import Rates
+from drspo.config import load
 from drspo.errors import UserError
+from drspo.files.run import RunDir
 from drspo.llm.settings import LLMSettings
+from pipeline.candidates.plan import read_table
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
+from pipeline.records import PROMPT_SCHEMA
 from pipeline.settings import PairSettings
 from tests.building import IDEAS, build, fake_config
 
@@ -67,8 +72,8 @@ def test_a_language_model_is_estimated_in_tokens_and_never_asked(tmp_path):
         llm=LLMSettings(model="m", base_url="http://127.0.0.1:9/v1", price_input=1.0, price_output=4.0),
     )
     found = estimate(config)
-    assert not found.counted and found.accepted == 24 and found.questions == 6 + 24
-    assert 6 * 200 < found.tokens_in < 30 * 1000 and found.tokens_out == 24 * 60 + 24 * 20
+    assert not found.counted and found.accepted == 24 and found.questions == 6 + 6 + 24
+    assert 6 * 200 < found.tokens_in < 30 * 1000 and found.tokens_out == 24 * 60 + (6 + 24) * 20
     text = describe(found, config)
     assert "at most 24 accepted" in text and "price" in text
 
@@ -102,3 +107,43 @@ def test_sizes_are_short():
         "2.5 GB",
         "3,000.0 TB",
     ]
+
+
+def test_the_papers_preset_plans_its_numbers_and_says_where_its_hours_come_from(capsys):
+    assert main(["--config", "paper", "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert "at most 4,936 accepted" in said and "at most 29,616 (3 generators x 2 seeds, 1024 x 4096)" in said
+    assert "at most 4,936 (best_worst)" in said and "188 GB of candidates" in said
+    assert "148.08 device hours" in said and "counted, not measured" in said
+
+
+def test_the_papers_preset_is_its_section(capsys):
+    config = load(BuildConfig, ["--config", "paper"], package="dataset_builder", prog="p")
+    candidates, pairs = config.candidates, config.pairs
+    assert candidates.generators == ("multidiffusion", "sdxl", "mad") and candidates.seeds == 2
+    assert (candidates.height, candidates.width, config.filter.accept) == (1024, 4096, 4936)
+    assert config.scoring.scorers == ("aesthetic",) and config.scoring.options == ("aesthetic.view=official",)
+    assert pairs.method == "best_worst" and not pairs.weights and pairs.validation_prompts == 200
+    assert uses_llm(config)
+
+
+def test_so_many_prompts_are_accepted_and_the_rest_leave_with_the_reason(tmp_path):
+    config = fake_config(tmp_path, tmp_path / "out")
+    config = replace(config, filter=replace(config.filter, accept=4))
+    assert estimate(config).accepted == 4
+    outcome = build(config)
+    assert (outcome.prompts, outcome.accepted) == (6, 4)
+    rows = read_table(RunDir(tmp_path / "out"), PROMPTS_NAME, PROMPT_SCHEMA).to_pylist()
+    assert [row["status"] for row in rows] == ["ok"] * 4 + ["dropped"] * 2
+    assert {row["reason"] for row in rows[4:]} == {"surplus: 4 prompts were asked for"}
+    assert estimate(config).losses == {"surplus": 2}
+
+
+def test_whole_groups_and_fewer_pairs_are_counted_too(tmp_path):
+    config = fake_config(tmp_path, tmp_path / "out", pairs=PairSettings(method="pareto", most_per_prompt=2))
+    assert estimate(config).pairs == len(IDEAS) * 2
+    plain, ranked = (
+        describe(estimate(one), one)
+        for one in (config, replace(config, export=replace(config.export, ranking=True)))
+    )
+    assert plain != ranked

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from dataset_builder import export as exporting
 from dataset_builder.build import Build
@@ -44,7 +43,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pairs = PairSettings(method="all", validation_fraction=0.3)
         build(
             fake_config(
-                folder, folder / "out", pairs=pairs, export=ExportSettings(shard_mb=60, row_group_mb=20)
+                folder,
+                folder / "out",
+                pairs=pairs,
+                export=ExportSettings(shard_mb=60, row_group_mb=20, ranking=True),
             )
         )
     finally:
@@ -65,31 +67,41 @@ def test_shards_and_row_groups_are_cut_by_image_bytes(run: Path) -> None:
         assert sum(group.total_byte_size for group in groups) < 90_000
 
 
-def test_both_configs_hold_every_pair_once_in_the_same_order(run: Path) -> None:
+def test_every_pair_stands_once_and_position_tells_nothing(run: Path) -> None:
     ids = {}
     for split in ("train", "validation"):
         pairs = list(read_pairs(str(run), split))
-        other = list(read_pairs(str(run / "export/pickapic"), split))
-        assert [pair["chosen_id"] for pair in pairs] == [row["best_image_uid"] for row in other]
-        assert [{p["chosen_id"], p["rejected_id"]} for p in pairs] == [
-            {row["image_0_uid"], row["image_1_uid"]} for row in other
-        ]
-        assert all(row["label_0"] + row["label_1"] == 1 for row in other)
+        assert len({pair["pair_id"] for pair in pairs}) == len(pairs)
+        for pair in pairs:
+            sides = {pair["image_0_uid"], pair["image_1_uid"]}
+            assert pair["best_image_uid"] == pair["chosen_id"] and sides == {
+                pair["chosen_id"],
+                pair["rejected_id"],
+            }
+            assert pair["label_0"] + pair["label_1"] == 1
         ids[split] = {pair["prompt_id"] for pair in pairs}
     assert not ids["train"] & ids["validation"]
-    labels = [row["label_0"] for row in read_pairs(str(run / "export/pickapic"))]
+    labels = [pair["label_0"] for pair in read_pairs(str(run))]
     assert 0.2 < sum(labels) / len(labels) < 0.8, "the better image must not always stand on the same side"
 
 
-@pytest.mark.parametrize("config", ["data", "pickapic"])
-def test_datasets_reads_both_configs_as_pictures(run: Path, config: str, tmp_path: Path) -> None:
-    import datasets
-
-    files = {split: str(run / f"export/{config}/{split}-*.parquet") for split in ("train", "validation")}
-    found = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path))
-    names = ("chosen", "rejected") if config == "data" else ("jpg_0", "jpg_1")
-    row = found["train"][0]
-    assert all(isinstance(row[name], Image.Image) and row[name].size == (64, 32) for name in names)
+def test_whole_groups_stand_in_the_ranking_config_the_best_first(run: Path) -> None:
+    found = {}
+    for split in ("train", "validation"):
+        for group in read_pairs(str(run / "export/ranking"), split):
+            found[group["prompt_id"]] = split
+            assert len(group["images"]) == len(set(group["candidate_ids"])) == 4
+            assert group["score"] == sorted(group["score"], reverse=True)
+            assert group["score"] == [scores["Brightness"] for scores in group["scores"]]
+            best = group["score"][0]
+            assert [rank == 1 for rank in group["ranks"]] == [score == best for score in group["score"]]
+            for image, candidate in zip(group["images"], group["candidate_ids"], strict=True):
+                assert image["path"].startswith(candidate)
+    assert len(found) == len(IDEAS)
+    for split in ("train", "validation"):
+        assert {pair["prompt_id"] for pair in read_pairs(str(run), split, ["prompt_id"])} == {
+            prompt for prompt, own in found.items() if own == split
+        }
 
 
 def test_an_interrupted_export_writes_only_what_is_missing(
@@ -100,7 +112,7 @@ def test_an_interrupted_export_writes_only_what_is_missing(
         run.parent,
         run,
         pairs=PairSettings(method="all", validation_fraction=0.3),
-        export=ExportSettings(shard_mb=60, row_group_mb=20),
+        export=ExportSettings(shard_mb=60, row_group_mb=20, ranking=True),
     )
     before = final_tables(run)
     times = {file: file.stat().st_mtime_ns for file in (run / "export").rglob("*.parquet")}

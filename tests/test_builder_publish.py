@@ -122,7 +122,7 @@ def test_growth_replaces_and_never_doubles_rows_and_shrinking_deletes(run, hub):
     publish(run)
     grown = hub.files(REPO)
     pairs = len(list(read_pairs(str(run)))) + len(list(read_pairs(str(run), "validation")))
-    assert rows(grown) == rows(grown, "pickapic") == pairs > small
+    assert rows(grown) == pairs > small
     hub.repos["datasets", REPO]["commits"][-1]["files"]["data/train-00007-of-00009.parquet"] = b"stale"
     hub.repos["datasets", REPO]["commits"][-1]["files"]["notes.md"] = b"written by hand"
     repair(run.parent, "best_worst")
@@ -133,14 +133,15 @@ def test_growth_replaces_and_never_doubles_rows_and_shrinking_deletes(run, hub):
 
 
 READER = """
-import json, sys
+import io, json, sys
+from PIL import Image
 from datasets import load_dataset
 found = {}
 for config in ("default", "pickapic"):
     for split in ("train", "validation"):
         whole = load_dataset(sys.argv[1], config, split=split)
         stream = list(load_dataset(sys.argv[1], config, split=split, streaming=True))
-        picture = next(v for v in whole[0].values() if hasattr(v, "size"))
+        picture = whole[0].get("chosen") or Image.open(io.BytesIO(whole[0]["jpg_0"]))
         found[f"{config}/{split}"] = [len(whole), len(stream), list(picture.size), sorted(whole.column_names)]
         assert stream[0].keys() == whole[0].keys()
         text = "prompt" if config == "default" else "caption"
@@ -188,44 +189,30 @@ def test_load_dataset_reads_both_configs_streaming_and_not(run, hub, tmp_path):
     for name, (whole, stream, size, columns) in found.items():
         assert whole == stream == expected[name.partition("/")[2]], name
         assert size == [64, 32]
-        assert {"chosen", "rejected", "prompt"} <= set(columns) or {"jpg_0", "jpg_1", "label_0"} <= set(
-            columns
-        )
+        assert {"jpg_0", "jpg_1", "label_0", "caption"} <= set(columns)
+        assert ({"chosen", "rejected", "prompt"} <= set(columns)) == name.startswith("default")
 
 
-def test_the_pickapic_config_feeds_the_diffusion_dpo_script(run):
-    """The steps of diffusers' train_diffusion_dpo preprocessing, on the columns it names."""
-    import io
+def test_our_trainer_reads_a_publication_and_pick_a_pics_columns_as_the_same_pairs(run, tmp_path):
+    import pyarrow.parquet as pq
 
-    from PIL import Image
-
-    assert list(read_pairs(str(run / "export/pickapic")))
-    winners = {pair["chosen_id"] for pair in read_pairs(str(run))}
-    for row in read_pairs(str(run / "export/pickapic")):
-        pixels = []
-        for column in ("jpg_0", "jpg_1"):
-            image = Image.open(io.BytesIO(row[column]["bytes"])).convert("RGB")
-            pixels.append(image)
-        assert row["label_0"] in (0.0, 1.0) and row["label_0"] + row["label_1"] == 1.0
-        swap = row["label_0"] == 0  # the script: `if not label_0: im_tup = im_tup[::-1]`
-        winner = row["image_1_uid"] if swap else row["image_0_uid"]
-        assert winner == row["best_image_uid"] and winner in winners
-        assert pixels[0].size == pixels[1].size and isinstance(row["caption"], str)
-
-
-def test_our_trainer_reads_both_configs_of_a_publication_as_the_same_pairs(run, tmp_path):
+    from pipeline.records import PICKAPIC
     from train.pairs.rows import PairRow, check_pair, has_split, read_rows
 
     tree = tmp_path / "tree"
     publish(run, "--dry-run", str(tree))
     for split in ("train", "validation"):
-        rows = {config: list(read_rows(str(tree / config), split)) for config in (".", "pickapic")}
-        for row in (row for of_config in rows.values() for row in of_config):
+        (shard,) = (tree / "data").glob(f"{split}-*.parquet")
+        theirs = tmp_path / f"{split}.parquet"
+        pq.write_table(pq.read_table(shard, columns=list(PICKAPIC)), theirs)
+        ours, other = list(read_rows(str(tree), split)), list(read_rows(str(theirs), split))
+        for row in (*ours, *other):
             assert isinstance(row, PairRow)
             check_pair(row, 32, 64, "none")
-        pairs = {config: [(r.prompt, r.chosen, r.rejected) for r in found] for config, found in rows.items()}
-        assert pairs["."] == pairs["pickapic"] and len(pairs["."]) > 0
-        assert has_split(str(tree), split)
+        assert [(r.prompt, r.chosen, r.rejected) for r in ours] == [
+            (r.prompt, r.chosen, r.rejected) for r in other
+        ]
+        assert ours and has_split(str(tree), split)
 
 
 def test_a_tree_is_written_from_an_object_store_too_and_is_made_equal(tmp_path):

@@ -17,6 +17,7 @@ import pytest
 
 from dataset_builder.config import BuildConfig
 from drspo.config import dump
+from pipeline.settings import ExportSettings
 from tests.building import ALLOW, build, fake_config, final_tables
 from tests.forks import Forks
 
@@ -32,8 +33,8 @@ def forks(repository: Path) -> Iterator[Forks]:
 
 
 def config_in(folder: Path) -> BuildConfig:
-    """Twenty prompts, both configs of the export."""
-    return fake_config(folder, folder / "run", IDEAS)
+    """Twenty prompts, all configs of the export."""
+    return fake_config(folder, folder / "run", IDEAS, export=ExportSettings(ranking=True))
 
 
 def start(forks: Forks, folder: Path, log: str = "log.txt") -> int:
@@ -54,7 +55,7 @@ MOMENTS = [
     *("run.json", "phases/ideas.parquet", "phases/expanded.parquet", "prompts.parquet", "plan.parquet"),
     *(1, 2, 4, 7, 8, 11, 13, 16, 18, 20),
     *("scores.parquet", "export/data/train-00000-of-00001.parquet"),
-    *("export/pickapic/validation-00000-of-00001.parquet", "stats.json", "stats.json"),
+    *("export/ranking/train-00000-of-00001.parquet", "README.md", "stats.json"),
 ]
 
 

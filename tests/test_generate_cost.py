@@ -74,7 +74,7 @@ def test_networks_come_back_after_an_error_in_the_rehearsal(family):
         family.unet(torch.zeros(1, 4, 16, 16), 5, encoder_hidden_states=None)
 
     with pytest.raises(TypeError):
-        rehearse(SimpleNamespace(generate=fail), family, REQUEST)
+        rehearse(SimpleNamespace(generate=fail, parts={}), family, REQUEST)
     assert "forward" not in vars(family.unet)
 
 

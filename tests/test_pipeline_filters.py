@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 
 from drspo import consent
+from drspo.files.storage import Storage
 from drspo.llm.settings import LLMSettings
+from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings, outdoor_by_rules
-from pipeline.ideas.prompts import filter_prompts, ingest
+from pipeline.ideas.prompts import expand, filter_prompts, ingest, screen_freely
 from pipeline.ideas.sources import PromptSettings
 from pipeline.records import Prompt, prompt_id, prompt_table
 
 
-def table(*texts, source_text=""):
-    return prompt_table(Prompt(prompt_id=prompt_id(t), text=t, source_text=source_text or t) for t in texts)
+def table(*texts, **changes):
+    return prompt_table(Prompt(prompt_id=prompt_id(t), text=t, source_text=t, **changes) for t in texts)
 
 
 def outcomes(prompts, folder, **settings):
@@ -40,16 +42,33 @@ def test_the_rules_count_whole_words_in_any_case(text, outdoor):
     assert found is None if outdoor is None else found is not None and found[0] is outdoor
 
 
-def test_the_idea_decides_even_when_the_grammar_put_hills_around_it(tmp_path):
-    prompts = table("a cosy kitchen, soft hills and a river in the distance", source_text="a cosy kitchen")
-    assert outcomes(prompts, tmp_path) == [("dropped", "rules indoor: kitchen")]
+def test_the_idea_is_judged_before_the_grammar_puts_hills_around_it(tmp_path):
+    ideas = table("a cosy kitchen", "a ham sandwich", "a calm lake", "the golden age")
+    found = screen_freely(ideas, FilterSettings(undecided="drop")).to_pylist()
+    assert [row["status"] for row in found] == ["dropped", "dropped", "ok", "dropped"]
+    grown = expand(table("the golden age"), ExpandSettings(), LLMSettings(), Storage(tmp_path))
+    assert outdoor_by_rules(grown["text"][0].as_py()), "what the grammar adds would have been enough"
 
 
-def test_undecided_texts_are_kept_or_dropped_as_asked(tmp_path):
-    prompts = table("雪の中の赤い門")
-    assert outcomes(prompts, tmp_path) == [("ok", "")]
-    [(status, reason)] = outcomes(prompts, tmp_path, undecided="drop")
-    assert status == "dropped" and reason.startswith("rules undecided")
+def test_an_expansion_is_judged_for_what_it_may_have_broken(tmp_path):
+    indoors = "a hall with a chandelier and a sofa"
+    written = table(indoors, "something wide and calm", expander="llm")
+    assert [status for status, _ in outcomes(written, tmp_path, undecided="drop")] == ["dropped", "ok"]
+    assert outcomes(table(indoors, expander="grammar"), tmp_path) == [("ok", "")], "that was the idea's own"
+
+
+def test_near_duplicates_leave_before_anything_is_paid_for():
+    ideas = table("a red boat on a calm lake at dawn", "a red boat on the calm lake at dawn", "a tall hill")
+    found = screen_freely(ideas, FilterSettings(near_duplicates=0.5)).to_pylist()
+    assert [row["reason"].startswith("near duplicate") for row in found] == [False, True, False]
+
+
+def test_undecided_ideas_are_kept_or_dropped_as_asked():
+    ideas = table("雪の中の赤い門")
+    [kept] = screen_freely(ideas, FilterSettings(undecided="keep")).to_pylist()
+    [dropped] = screen_freely(ideas, FilterSettings(undecided="drop")).to_pylist()
+    assert kept["status"] == "ok" and dropped["status"] == "dropped"
+    assert dropped["reason"].startswith("rules undecided")
 
 
 def test_the_rules_agree_with_the_labels_of_the_shipped_corpus():

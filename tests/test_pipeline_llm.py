@@ -12,9 +12,12 @@ import pytest
 from drspo import consent
 from drspo.errors import UserError
 from drspo.files.storage import Storage
-from drspo.llm.ask import LLM
-from drspo.llm.cache import AnswerCache
+from drspo.llm.ask import DOUBTS, LLM
+from drspo.llm.journal import Journal
 from drspo.llm.pace import TokenBucket
+from drspo.llm.reading import read_object
+from drspo.llm.reply import Garbage, Reply
+from drspo.llm.segments import Line
 from drspo.llm.settings import LLMSettings, identity
 from drspo.llm.wire import Wire, retry_after
 from pipeline.ideas.expanders import ExpandSettings
@@ -66,35 +69,62 @@ def everything_in(folder):
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
+# idea: status, reason, requests. A verdict is stored; what is unfinished is asked again by the next start.
 CASES = [
     ("a calm lake", "ok", "", 1),
     ("a polite overload lake", "ok", "", 2),
     ("a rude overload lake", "ok", "", 3),
     ("a flaky lake", "ok", "", 3),
+    ("a conflict once lake", "ok", "", 2),
     ("a lake cut once", "ok", "", 2),
     ("a nonsense once lake", "ok", "", 2),
-    ("a lake, come back in an hour", "dead", "llm transient: HTTP 429: closed", 1),
-    ("a broken lake", "dead", "llm transient: HTTP 503", 4),
-    ("a lake cut always", "dead", "llm transient: connection", 4),
-    ("a refused request", "dead", "llm permanent: HTTP 400", 1),
-    ("a truncated lake", "dropped", "llm invalid: the answer was cut off", 2),
-    ("a nonsense lake", "dropped", "llm invalid: the answer breaks the schema", 2),
-    ("a wrong shape lake", "dropped", "llm invalid: the answer breaks the schema: prompts", 2),
-    ("a lake with extra fields", "dropped", "llm invalid: the answer breaks the schema: status", 2),
-    ("a lake of deep nesting", "dropped", "llm invalid", 2),
-    ("a lone surrogate lake", "dropped", "llm invalid", 2),
-    ("a huge lake", "dropped", "llm invalid: a prompt of", 1),
-    ("an endless lake", "dropped", "llm invalid: the answer is longer than", 2),
-    ("no completion lake", "dropped", "llm invalid: the answer is not a chat completion", 2),
-    ("a refusal lake", "dropped", "llm invalid: the model refuses", 2),
+    ("an html page once lake", "ok", "", 2),
+    ("an error inside once lake", "ok", "", 2),
+    ("a no choices once lake", "ok", "", 2),
+    ("a fenced lake", "ok", "", 1),
+    ("a thinking lake", "ok", "", 1),
+    ("a thought cut lake", "ok", "", 1),
+    ("a talkative lake", "ok", "", 1),
+    ("a lake in parts", "ok", "", 1),
+    ("a lake silent about usage", "ok", "", 1),
+    ("a lake lying about usage", "ok", "", 1),
+    ("a lake, come back in an hour", "unfinished", "llm transient: HTTP 429: closed", 1),
+    ("a broken lake", "unfinished", "llm transient: HTTP 503", 4),
+    ("a lake cut always", "unfinished", "llm transient: connection", 4),
+    ("an html page lake", "unfinished", "llm transient: no completion: the answer is not a chat", 4),
+    ("an error inside lake", "unfinished", "llm transient: an error inside the answer 529: busy", 4),
+    ("an error of a choice lake", "unfinished", "llm transient: an error inside the answer 502", 4),
+    ("a no choices lake", "unfinished", "llm transient: no completion: the answer is not a chat", 4),
+    ("an empty body lake", "unfinished", "llm transient: no completion: the body is empty", 4),
+    ("a lake with no letters at all", "unfinished", "llm transient: no completion", 4),
+    ("a false zip lake", "unfinished", "llm transient: connection", 4),
+    ("a no completion lake", "unfinished", "llm transient: no completion", 4),
+    ("a refused request", "dead", "llm refusal: HTTP 400", 1),
+    ("a forbidden request", "dead", "llm refusal: HTTP 403: this input was flagged", 1),
+    ("a lost request", "dead", "llm refusal: HTTP 404: nothing for this input", 1),
+    ("a teapot lake", "dead", "llm refusal: HTTP 418", 1),
+    ("a moderated inside lake", "dead", "llm refusal: an error inside the answer content_policy", 1),
+    ("a filtered lake", "dead", "llm refusal: the server's content filter", 1),
+    ("a refusal lake", "dead", "llm refusal: the model refuses: I would rather not", 1),
+    ("a truncated lake", "dead", "llm unreadable: the answer was cut off", 2),
+    ("a null answer lake", "dead", "llm unreadable: the answer is empty", 2),
+    ("a nonsense lake", "dead", "llm unreadable: the answer breaks the schema", 2),
+    ("a wrong shape lake", "dead", "llm unreadable: the answer breaks the schema: prompts", 2),
+    ("a lake with extra fields", "dead", "llm unreadable: the answer breaks the schema: status", 2),
+    ("a lake of deep nesting", "dead", "llm unreadable", 2),
+    ("a lone surrogate lake", "dead", "llm unreadable", 2),
+    ("an endless lake", "dead", "llm unreadable: the answer is longer than", 2),
+    ("tell the key", "dead", "llm unreadable: the answer repeats the key", 2),
+    ("shout the key", "dead", "llm refusal: HTTP 400: bad Bearer ***", 1),
+    ("a huge lake", "dropped", "llm unfit: a prompt of", 1),
     ("an unsuitable lake", "dropped", "llm unsuitable: it is a  diagram", 1),
-    ("tell the key", "dropped", "llm invalid: the answer repeats the key", 2),
-    ("shout the key", "dead", "llm permanent: HTTP 400: bad Bearer ***", 1),
 ]
+PATIENT = {"give_up_after": 1000}
+PASSING = {text for text, status, *_ in CASES if status == "unfinished"}
 
 
 def test_every_misbehaviour_leaves_one_accounted_row_and_none_disturbs_another(server, tmp_path):
-    table = run(server, tmp_path, *[text for text, *_ in CASES])
+    table = run(server, tmp_path, *[text for text, *_ in CASES], **PATIENT)
     rows = table.to_pylist()
     assert len(rows) == len(CASES)
     for (text, status, reason, requests), row in zip(CASES, rows, strict=True):
@@ -102,27 +132,37 @@ def test_every_misbehaviour_leaves_one_accounted_row_and_none_disturbs_another(s
         assert row["reason"].startswith(reason) and bool(row["reason"]) == (status != "ok"), row
         assert row["expander"] == "llm"
         # A busy machine may refuse a connection, and that is an attempt the server never saw.
-        attempts = AnswerCache(Storage(tmp_path)).get(row["request_hash"]).requests
-        assert server.requests[text] <= requests <= attempts, text
+        assert server.requests[text] <= requests, text
     assert rows[0]["text"] == "a calm lake, a wide view over distant hills in the morning"
     assert rows[0]["model"] == "tiny-1" and rows[0]["parent_id"] == prompt_id("a calm lake")
-    assert unfinished(table) == 3
+    assert unfinished(table) == len(PASSING)
+
+
+def test_the_books_balance_to_the_token_over_two_starts(server, tmp_path):
+    texts = [text for text, *_ in CASES]
+    for _ in range(2):
+        run(server, tmp_path, *texts, **PATIENT)
+        books = Journal(Storage(tmp_path)).books()
+        assert books.prompt_tokens + books.completion_tokens == server.billed > 0
+        assert books.estimated_requests == sum(server.billed_silently.values()) > 0
+        # An estimate is never below what was worked for: 100 tokens asked, and the bytes that came.
+        assert books.estimated_tokens >= 120 * books.estimated_requests
 
 
 def test_a_server_that_never_answers_costs_the_timeout_and_only_its_own_row(server, tmp_path):
     run(server, tmp_path, "a calm lake")
     table = run(server, tmp_path, "a calm lake", "a hanging lake", timeout=0.5, max_retries=1)
-    assert outcome(table) == [("ok", ""), ("dead", "llm transient: timeout: no answer within 0.5 s")]
+    assert outcome(table) == [("ok", ""), ("unfinished", "llm transient: timeout: no answer within 0.5 s")]
     assert server.requests["a hanging lake"] <= 2
 
 
 def test_the_next_run_asks_only_what_failed_for_a_passing_reason(server, tmp_path):
     texts = [text for text, *_ in CASES]
-    first = run(server, tmp_path, *texts)
+    first = run(server, tmp_path, *texts, **PATIENT)
     before = dict(server.requests)
-    second = run(server, tmp_path, *texts)
+    second = run(server, tmp_path, *texts, **PATIENT)
     asked = {text for text in texts if server.requests[text] > before[text]}
-    assert asked == {"a lake, come back in an hour", "a broken lake", "a lake cut always"}
+    assert asked == PASSING
     assert second.equals(first)
 
 
@@ -131,7 +171,7 @@ def test_no_key_is_left_in_any_file_and_none_in_any_row(server, tmp_path, caplog
         table = run(server, tmp_path, "a calm lake", "tell the key", "shout the key", "a lake cut always")
     assert KEY.encode() not in everything_in(tmp_path)
     assert KEY not in str(table.to_pylist()) and KEY not in caplog.text
-    assert len(list(tmp_path.rglob("*.json"))) == 4
+    assert len(list(tmp_path.rglob("*.jsonl"))) == 1
 
 
 def test_an_injection_in_the_source_changes_no_field_and_gives_no_prompt(server, tmp_path):
@@ -140,7 +180,7 @@ def test_an_injection_in_the_source_changes_no_field_and_gives_no_prompt(server,
     )
     [row] = run(server, tmp_path, evil).to_pylist()
     assert row["prompt_id"] == prompt_id(evil) and row["status"] == "dropped"
-    assert row["reason"].startswith("llm invalid: a prompt")
+    assert row["reason"].startswith("llm unfit: a prompt")
     sent = server.bodies[0]["messages"][1]["content"]
     assert sent.count("</idea>") == 1 and sent.endswith("</idea>"), "the source cannot close its own tag"
     assert "ignore your" not in server.bodies[0]["messages"][0]["content"]
@@ -161,7 +201,7 @@ def test_the_filter_asks_for_a_verdict_and_keeps_the_reason(server, tmp_path):
 def test_what_concerns_the_whole_run_stops_it_once(server, tmp_path, idea, message):
     with pytest.raises(UserError, match=message):
         run(server, tmp_path, *[f"{idea} {number}" for number in range(40)], concurrency=2)
-    assert server.total <= 2
+    assert server.total <= DOUBTS + 1
 
 
 def test_a_rejected_key_stops_the_run_and_the_same_command_continues(server, tmp_path, monkeypatch):
@@ -186,6 +226,84 @@ def test_a_missing_key_and_an_address_with_a_key_are_refused_before_any_request(
     with pytest.raises(UserError, match="no language model is named"):
         run(server, tmp_path, "a calm lake", model="")
     assert server.total == 0
+
+
+@pytest.mark.parametrize("word", ["html page", "error inside", "nonsense", "refused request", "no choices"])
+def test_an_outage_in_any_disguise_stops_the_run_and_leaves_no_verdict(server, tmp_path, word):
+    run(server, tmp_path, "a calm lake")
+    texts = [f"a {word} lake {number}" for number in range(60)]
+    with pytest.raises(UserError, match="failed 20 times in a row"):
+        run(server, tmp_path, *texts, give_up_after=20, max_retries=1)
+    assert Journal(Storage(tmp_path)).withdraw() == 0, "no verdict was stored"
+    outages = {text for text in texts if server.requests[text]}
+    for text in texts:
+        server.requests[text] = 0
+    with pytest.raises(UserError, match="failed 20 times in a row"):
+        run(server, tmp_path, *texts, give_up_after=20, max_retries=1, concurrency=60)
+    assert outages <= {text for text in texts if server.requests[text]}, "each of them is asked again"
+
+
+def test_a_refusal_of_one_row_is_never_fatal_once_another_was_answered(server, tmp_path):
+    texts = ["a forbidden request", "a lost request", "a calm lake", "a wide plain"]
+    server.delay = 0.05
+    assert [status for status, _ in outcome(run(server, tmp_path, *texts, concurrency=4))] == [
+        "dead",
+        "dead",
+        "ok",
+        "ok",
+    ]
+    again = run(server, tmp_path, "another forbidden request")
+    assert outcome(again) == [("dead", "llm refusal: HTTP 403: this input was flagged")]
+
+
+def test_where_nothing_was_ever_answered_a_refusal_is_no_verdict(server, tmp_path):
+    with pytest.raises(UserError, match="HTTP 404"):
+        run(server, tmp_path, "a lost request")
+    table = run(server, tmp_path, "a refused request", "a nonsense lake")
+    assert [status for status, _ in outcome(table)] == ["unfinished", "unfinished"]
+    assert "has answered no question yet" in table["reason"][0].as_py()
+    table = run(server, tmp_path, "a refused request", "a nonsense lake", "a calm lake")
+    assert [status for status, _ in outcome(table)] == ["dead", "dead", "ok"]
+
+
+def test_what_could_not_be_read_is_asked_again_with_the_error_named(server, tmp_path):
+    run(server, tmp_path, "a nonsense once lake")
+    first, second = (body["messages"][-1]["content"] for body in server.bodies)
+    assert second.startswith(first) and "could not be used: the answer breaks the schema" in second
+
+
+def test_garbage_and_retries_count_against_the_budget(server, tmp_path):
+    texts = ["a calm lake", *[f"a nonsense lake {number}" for number in range(40)]]
+    table = run(server, tmp_path, *texts, token_budget=4000, max_output_tokens=200, concurrency=2)
+    assert server.total * 120 <= 4000 and unfinished(table) > 0
+    assert Journal(Storage(tmp_path)).books().tokens == server.billed == server.total * 120
+    run(server, tmp_path, *texts, token_budget=4000, max_output_tokens=200, concurrency=2)
+    assert server.total * 120 <= 4000, "and against that of the next start"
+
+
+def test_two_processes_share_one_budget(server, tmp_path):
+    storage = Storage(tmp_path)
+    settings = llm_settings(server, token_budget=10_000)
+    first, second = LLM(settings, storage), LLM(settings, storage)
+    first.journal.write([Line(request_hash="ab" * 16, kind="lost", requests=1, prompt_tokens=9_999)])
+    second.journal.refresh(0)
+    answer = asyncio.run(
+        second.ask(load_template("expand"), Expansion, idea="a calm lake", count=1, max_words=60)
+    )
+    assert answer.kind == "budget" and server.total == 0
+
+
+def test_a_megabyte_of_odd_brackets_is_read_in_no_time():
+    """A pattern with two repetitions would take hours for these."""
+
+    def read(text):
+        with pytest.raises(Garbage):
+            read_object(Reply(content=text), Expansion)
+
+    began = time.process_time()
+    for text in ("<think>" * 150_000, "```" + " " * 10**6, "{" * 10**6, '{"a":' * 200_000, "[" * 10**6):
+        read(text)
+    assert time.process_time() - began < 5
 
 
 def test_a_server_that_is_gone_stops_the_run_instead_of_killing_every_row(server, tmp_path):
@@ -215,16 +333,15 @@ def test_concurrency_is_one_limit_over_all_rows(server, tmp_path):
 
 def test_no_more_answers_wait_for_slow_storage_than_requests_may_be_under_way(server, tmp_path, monkeypatch):
     """So a kill costs no more than that many, which were paid for and not stored."""
-    stored, unstored, put = [], [], AnswerCache.put
+    stored, unstored, write = [], [], Journal.write
 
-    def slow(cache, answer):
+    def slow(journal, lines):
         time.sleep(0.05)
         unstored.append(server.total - len(stored))
-        answer = put(cache, answer)
-        stored.append(answer)
-        return answer
+        write(journal, lines)
+        stored.extend(lines)
 
-    monkeypatch.setattr(AnswerCache, "put", slow)
+    monkeypatch.setattr(Journal, "write", slow)
     run(server, tmp_path, *[f"a lake number {number}" for number in range(8)], concurrency=2)
     assert len(stored) == 8 and max(unstored) <= 2
 
@@ -235,13 +352,15 @@ def test_equal_questions_at_once_are_asked_once(server, tmp_path):
     assert server.requests["a calm lake"] == 1
 
 
-def test_a_damaged_cache_file_is_asked_again_and_replaced(server, tmp_path):
-    first = run(server, tmp_path, "a calm lake")
-    [file] = tmp_path.rglob("*.json")
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
-    assert run(server, tmp_path, "a calm lake").equals(first)
-    assert file.read_bytes() == whole and server.total == 2
+def test_of_a_damaged_segment_every_whole_line_counts_and_the_rest_is_asked_again(server, tmp_path):
+    first = run(server, tmp_path, "a calm lake", "a wide plain")
+    [file] = tmp_path.rglob("*.jsonl")
+    file.write_bytes(file.read_bytes()[:-40])
+    assert run(server, tmp_path, "a calm lake", "a wide plain").equals(first)
+    assert server.total == 3
+    file.write_bytes(b"\x00" * 100)
+    run(server, tmp_path, "a calm lake", "a wide plain")
+    assert server.total == 4
 
 
 def test_the_wording_of_a_template_is_part_of_the_question(server, tmp_path):
@@ -276,27 +395,8 @@ def test_the_report_counts_requests_tokens_and_cost(server, tmp_path):
 def test_the_run_says_what_the_language_model_did_and_cost(server, tmp_path, caplog):
     with caplog.at_level("INFO"):
         run(server, tmp_path, "a calm lake", "a flaky lake", "a nonsense lake", price_input=1000.0)
-    assert "language model: 6 requests, 0 answers from the cache (1 invalid, 2 ok)" in caplog.text
+    assert "language model: 6 requests, 0 answers from the cache (2 ok, 1 unreadable)" in caplog.text
     assert "retried 2 x HTTP 500" in caplog.text and "400 tokens in, 80 out; price 0.4000" in caplog.text
-
-
-def test_an_answer_written_first_by_another_job_is_the_one_that_counts(server, tmp_path):
-    storage = Storage(tmp_path)
-
-    async def ask(llm):
-        try:
-            return await llm.ask(
-                load_template("expand"), Expansion, idea="a calm lake", count=1, max_words=60
-            )
-        finally:
-            await llm.close()
-
-    mine = asyncio.run(ask(LLM(llm_settings(server), storage)))
-    other = LLM(llm_settings(server), storage)
-    real_get = other.cache.get
-    answers = iter([None])  # the other job looked before the first one had written
-    other.cache.get = lambda key: next(answers, None) or (real_get(key) if server.total == 2 else None)
-    assert asyncio.run(ask(other)) == mine
 
 
 def test_waits_are_read_in_all_their_forms():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from drspo.errors import UserError
 from pipeline.pairs.pairing import choose_pairs, combined_score, split_of
+from pipeline.pairs.ranking import rank_groups
 from pipeline.settings import PairSettings
 
 SCORERS = ("aesthetic", "repetition")
@@ -40,7 +41,8 @@ candidate = st.tuples(st.sampled_from(["mad", "sdxl", "multidiffusion"]), scores
 candidates = st.lists(st.lists(candidate, min_size=1, max_size=6), max_size=5).map(frame)
 options = st.builds(
     PairSettings,
-    method=st.sampled_from(["best_worst", "all", "adjacent", "top_k_bottom_k"]),
+    method=st.sampled_from(["best_worst", "all", "adjacent", "top_k_bottom_k", "pareto"]),
+    most_per_prompt=st.integers(0, 3),
     k=st.integers(1, 4),
     min_margin=st.sampled_from([0.0, 0.1, 1.0]),
     weights=st.sampled_from([(), ("aesthetic=1", "repetition=-0.5")]),
@@ -65,6 +67,8 @@ def test_what_holds_for_every_choice_of_pairs(table: pl.DataFrame, asked: PairSe
         assert asked.balance != "same_generator" or maker[a] == maker[b]
         assert row["split"] == split_of(row["prompt_id"], asked.validation_fraction)
     assert pairs["pair_id"].n_unique() == pairs.height
+    if asked.most_per_prompt and pairs.height:
+        assert max(Counter(pairs["prompt_id"]).values()) <= asked.most_per_prompt
     if asked.balance == "equal_wins" and pairs.height:
         assert len(set(Counter(pairs["chosen_generator"]).values())) == 1
     order = list(range(table.height))
@@ -158,3 +162,67 @@ def test_standardised_scores_do_not_depend_on_their_unit(values: list[float]) ->
     large = frame([[("a", value * 2.0**900, 0.0) for value in values]])
     asked = PairSettings(weights=("aesthetic=1",), normalise="zscore")
     assert combined_score(plain, asked, SCORERS).equals(combined_score(large, asked, SCORERS))
+
+
+@settings(max_examples=60, deadline=None)
+@given(candidates, st.sampled_from(["raw", "zscore"]), st.floats(0.1, 10))
+def test_pareto_pairs_are_those_on_which_no_score_disagrees(
+    table: pl.DataFrame, normalise: str, weight: float
+) -> None:
+    weights = ("aesthetic=1", f"repetition=-{weight}")
+    asked = PairSettings(method="pareto", weights=weights, normalise=normalise)  # type: ignore[arg-type]
+    pairs = choose_pairs(table, asked, SCORERS)
+    found = set(zip(pairs["chosen_id"], pairs["rejected_id"], strict=True))
+    expected = set()
+    for a in table.iter_rows(named=True):
+        for b in table.filter(prompt_id=a["prompt_id"]).iter_rows(named=True):
+            gains = [
+                a["scores"]["aesthetic"] - b["scores"]["aesthetic"],
+                b["scores"]["repetition"] - a["scores"]["repetition"],
+            ]
+            if min(gains) >= 0 and max(gains) > 1e-6:  # less is lost in the rounding of the weighted sum
+                expected.add((a["candidate_id"], b["candidate_id"]))
+    assert expected <= found
+    scores = {row["candidate_id"]: row["scores"] for row in table.iter_rows(named=True)}
+    for chosen, rejected in found:
+        assert scores[chosen]["aesthetic"] >= scores[rejected]["aesthetic"]
+        assert scores[chosen]["repetition"] <= scores[rejected]["repetition"]
+
+
+def test_pareto_does_not_depend_on_the_sizes_of_the_weights_but_on_their_signs() -> None:
+    table = frame([[("a", 5, 1), ("b", 4, 0), ("c", 4, 2), ("d", 3, 3)]])
+    found = [
+        set(choose_pairs(table, PairSettings(method="pareto", weights=weights), SCORERS)["pair_id"])
+        for weights in (("aesthetic=1", "repetition=-1"), ("aesthetic=0.01", "repetition=-9"))
+    ]
+    assert found[0] == found[1] and len(found[0]) == 5
+    alone = choose_pairs(table, PairSettings(method="pareto", weights=("repetition=0",)), SCORERS)
+    assert alone.is_empty()
+
+
+def test_at_most_so_many_pairs_of_a_prompt_those_of_largest_margin() -> None:
+    pairs = choose_pairs(SIX, PairSettings(method="all", most_per_prompt=3), SCORERS)
+    assert sorted(pairs["margin"], reverse=True) == [5, 4, 4]
+
+
+def test_exactly_so_many_prompts_are_held_out_and_the_same_ones_for_every_method() -> None:
+    table = frame([[("a", 2, 0), ("b", 1, 0), ("c", 0, 0)]] * 50)
+    held = [
+        set(choose_pairs(table, asked, SCORERS).filter(split="validation")["prompt_id"])
+        for asked in (
+            PairSettings(validation_prompts=7),
+            PairSettings(method="all", validation_prompts=7, validation_fraction=0.9),
+        )
+    ]
+    assert len(held[0]) == 7 and held[0] == held[1]
+    groups = rank_groups(table, PairSettings(validation_prompts=7), SCORERS)
+    assert set(groups.filter(split="validation")["prompt_id"]) == held[0]
+    with pytest.raises(UserError, match="50 prompts cannot be held out of 50"):
+        choose_pairs(table, PairSettings(validation_prompts=50), SCORERS)
+
+
+def test_equal_scores_of_a_group_share_their_rank() -> None:
+    table = frame([[("a", 1, 0), ("b", 3, 0), ("c", 3, 0), ("d", 2, 0)], [("a", 1, 0)]])
+    (group,) = rank_groups(table, PairSettings(), SCORERS).to_dicts()
+    assert (group["score"], group["ranks"]) == ([3, 3, 2, 1], [1, 1, 3, 4])
+    assert group["candidate_ids"] == ["p0c1", "p0c2", "p0c3", "p0c0"]

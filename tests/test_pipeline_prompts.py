@@ -15,7 +15,7 @@ from drspo.files.storage import Storage
 from drspo.llm.settings import LLMSettings
 from pipeline.ideas.expanders import Expanded, ExpandSettings
 from pipeline.ideas.filters import FilterSettings
-from pipeline.ideas.prompts import drop_duplicates, expand, filter_prompts, ingest, reason_kind
+from pipeline.ideas.prompts import drop_duplicates, expand, filter_prompts, ingest, reason_kind, screen_freely
 from pipeline.ideas.sources import PromptSettings
 from pipeline.ideas.stages import clean
 from pipeline.records import PROMPT_SCHEMA, prompt_id
@@ -162,6 +162,7 @@ def test_a_file_that_does_not_exist_is_answered_with_its_neighbour(tmp_path):
 
 def stages(table, folder, **settings):
     storage = Storage(folder)
+    table = screen_freely(table, FilterSettings())
     table = expand(table, ExpandSettings(**settings), LLMSettings(), storage)
     return filter_prompts(table, FilterSettings(), LLMSettings(), storage)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from pipeline.candidates.images import decode, encode
-from pipeline.records import Candidate, UnitRow, pair_schema, pickapic_schema, unit_table
+from pipeline.records import Candidate, UnitRow, pair_schema, ranking_schema, unit_table
 from pipeline.shards import encode_shard, read_pairs, shard_identity
 from pipeline.units import DamagedFile, UnitStore, encode_unit, unit_name
 
@@ -114,7 +115,7 @@ def pair(index: int, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-SCHEMA = pair_schema(["aesthetic"])
+SCHEMA = pair_schema(["aesthetic"], pickapic=False)
 
 
 @pytest.fixture
@@ -194,10 +195,19 @@ def test_datasets_shows_pictures(exported: Path, streaming: bool, monkeypatch: p
     assert row["chosen_scores"] == {"aesthetic": 2.0}
 
 
-def test_both_schemas_declare_their_images() -> None:
-    for schema, names in ((SCHEMA, ("chosen", "rejected")), (pickapic_schema(), ("jpg_0", "jpg_1"))):
-        features = schema.metadata[b"huggingface"].decode()
-        assert all(f'"{name}": {{"_type": "Image"}}' in features for name in names)
+def features(schema: pa.Schema) -> dict:
+    return json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+
+
+def test_the_schemas_declare_their_images_and_copies_for_scripts_are_plain_bytes() -> None:
+    pairs, groups = features(pair_schema(["aesthetic"])), features(ranking_schema(["aesthetic"]))
+    assert pairs["chosen"] == pairs["rejected"] == {"_type": "Image"}
+    assert pairs["jpg_0"] == pairs["jpg_1"] == {"dtype": "binary", "_type": "Value"}
+    assert groups["images"] == {"feature": {"_type": "Image"}, "_type": "List"}
+    assert groups["scores"] == {
+        "feature": {"aesthetic": {"dtype": "float64", "_type": "Value"}},
+        "_type": "List",
+    }
 
 
 def test_lossless_encodings_keep_every_pixel_and_jpeg_does_not() -> None:

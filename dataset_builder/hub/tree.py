@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from dataset_builder.hub import lora
 from dataset_builder.report.card import card_files, read_sources
-from dataset_builder.report.head import CONFIGS
 from drspo.errors import UserError
 from drspo.files.lora import FILE
 from drspo.files.parquet import open_parquet
@@ -26,7 +25,16 @@ from drspo.licences import check_licence
 
 # Everything under these names is ours: whatever a newer publication lacks is deleted there.
 OWNED = {
-    "dataset": ("README.md", "config.yaml", "assets/*", *(f"{folder}/*" for folder in CONFIGS.values())),
+    # pickapic/ is of publications by earlier versions.
+    "dataset": (
+        "README.md",
+        "config.yaml",
+        "croissant.json",
+        "assets/*",
+        "data/*",
+        "pickapic/*",
+        "ranking/*",
+    ),
     "model": ("README.md", "*.safetensors", "drspo.json", "*.png", "samples/*"),
 }
 
@@ -108,7 +116,7 @@ def collect(where: str, repo_id: str, licence: str) -> Tree:
         hint = f"A run of dataset_builder, or a folder with {FILE}, can be published."
         raise UserError(f"this is a run of {manifest['program']!r}", where, hint)
     check_licence(licence)
-    shards = [name for names in read_sources(storage).shards.values() for name in names]
+    shards = sorted({name for names in read_sources(storage).shards.values() for name in names})
     large = {name.removeprefix("export/"): name for name in shards}
     return _checked(Tree("dataset", storage, card_files(storage, repo_id, licence), large))
 

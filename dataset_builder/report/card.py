@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import yaml
 
 from dataset_builder.config import score_columns, settings_of
+from dataset_builder.report import croissant
 from dataset_builder.report.charts import distributions, short
+from dataset_builder.report.croissant import CROISSANT
 from dataset_builder.report.examples import example_pairs, pair_at
-from dataset_builder.report.head import CONFIGS, head
+from dataset_builder.report.head import by_config, head
 from dataset_builder.report.judges import who_judged
 from dataset_builder.report.stats import STATS_NAME
 from drspo import __version__, markup
@@ -26,6 +28,7 @@ from drspo.files.run import RunDir
 from drspo.leaving import public, public_text
 from pipeline.candidates.provenance import read_models
 from pipeline.ideas.questions import load_template
+from pipeline.pairs.columns import column_names, read_about
 from pipeline.shards import is_shard
 
 
@@ -43,15 +46,12 @@ def read_sources(run: RunDir) -> Sources:
     """The run's facts. Raises UserError when it has no export yet."""
     manifest = run.manifest()
     names = [name for name in run.list("export/") if is_shard(name)]
-    shards = {
-        config: [name for name in names if name.startswith(f"export/{folder}/")]
-        for config, folder in CONFIGS.items()
-    }
-    if not shards["default"] or not run.exists(STATS_NAME):
+    shards = by_config(names, settings_of(manifest)["export"].get("pickapic", True))
+    if "default" not in shards or not run.exists(STATS_NAME):
         hint = "Run dataset_builder again with the same --out."
         raise UserError("this run has no export to publish yet", run.base, hint)
     stats = public(json.loads(run.read(STATS_NAME)), hosts=language_hosts(settings_of(manifest)))
-    return Sources(run, manifest, stats, {config: found for config, found in shards.items() if found})
+    return Sources(run, manifest, stats, shards)
 
 
 def language_hosts(config: dict[str, Any]) -> tuple[str, ...]:
@@ -80,6 +80,14 @@ def card_files(run: RunDir, repo_id: str, licence: str) -> dict[str, bytes]:
     body = _render(sources, repo_id, licence, [facts for _, facts in pairs], verdicts)
     yaml_head = head(run, sources.shards, sources.stats["counts"]["pairs"], licence, _title(repo_id))
     files["README.md"] = f"---\n{yaml_head}---\n\n{body}\n".encode()
+    about = body.partition("\n\n")[2].partition("\n\n")[0]
+    named = {
+        "name": _title(repo_id),
+        "repo_id": repo_id,
+        "licence": licence,
+        "about": " ".join(about.split()),
+    }
+    files[CROISSANT] = croissant.describe(run, sources.shards, **named)
     return files
 
 
@@ -112,7 +120,7 @@ def _render(
         templates=_templates(settings_of(manifest)),
         pairs=pairs,
         **verdicts,
-        has_pickapic="pickapic" in sources.shards,
+        has=tuple(sources.shards),
         biases=_biases(sources.stats),
         cite_key=_Markdown(re.sub(r"\W+", "_", repo_id.lower())),
     )
@@ -146,14 +154,20 @@ def _config(manifest: dict[str, Any]) -> bytes:
 
 
 def _scorer_versions(sources: Sources) -> dict[str, str]:
-    """The scorers' versions as the first unit with a score recorded them."""
+    """The scorers' versions: added columns say their own, the first scored unit those of the others."""
+    added = {name: read_about(sources.run, name).version for name in column_names(sources.run)}
+    found = {**_built_versions(sources), **added}
+    return {name: public_text(version) for name, version in found.items()}
+
+
+def _built_versions(sources: Sources) -> dict[str, str]:
     for name in sources.run.list("units/"):
         with sources.run.open(name) as stream:
             column = "candidates.list.element.scorer_versions"
             groups = open_parquet(stream, name).read(columns=[column]).to_pylist()
         for candidate in (c for group in groups for c in group["candidates"] or []):
             if versions := {k: v for k, v in (candidate["scorer_versions"] or {}).items() if v}:
-                return {name: public_text(version) for name, version in versions.items()}
+                return versions
     return {}
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
+import polars as pl
 import pyarrow.parquet as pq
 
 from dataset_builder.config import score_columns, settings_of
@@ -21,8 +21,10 @@ from drspo.leaving import public, public_name, public_text
 from drspo.web import viewer
 from pipeline.candidates.plan import PLAN_NAME, read_plan
 from pipeline.ideas.prompts import reason_kind
+from pipeline.pairs.columns import join_added
 from pipeline.pairs.pairing import choose_pairs
 from pipeline.pairs.scores import scan_units
+from pipeline.pairs.votes import read_votes
 from pipeline.records import OK, UnitRow
 from pipeline.settings import PairSettings
 from pipeline.shards import SPLITS, read_pairs
@@ -109,9 +111,8 @@ def render(gallery: Gallery, height: int) -> str:
 
 def _of_run(run: RunDir, limit: int, height: int, keep: Keep) -> Gallery:
     config = settings_of(run.manifest())
-    scorers = score_columns(config)
     plan = read_plan(run)
-    store = UnitStore(run, plan["config_hash"][0].as_py(), scorers)
+    store = UnitStore(run, plan["config_hash"][0].as_py(), score_columns(run.manifest()["config"]))
     done = store.done()
     units = [unit for unit in plan["unit_id"].to_pylist() if unit in done]
     if not units:
@@ -122,13 +123,17 @@ def _of_run(run: RunDir, limit: int, height: int, keep: Keep) -> Gallery:
         prompts = pq.read_table(stream)
     scan = scan_units(store, units)
     settings = PairSettings(**{**config["pairs"], "weights": tuple(config["pairs"]["weights"])})
-    pairs = choose_pairs(scan.alive(), settings, scorers)
-    figures = stats.collect(prompts, scan, pairs, scorers)
+    votes = read_votes(run) if settings.source == "votes" else []
+    alive, scorers = join_added(run, scan.alive(), store.scorers, settings)
+    pairs = choose_pairs(alive, settings, scorers, votes)
+    figures = stats.collect(prompts, scan, alive, pairs, scorers)
     roles = _roles(pairs.to_dicts())
     damaged = {error.name for error in scan.damaged}
     shown = [unit for unit in spread(units, limit) if not any(unit in name for name in damaged)]
+    seen = alive.filter(pl.col("unit_id").is_in(shown))
+    scores = dict(zip(seen["candidate_id"], seen["scores"]))
     groups = [
-        _group(row, roles, scorers[0], lambda data: kept(data, height, keep))
+        _group(row, roles, scores, scorers[0], lambda data: kept(data, height, keep))
         for unit in shown
         for row in store.read_rows(unit)
         if row.candidates
@@ -160,12 +165,17 @@ def _roles(pairs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _group(
-    row: UnitRow, roles: dict[str, dict[str, Any]], scorer: str, picture: Callable[[bytes], Picture]
+    row: UnitRow,
+    roles: dict[str, dict[str, Any]],
+    scores_of: dict[str, dict[str, Any]],
+    scorer: str,
+    picture: Callable[[bytes], Picture],
 ) -> Group:
     mine = roles.get(row.prompt_id, {})
     strips = []
     for candidate in sorted(row.candidates, key=lambda c: (c.rank is None, c.rank or 0)):
-        scores = {name: value for name, value in (candidate.scores or {}).items() if value is not None}
+        found = scores_of.get(candidate.candidate_id, candidate.scores) or {}
+        scores = {name: value for name, value in found.items() if value is not None}
         strips.append(
             Strip(
                 generator=charts.short(candidate.generator),
@@ -232,8 +242,6 @@ def _split(where: str, split: str) -> list[dict[str, Any]]:
 
 
 def _series(values: list[float]) -> Any:
-    import polars as pl
-
     return pl.Series(values, dtype=pl.Float64)
 
 
@@ -243,7 +251,7 @@ def _pair(row: dict[str, Any], height: int, keep: Keep) -> Group:
             generator=charts.short(row[f"{side}_generator"]),
             seed=row[f"{side}_seed"],
             score=row[f"{side}_score"],
-            scores=json.loads(json.dumps(row[f"{side}_scores"])),
+            scores={name: value for name, value in row[f"{side}_scores"].items() if value is not None},
             picture=kept(row[side]["bytes"], height, keep),
             role=side,
         )

@@ -6,11 +6,14 @@ from typing import Any
 
 import yaml
 
+from dataset_builder.layouts import CONFIGS, columns_of
 from drspo.files.parquet import open_parquet
 from drspo.files.run import RunDir
+from pipeline.records import PICKAPIC
+from pipeline.settings import ExportSettings
 from pipeline.shards import SPLITS
 
-CONFIGS = {"default": "data", "pickapic": "pickapic"}
+README = "README.md"
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 
 
@@ -28,18 +31,44 @@ def head(run: RunDir, shards: dict[str, list[str]], pairs: int, licence: str, ti
     return yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _config_entry(config: str, names: list[str]) -> dict[str, Any]:
+def about_run(names: list[str], settings: ExportSettings) -> bytes:
+    """The README of a run folder, by which `datasets` finds its pairs among all that lies there."""
+    shards = by_config(names, settings.pickapic)
+    facts = {"configs": [_config_entry(config, names, "export/") for config, names in shards.items()]}
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---\n\n{_ABOUT_RUN}".encode()
+
+
+_ABOUT_RUN = """# A run of the dataset builder
+
+The lines above tell `datasets.load_dataset`, given this folder, where the pairs are. Written anew with every
+export; the data set's card is made by `drspo publish`.
+"""
+
+
+def by_config(names: list[str], pickapic: bool) -> dict[str, list[str]]:
+    """The shards of each configuration that an export has, of the names of all shards."""
+    found = {
+        config: sorted(name for name in names if name.startswith(f"{folder}/"))
+        for config, folder in CONFIGS.items()
+        if pickapic or config != "pickapic"
+    }
+    return {config: of_config for config, of_config in found.items() if of_config}
+
+
+def _config_entry(config: str, names: list[str], prefix: str = "") -> dict[str, Any]:
     """Where a config's splits are. The count in the pattern keeps shards of another export out."""
-    files = []
+    folder, files = CONFIGS[config].removeprefix("export/"), []
     for split, of_split in _by_split(names).items():
         ending = of_split[0].rpartition("-of-")[2]
-        files.append({"split": split, "path": f"{CONFIGS[config]}/{split}-*-of-{ending}"})
+        files.append({"split": split, "path": f"{prefix}{folder}/{split}-*-of-{ending}"})
     entry: dict[str, Any] = {"config_name": config, "data_files": files}
+    if config == "pickapic":
+        entry["columns"] = list(PICKAPIC)
     return {**entry, "default": True} if config == "default" else entry
 
 
 def _info(run: RunDir, config: str, names: list[str]) -> dict[str, Any]:
-    """Columns, rows and bytes of a config, from the shards' footers."""
+    """Columns and rows of a config, and the bytes of its files, from the shards' footers."""
     import datasets
 
     splits, features, total = [], None, 0
@@ -54,7 +83,8 @@ def _info(run: RunDir, config: str, names: list[str]) -> dict[str, Any]:
                 features = features or datasets.Features.from_arrow_schema(footer.schema_arrow)
         splits.append({"name": split, "num_bytes": size, "num_examples": rows})
         total += size
-    columns = features._to_yaml_list() if features is not None else []
+    kept = columns_of(config, list(features or ()))
+    columns = datasets.Features({name: features[name] for name in kept})._to_yaml_list() if features else []
     return {"config_name": config, "features": columns, "splits": splits, "dataset_size": total}
 
 

@@ -57,7 +57,8 @@ def who_judged(
     if not places:
         return [], None
     signs = np.array([_sign(targets[name], weights.get(name, 0.0)) for name in columns])
-    directed = differences * signs
+    # A score that `drspo score` could not give is no opinion.
+    directed = np.nan_to_num(differences) * signs
     judges = [
         Judge(
             name,

@@ -20,9 +20,10 @@ STATS_NAME = "stats.json"
 BINS = 24
 
 
-def collect(prompts: pa.Table, scan: Scan, pairs: pl.DataFrame, scorers: Sequence[str]) -> dict[str, Any]:
+def collect(
+    prompts: pa.Table, scan: Scan, alive: pl.DataFrame, pairs: pl.DataFrame, scorers: Sequence[str]
+) -> dict[str, Any]:
     """All figures; a function of the tables alone, so that the same run gives the same file."""
-    alive = scan.alive()
     return {
         "counts": counts(prompts, scan, pairs),
         "funnel": funnel(prompts, scan, pairs),

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dataset_builder.ideas import PROMPTS_NAME
+from dataset_builder.ideas import UNFINISHED_NAME
 from dataset_builder.metrics import METRICS_NAME
 from dataset_builder.report.stats import prompt_losses
 from drspo.errors import UserError
 from drspo.files.run import RunDir
+from drspo.files.texts import parse_json
+from drspo.llm.journal import Journal
+from drspo.llm.segments import Books
 from pipeline.candidates.guard import Attempt, read_attempts
 from pipeline.candidates.plan import PLAN_NAME, read_plan, read_table
+from pipeline.ideas.finished import PROMPTS_NAME
+from pipeline.ideas.prompts import unfinished
 from pipeline.records import OK, PROMPT_SCHEMA
 from pipeline.shards import is_shard
 from pipeline.units import UNIT_FILE
@@ -31,6 +36,10 @@ class Status:
     phases: dict[str, dict[str, Any]]
     prompts: int = 0
     accepted: int = 0
+    unfinished: int = 0
+    """Prompts that the language model has left without an answer."""
+    books: Books = field(default_factory=Books)
+    """What the language model has cost."""
     losses: dict[str, int] = field(default_factory=dict)
     units: int = 0
     done: int = 0
@@ -73,12 +82,17 @@ def read_status(where: str) -> Status:
 
 
 def _read_prompts(run: RunDir, status: Status) -> None:
+    status.books = Journal(run).books()
     if not run.exists(PROMPTS_NAME):
+        if run.exists(UNFINISHED_NAME):
+            facts = parse_json(run.read(UNFINISHED_NAME), run.url(UNFINISHED_NAME))
+            status.unfinished, status.losses = int(facts["unfinished"]), dict(facts["losses"])
         return
     table = read_table(run, PROMPTS_NAME, PROMPT_SCHEMA)
     status.prompts = table.num_rows
     status.accepted = table["status"].to_pylist().count(OK)
     status.losses = prompt_losses(table)
+    status.unfinished = unfinished(table)
 
 
 def _read_units(run: RunDir, status: Status) -> None:
@@ -114,7 +128,13 @@ def as_dict(status: Status) -> dict[str, Any]:
         "where": status.where,
         "created": status.created,
         "phases": status.phases,
-        "prompts": {"read": status.prompts, "accepted": status.accepted, "lost": status.losses},
+        "prompts": {
+            "read": status.prompts,
+            "accepted": status.accepted,
+            "unfinished": status.unfinished,
+            "lost": status.losses,
+        },
+        "llm": {**asdict(status.books), "tokens": status.books.tokens},
         "units": {"planned": status.units, "done": status.done, "dead_prompts": len(status.dead)},
         "in_flight_or_lost": len(status.attempts),
         "seconds_per_unit": status.seconds_per_unit,
@@ -129,6 +149,8 @@ def describe(status: Status) -> str:
     lines = [f"run        {status.where}, begun {status.created}"]
     lines.append(f"prompts    {_prompts(status)}")
     lines += [f"           {count} lost: {kind}" for kind, count in status.losses.items()]
+    if status.books.requests:
+        lines.append(f"llm        {_books(status.books)}")
     lines.append(f"images     {_units(status)}")
     lines += [f"           {count} dead: {error}" for error, count in _by_error(status.dead).items()]
     if status.attempts:
@@ -142,7 +164,15 @@ def describe(status: Status) -> str:
 
 
 def _prompts(status: Status) -> str:
-    return f"{status.accepted} accepted of {status.prompts}" if status.prompts else "not yet"
+    text = f"{status.accepted} accepted of {status.prompts}" if status.prompts else "not yet"
+    return f"{text}, {status.unfinished} unfinished" if status.unfinished else text
+
+
+def _books(books: Books) -> str:
+    text = f"{books.requests} requests paid, {books.prompt_tokens} tokens in, {books.completion_tokens} out"
+    if books.estimated_requests:
+        text += f", and {books.estimated_tokens} estimated for {books.estimated_requests} of them"
+    return text
 
 
 def _units(status: Status) -> str:
@@ -168,7 +198,9 @@ def _by_error(dead: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def _advice(status: Status) -> list[str]:
-    if status.dead:
+    if status.unfinished and not status.prompts:
+        return ["\nThe command that began the run asks again, for the unfinished ones only."]
+    if status.dead or any(kind.startswith(("llm refusal", "llm unreadable")) for kind in status.losses):
         return [f"\n`drspo retry-dead {status.where}` puts the dead prompts back in the queue."]
     if status.units and status.done < status.units and not status.active:
         return ["\nNothing was written lately. The command that began the run continues it."]

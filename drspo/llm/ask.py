@@ -1,60 +1,70 @@
 """Questions to a language model through any OpenAI compatible server: structured, cached, bounded.
 
-Every request ends as an `Answer` of one kind: "ok"; "invalid" (garbage, also after asking again);
-"permanent" (the server refuses this request); "transient" (still failing after all retries); "budget" (not
-sent). What concerns the whole run, such as a rejected key, is raised once as UserError; everything answered
-so far is stored. The key is cut out of every text that is kept.
+Every question ends as an `Answer` of one kind: "ok"; "refusal" (the server or the model will not answer this
+question); "unreadable" (nothing usable, also after asking again with the error named); "transient" (still
+failing after all retries: asked again by the next start); "budget" (not sent). What concerns the whole run,
+such as a rejected key, is raised once as UserError. A request that may have been paid for is a line of the
+journal before anything else happens; a refusal by status and an unreadable answer become verdicts only once
+the server has answered another question, so that an outage is none. The key is cut out of every text kept.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from drspo.hashing import content_hash, seed_from
-from drspo.llm.cache import FOLDER, Answer, AnswerCache
+from drspo.llm.account import Bill, LLMReport, bill
+from drspo.llm.journal import FOLDER, Journal
 from drspo.llm.pace import Pace
+from drspo.llm.reading import read_object
+from drspo.llm.reply import Failure, Garbage, Reply
+from drspo.llm.segments import Line
 from drspo.llm.settings import LLMSettings
 from drspo.llm.template import Template
-from drspo.llm.wire import Failure, Garbage, Reply, Wire
+from drspo.llm.wire import LATER, Wire
+
+# So many questions refused in words that fit the whole run, before any was answered, end the run.
+DOUBTS = 5
 
 
-@dataclass
-class LLMReport:
-    """What the language model did since it was started; tokens are those the server reported."""
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What came of one question. `content` is what was read of the reply, empty unless kind is "ok"."""
 
-    requests: int = 0
-    answers: dict[str, int] = field(default_factory=dict)
-    from_cache: int = 0
-    failures: dict[str, int] = field(default_factory=dict)
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float = 0.0
+    request_hash: str
+    kind: Literal["ok", "refusal", "unreadable", "transient", "budget"]
+    content: str = ""
+    reason: str = ""
+    model: str = ""
 
 
 class LLM:
-    """One language model with its cache, its pace and its budget. Use it from one event loop."""
+    """One language model with its journal, its pace and its budget. Use it from one event loop."""
 
     def __init__(self, settings: LLMSettings, storage: Storage | None, folder: str = FOLDER) -> None:
         self.settings = settings
-        self.cache = AnswerCache(storage, folder)
+        self.journal = Journal(storage, folder)
         self.wire = Wire(settings)
         self.pace = Pace(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute)
         self.report = LLMReport()
         self.fatal: UserError | None = None
-        self._spent = self.cache.spent() if settings.token_budget else {}
-        self._tokens = sum(self._spent.get(key, 0) for key in ("prompt_tokens", "completion_tokens"))
-        self._reserved = 0
+        self._works = self.journal.has_answers()
+        self._known = asyncio.Event()  # set when it is known whether the server works at all
+        self._doubts: list[Failure] = []
+        self._open = self._waiting = 0
+        self._tokens = self._reserved = 0
         self._failures_in_a_row = 0
+        self._unconfirmed: list[Line] = []
         self._under_way: dict[str, asyncio.Future[Answer]] = {}
 
     async def ask(self, template: Template, schema: type[BaseModel], **fields: str | int) -> Answer:
@@ -62,31 +72,41 @@ class LLM:
 
         Raises UserError when no request can succeed: key rejected, unknown model, no server, quota used up.
         """
-        return await self.send(
-            self._body(template, schema, fields), template.hash, partial(_validated, schema=schema)
-        )
+        read = partial(read_object, schema=schema)
+        return await self.send(self._body(template, schema, fields), template.hash, read, again=_with_error)
 
     async def send(
-        self, body: dict[str, Any], recipe: str, read: Callable[[Reply], str], *, picture_tokens: int = 0
+        self,
+        body: dict[str, Any],
+        recipe: str,
+        read: Callable[[Reply], str],
+        *,
+        picture_tokens: int = 0,
+        again: Callable[[dict[str, Any], str], dict[str, Any]] = lambda body, error: body,
     ) -> Answer:
         """The answer to a whole request body, as the text that `read` takes from the reply.
 
-        `read` raises Garbage for a reply that is no answer. `recipe` names the wording and whatever else
-        tells this question from an equal body; `picture_tokens` is what its pictures may cost. Raises as
-        `ask` does.
+        `read` raises Garbage for a reply that is no answer; `again` makes the request that follows it.
+        `recipe` names the wording and whatever else tells this question from an equal body; `picture_tokens`
+        is what its pictures may cost. Raises as `ask` does.
         """
         key = content_hash(recipe, json.dumps(body, sort_keys=True, ensure_ascii=True))
         if key not in self._under_way:
-            estimate = _estimate(body, self.settings) + picture_tokens
-            self._under_way[key] = asyncio.ensure_future(self._answer(key, body, read, estimate))
+            self._open += 1
+            question = _Question(key, body, read, again, picture_tokens)
+            self._under_way[key] = asyncio.ensure_future(self._answer(question))
         try:
             return await asyncio.shield(self._under_way[key])
         finally:
             self._under_way.pop(key, None)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, store the verdicts of a run that no failure ended, and leave few files."""
         await self.wire.close()
+        if self._unconfirmed and self.fatal is None:
+            await self.journal.add(*self._unconfirmed)
+            self._unconfirmed = []
+        await asyncio.to_thread(self.journal.close)
 
     def _body(self, template: Template, schema: type[BaseModel], fields: dict[str, Any]) -> dict[str, Any]:
         messages = template.messages(**fields)
@@ -104,103 +124,153 @@ class LLM:
             body["response_format"] = {"type": "json_object"}
         return body
 
-    async def _answer(
-        self, key: str, body: dict[str, Any], read: Callable[[Reply], str], estimate: int
-    ) -> Answer:
-        stored = await asyncio.to_thread(self.cache.get, key)
-        if stored is not None and stored.kind != "transient":
-            self.report.from_cache += 1
-            return self._count(stored)
-        return self._count(await self._attempts(key, body, read, estimate))
-
-    async def _store(self, answer: Answer) -> Answer:
-        return await asyncio.to_thread(self.cache.put, answer)
-
-    def _count(self, answer: Answer) -> Answer:
+    async def _answer(self, question: _Question) -> Answer:
+        try:
+            stored = await asyncio.to_thread(self.journal.get, question.key)
+            if stored is not None:
+                self.report.from_cache += 1
+                answer = _as_answer(stored)
+            else:
+                answer = await self._attempts(question)
+        finally:
+            self._open -= 1
+            self._judge()
         self.report.answers[answer.kind] = self.report.answers.get(answer.kind, 0) + 1
         return answer
 
-    async def _attempts(
-        self, key: str, body: dict[str, Any], read: Callable[[Reply], str], estimate: int
-    ) -> Answer:
-        """Ask until there is a valid answer or a reason to stop, and store it.
+    async def _attempts(self, question: _Question) -> Answer:
+        """Ask until there is an answer or a reason to stop.
 
-        A place among the requests under way is kept until the answer is stored: however slow the storage, a
-        kill costs no more than `concurrency` answers that were paid for.
+        A place among the requests under way is kept until what it cost is stored: however slow the storage,
+        a kill costs no more than `concurrency` answers that were paid for.
         """
-        spent = _Spent(key)
-        failures = garbage = 0
+        body, failures, unreadable = question.body, 0, 0
         while True:
-            if not self._reserve(estimate):
+            most = bill(question.key, body, self.settings, question.picture_tokens)
+            if not await self._reserve(most.most):
                 reason = f"the token budget of {self.settings.token_budget} is used up"
-                if spent.requests == 0:
-                    return spent.answer("budget", reason)
-                return await self._store(spent.answer("transient", reason))
-            answer, failure = None, None
-            async with self.pace.slots:
-                try:
-                    reply = await self._request(body, estimate, spent)
-                    content = self._harmless(read(reply))
-                    answer = spent.answer("ok", content=content, model=self.wire.redact(reply.model))
-                except Garbage as error:
-                    garbage += 1
-                    if garbage > self.settings.invalid_retries:
-                        answer = spent.answer("invalid", self.wire.redact(str(error)))
-                except Failure as error:
-                    failures, failure = failures + 1, error
-                    last = error.kind == "permanent" or failures > self.settings.max_retries
-                    if last or error.wait > self.settings.max_retry_after:
-                        answer = spent.answer(error.kind, self.wire.redact(str(error)))
-                if answer is not None:
-                    return await self._store(answer)
-            if failure is not None:
-                await self._wait(failure, key, failures)
+                return Answer(request_hash=question.key, kind="budget", reason=reason)
+            try:
+                async with self.pace.slots:
+                    return await self._request(body, most, question)
+            except Garbage as error:
+                unreadable += 1
+                if unreadable > self.settings.invalid_retries:
+                    return await self._settle(question.key, "unreadable", error)
+                body = question.again(question.body, self.wire.redact(str(error)))
+            except Failure as error:
+                failures += 1
+                if error.kind != "transient":
+                    return await self._settle(question.key, "refusal", error)
+                if failures > self.settings.max_retries or error.wait > self.settings.max_retry_after:
+                    reason = self.wire.redact(str(error))
+                    return Answer(request_hash=question.key, kind="transient", reason=reason)
+                await self._wait(error, question.key, failures)
 
-    async def _request(self, body: dict[str, Any], estimate: int, spent: _Spent) -> Reply:
-        """One request at its turn; counts what it cost, whatever comes of it."""
-        used = 0
+    async def _request(self, body: dict[str, Any], most: Bill, question: _Question) -> Answer:
+        """One request at its turn; what it cost is stored, whatever comes of it."""
+        reply, line, used = None, None, 0
         try:
-            await self.pace.ready(estimate)
+            await self.pace.ready(most.most)
             self._check_fatal()
             self.report.requests += 1
-            spent.requests += 1
             reply = await self.wire.send(body)
-            used = reply.prompt_tokens + reply.completion_tokens
-            self._pay(reply, spent)
-            self._failures_in_a_row = 0
-            return reply
+            line = self._read(reply, most, question)
         except Failure as error:
-            self._note(error)
+            line = most.line(error.reply) if error.paid else None
+            self._note(error.label, error)
             raise
-        except UserError as error:
-            self.fatal = self.fatal or error
+        except Garbage as error:
+            line = most.line(reply)
+            self._note("unreadable", error)
             raise
         finally:
-            self._reserved -= estimate
-            self.pace.tokens.give_back(estimate - used)
+            used = await self._pay(line)
+            self._reserved -= most.most
+            self.pace.tokens.give_back(most.most - used)
+        return _as_answer(line)
 
-    def _harmless(self, content: str) -> str:
+    def _read(self, reply: Reply, most: Bill, question: _Question) -> Line:
+        """The ledger's line for a reply: its answer, or the refusal that it is."""
+        model = self.wire.redact(reply.model)
+        if reply.refused:
+            return most.line(reply, "refusal", reason=self.wire.redact(reply.problem), model=model)
+        content = question.read(reply)
         if self.wire.key and self.wire.key in content:
             raise Garbage("the answer repeats the key")
-        return content
+        return most.line(reply, "ok", content=content, model=model)
+
+    async def _pay(self, line: Line | None) -> int:
+        """Store what a request cost; gives the tokens."""
+        if line is None:
+            return 0
+        lines = [line]
+        if line.kind == "ok":
+            self._failures_in_a_row, self._works = 0, True
+            self._known.set()
+            lines += self._unconfirmed
+            self._unconfirmed = []
+        self.report.count(line, self.settings)
+        self._tokens += line.books.tokens
+        try:
+            await self.journal.add(*lines)
+        except UserError as error:
+            self._stop(error)
+            raise
+        return line.books.tokens
+
+    async def _settle(self, key: str, kind: Literal["refusal", "unreadable"], error: Exception) -> Answer:
+        """The verdict on a question, or that it is to be asked again while the server answers nobody."""
+        if not self._works:
+            self._waiting += 1
+            if isinstance(error, Failure) and error.kind == "doubtful":
+                self._doubts.append(error)
+            self._judge()
+            await self._known.wait()
+            self._waiting -= 1
+            self._check_fatal()
+            if not self._waiting and not self._works:
+                self._known.clear()
+        reason = self.wire.redact(str(error))
+        if not self._works:
+            reason += " (the server has answered no question yet)"
+            return Answer(request_hash=key, kind="transient", reason=reason)
+        self._unconfirmed.append(Line(request_hash=key, kind=kind, reason=reason))
+        return Answer(request_hash=key, kind=kind, reason=reason)
+
+    def _judge(self) -> None:
+        """Decide whether the server works, when all open questions wait for it or enough were refused."""
+        if self._works or self._known.is_set() or not self._waiting:
+            return
+        if len(self._doubts) >= DOUBTS or (self._doubts and self._waiting >= self._open):
+            self._stop(self.wire.end_of_run(self._doubts[0]))
+        elif self._waiting >= self._open:
+            self._known.set()
 
     def _check_fatal(self) -> None:
         if self.fatal is not None:
             raise self.fatal
 
-    def _note(self, error: Failure) -> None:
+    def _stop(self, error: UserError) -> None:
+        self.fatal = self.fatal or error
+        self._known.set()
+
+    def _note(self, label: str, error: Exception) -> None:
         """Count a failure; a long unbroken row of them means that the server is gone, not the rows bad."""
-        self.report.failures[error.label] = self.report.failures.get(error.label, 0) + 1
-        self._failures_in_a_row = 0 if error.kind == "permanent" else self._failures_in_a_row + 1
-        self._check_fatal()
+        self.report.failures[label] = self.report.failures.get(label, 0) + 1
+        self._failures_in_a_row += 1
+        if isinstance(error, Failure) and error.kind == "fatal":
+            self._stop(self.wire.end_of_run(error))
         if self._failures_in_a_row >= self.settings.give_up_after:
-            self.fatal = UserError(
-                f"the language model failed {self._failures_in_a_row} times in a row, last with: "
-                + self.wire.redact(str(error)),
-                where=self.settings.base_url,
-                hint="Everything answered so far is stored; the same command continues later.",
+            self._stop(
+                UserError(
+                    f"the language model failed {self._failures_in_a_row} times in a row, last with: "
+                    + self.wire.redact(str(error)),
+                    where=self.settings.base_url,
+                    hint=LATER,
+                )
             )
-            raise self.fatal
+        self._check_fatal()
 
     async def _wait(self, error: Failure, key: str, attempt: int) -> None:
         """Wait as the server asks, everybody with it, or twice as long each time when it says nothing."""
@@ -210,71 +280,44 @@ class LLM:
         jitter = 0.75 + 0.5 * seed_from(key, attempt) / 2**31
         await asyncio.sleep(min(30.0, self.wire.first_wait * 2 ** (attempt - 1)) * jitter)
 
-    def _reserve(self, tokens: int) -> bool:
+    async def _reserve(self, tokens: int) -> bool:
+        """Set tokens of the budget aside for a request; False when they do not fit."""
         budget = self.settings.token_budget
-        if budget and self._tokens + self._reserved + tokens > budget:
+        others = await asyncio.to_thread(self.journal.by_others) if budget else 0
+        if budget and others + self._tokens + self._reserved + tokens > budget:
             return False
         self._reserved += tokens
         return True
 
-    def _pay(self, reply: Reply, spent: _Spent) -> None:
-        spent.prompt_tokens += reply.prompt_tokens
-        spent.completion_tokens += reply.completion_tokens
-        self._tokens += reply.prompt_tokens + reply.completion_tokens
-        self.report.prompt_tokens += reply.prompt_tokens
-        self.report.completion_tokens += reply.completion_tokens
-        self.report.cost += cost(self.settings, reply.prompt_tokens, reply.completion_tokens)
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked, how its reply is read, and what is asked after one that cannot be read."""
+
+    key: str
+    body: dict[str, Any]
+    read: Callable[[Reply], str]
+    again: Callable[[dict[str, Any], str], dict[str, Any]]
+    picture_tokens: int
 
 
-@dataclass
-class _Spent:
-    """The running account of one question."""
-
-    request_hash: str
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    requests: int = 0
-
-    def answer(self, kind: Any, reason: str = "", content: str = "", model: str = "") -> Answer:
-        return Answer(kind=kind, reason=reason, content=content, model=model, **asdict(self))
+def _as_answer(line: Line) -> Answer:
+    assert line.kind in ("ok", "refusal", "unreadable")
+    return Answer(
+        request_hash=line.request_hash,
+        kind=line.kind,  # type: ignore[arg-type]
+        content=line.content,
+        reason=line.reason,
+        model=line.model,
+    )
 
 
-def cost(settings: LLMSettings, prompt_tokens: int, completion_tokens: int) -> float:
-    """The price of so many tokens, in the currency of the settings' prices per million."""
-    return (prompt_tokens * settings.price_input + completion_tokens * settings.price_output) / 1e6
-
-
-def _estimate(body: dict[str, Any], settings: LLMSettings) -> int:
-    """An upper estimate of one request's tokens: a token per three bytes asked, and the longest answer.
-
-    What encoded pictures cost is not in their bytes.
-    """
-    return len(_PICTURE.sub("", json.dumps(body))) // 3 + settings.max_output_tokens
-
-
-_PICTURE = re.compile(r"data:image/[^\"]*")
-
-
-def summary(report: dict[str, Any]) -> str:
-    """What a language model did and cost, in a line; of an LLMReport as a dict."""
-    answers = ", ".join(f"{count} {kind}" for kind, count in sorted(report["answers"].items()))
-    failures = ", ".join(f"{count} x {what}" for what, count in sorted(report["failures"].items()))
-    parts = [f"{report['requests']} requests, {report['from_cache']} answers from the cache ({answers})"]
-    parts += [f"retried {failures}"] if failures else []
-    parts.append(f"{report['prompt_tokens']} tokens in, {report['completion_tokens']} out")
-    parts += [f"price {report['cost']:.4f}"] if report["cost"] else []
-    return "; ".join(parts)
-
-
-def _validated(reply: Reply, schema: type[BaseModel]) -> str:
-    """The reply's JSON in canonical form; raises Garbage when the schema does not accept it."""
-    if reply.problem:
-        raise Garbage(reply.problem)
-    try:
-        return schema.model_validate_json(reply.content).model_dump_json()
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise Garbage(
-            f"the answer breaks the schema: {place + ': ' if place else ''}{first['msg']}"
-        ) from None
+def _with_error(body: dict[str, Any], error: str) -> dict[str, Any]:
+    """The request once more, with what was wrong with its answer; in the same message, since some servers
+    take only messages of alternating roles."""
+    body = deepcopy(body)
+    body["messages"][-1]["content"] += (
+        f"\n\nYour last answer could not be used: {ascii(error)[1:-1]}. "
+        "Answer again, with one JSON object of the shape asked for and nothing else."
+    )
+    return body

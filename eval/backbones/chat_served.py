@@ -25,9 +25,10 @@ from drspo.files.pictures import rgb
 from drspo.files.storage import Storage
 from drspo.hashing import content_hash
 from drspo.llm.access import check_access
-from drspo.llm.ask import LLM, summary
+from drspo.llm.account import summary
+from drspo.llm.ask import LLM
+from drspo.llm.reply import Garbage, Reply
 from drspo.llm.settings import OPENAI, LLMSettings
-from drspo.llm.wire import Garbage, Reply
 from drspo.ranges import check_ranges
 from eval.base import Missing
 

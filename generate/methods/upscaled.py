@@ -19,6 +19,11 @@ class Upscaled(Generator):
         self.inner, self.upscaler, self.scale = inner, upscaler, scale
         self.name = inner.name  # type: ignore[misc]
 
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The inner method's."""
+        return self.inner.parts
+
     def check(self, requests: list[Request]) -> None:
         """UserError for anything wrong with the requests or the settings, at the size they are made at."""
         self.inner.check([smaller(request, self.scale) for request in requests])

@@ -62,10 +62,10 @@ class ModelFamily:
     offload: Offload | None = None
     """moves networks that rest to host memory; None leaves all of them on the device"""
 
-    def wake(self, role: Role) -> None:
-        """Puts the networks of a role on the device, where they may have been resting."""
+    def wake(self, *roles: Role) -> None:
+        """Puts the networks of some roles on the device, where they may have been resting."""
         if self.offload is not None:
-            self.offload.wake(role)
+            self.offload.wake(*roles)
 
     @property
     def network(self) -> Any:

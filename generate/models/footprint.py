@@ -6,6 +6,7 @@ there; a dispatch mode counts the bytes of all tensors that are alive at once.
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,24 @@ def activation_bytes(forward: Callable[[], Any]) -> int:
     with _fused_attention(), _Alive() as alive:
         forward()
     return alive.peak
+
+
+def hollow(network: Any) -> Any:
+    """A copy of a network on the meta device, made without a copy of its numbers.
+
+    What others hung onto it to count its calls stays behind.
+    """
+    memo: dict[int, Any] = {}
+    for value in (*network.parameters(), *network.buffers()):
+        empty = torch.empty_like(value, device="meta")
+        learned = isinstance(value, torch.nn.Parameter)
+        memo[id(value)] = torch.nn.Parameter(empty, value.requires_grad) if learned else empty
+    made = copy.deepcopy(network, memo)
+    for module in made.modules():
+        vars(module).pop("forward", None)
+        module._forward_pre_hooks.clear()
+        module._forward_hooks.clear()
+    return made
 
 
 class _Alive(TorchDispatchMode):
@@ -77,10 +96,26 @@ def _fused_attention() -> Iterator[None]:
     def fused(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
     ) -> torch.Tensor:
-        return query.new_empty((*query.shape[:-1], value.shape[-1]))
+        out: torch.Tensor = _Attention.apply(query, key, value)
+        return out
 
     torch.nn.functional.scaled_dot_product_attention = fused
     try:
         yield
     finally:
         torch.nn.functional.scaled_dot_product_attention = plain
+
+
+class _Attention(torch.autograd.Function):
+    """Keeps for the gradient what the fused kernels keep: queries, keys, values and the output."""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        out = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        ctx.save_for_backward(query, key, value, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *_: torch.Tensor) -> Any:
+        query, key, value, _out = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)

@@ -20,17 +20,18 @@ class Offload:
     networks: Mapping[str, Sequence[Any]]
     """by role"""
 
-    def wake(self, role: Role) -> None:
-        """Puts the networks of a role on the device, after those of the others have left it.
+    def wake(self, *roles: Role) -> None:
+        """Puts the networks of some roles on the device, after those of the others have left it.
 
         Moving changes no number: the same bits come back.
         """
         for other, networks in self.networks.items():
-            if other != role:
+            if other not in roles:
                 self._move(networks, torch.device("cpu"))
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self._move(self.networks[role], self.device)
+        for role in roles:
+            self._move(self.networks[role], self.device)
 
     @staticmethod
     def _move(networks: Sequence[Any], device: torch.device) -> None:

@@ -19,6 +19,7 @@ from generate.methods import (
     multidiffusion,
     sdxl,
     spotdiffusion,
+    syncdiffusion,
     twindiffusion,
 )
 from generate.methods.drspo import two_stage
@@ -129,6 +130,8 @@ class Config:
     """settings of the method gvcf"""
     elasticdiffusion: elasticdiffusion.Config = field(default_factory=elasticdiffusion.Config)
     """settings of the method elasticdiffusion"""
+    syncdiffusion: syncdiffusion.Config = field(default_factory=syncdiffusion.Config)
+    """settings of the method syncdiffusion"""
     drspo: two_stage.Config = field(default_factory=two_stage.Config)
     """settings of the method drspo"""
 

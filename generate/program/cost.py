@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 from generate.images.preview import Recorder
 from generate.models.family import ModelFamily
@@ -28,7 +29,9 @@ class Calls:
     samples: int = 0
     count: int = 0
     seconds: dict[int, float] = field(default_factory=dict)
-    """By index of the call, only of those that ran."""
+    """By index of the call, only of those that ran, without what ran inside them and is counted by itself."""
+    inside: dict[Any, tuple[int, int]] = field(default_factory=dict)
+    """What such a call calls itself: calls and samples of each."""
 
     def is_real(self, index: int) -> bool:
         """Calls 0, 1, 2, 4, 8, 16, ... run: cost may change along the denoising (MAD's threshold does
@@ -55,7 +58,7 @@ class Plan:
     """The cost of one scroll."""
 
     evaluations: dict[str, dict[tuple[int, int], int]]
-    """By network ("unet", "controlnet"), by latent size: samples evaluated."""
+    """By network ("unet", "controlnet") or part of the method, by latent size: samples evaluated."""
     seconds: float
     peak_bytes: int
     """Of device memory where there is a device, of the process otherwise."""
@@ -74,9 +77,9 @@ def rehearse(
     Seconds exclude loading the model and the first evaluation's warm-up; they include the GIF of a recorder.
     """
     _reset_peak(family.device)
-    logs: dict[tuple[str, tuple[int, int, int]], Calls] = {}
+    logs: dict[Any, Calls] = {}
     started = time.perf_counter()
-    with _stubbed(family.networks, logs, family.device):
+    with _stubbed({**generator.parts, **family.networks}, logs, family.device):
         generator.generate([request], recorder)
         _synchronize(family.device)
     elapsed = time.perf_counter() - started
@@ -113,21 +116,44 @@ def count_evaluations(family: ModelFamily) -> Iterator[dict[str, int]]:
 
 
 @contextmanager
-def _stubbed(networks: dict[str, Any], logs: dict[Any, Calls], device: torch.device) -> Iterator[None]:
-    own = {name: vars(module).get("forward") for name, module in networks.items()}
-    for name, module in networks.items():
-        module.forward = _stub(name, module.forward, logs, device)
+def _stubbed(parts: dict[str, Any], logs: dict[Any, Calls], device: torch.device) -> Iterator[None]:
+    own = {name: vars(part).get("forward") for name, part in parts.items()}
+    clock = _Clock(device)
+    for name, part in parts.items():
+        part.forward = _stub(name, part.forward, logs, clock)
     try:
         yield
     finally:
-        for name, module in networks.items():
-            del module.forward  # the class's own is visible again
+        for name, part in parts.items():
+            del part.forward  # the class's own is visible again
             if own[name] is not None:  # somebody had wrapped this one
-                module.forward = own[name]
+                part.forward = own[name]
+
+
+class _Clock:
+    """Seconds of calls within calls, each without those of the calls inside it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._inner: list[float] = []
+
+    def timed(self, call: Callable[[], Any]) -> tuple[Any, float]:
+        """What the call gives, and its own seconds."""
+        _synchronize(self.device)
+        started = time.perf_counter()
+        self._inner.append(0.0)
+        try:
+            made = call()
+            _synchronize(self.device)
+        finally:
+            inner, took = self._inner.pop(), time.perf_counter() - started
+        if self._inner:
+            self._inner[-1] += took
+        return made, took - inner
 
 
 def _stub(
-    name: str, forward: Callable[..., Any], logs: dict[Any, Calls], device: torch.device
+    name: str, forward: Callable[..., Any], logs: dict[Any, Calls], clock: _Clock
 ) -> Callable[..., Any]:
     answers: dict[Any, Any] = {}
 
@@ -136,17 +162,31 @@ def _stub(
         key = (name, (sample.shape[0], *_size(sample, kwargs)))
         calls = logs.setdefault(key, Calls())
         index = calls.count
-        if calls.is_real(index):
-            _synchronize(device)
-            started = time.perf_counter()
-            answers[key] = forward(*args, **kwargs)
-            _synchronize(device)
-            calls.seconds[index] = time.perf_counter() - started
         calls.count += 1
         calls.samples += sample.shape[0]
-        return answers[key]
+        # An answer that was kept has no gradient, and whoever asks for one runs few times anyway.
+        if not (calls.is_real(index) or sample.requires_grad):
+            for other, (count, samples) in calls.inside.items():
+                logs[other].count += count
+                logs[other].samples += samples
+            return answers[key]
+        before = {other: (log.count, log.samples) for other, log in logs.items()}
+        made, calls.seconds[index] = clock.timed(lambda: forward(*args, **kwargs))
+        calls.inside = _since(before, logs)
+        answers[key] = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, made)
+        return made
 
     return run
+
+
+def _since(before: dict[Any, tuple[int, int]], logs: dict[Any, Calls]) -> dict[Any, tuple[int, int]]:
+    """What was called since then: calls and samples of each."""
+    grown = {}
+    for key, log in logs.items():
+        count, samples = before.get(key, (0, 0))
+        if log.count > count:
+            grown[key] = (log.count - count, log.samples - samples)
+    return grown
 
 
 def _sample(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
-from drspo.llm.ask import LLM
-from drspo.llm.cache import Answer
+from drspo.llm.ask import LLM, Answer
 from drspo.ranges import Range, Seed
 from pipeline.ideas.grammar import load_words
 from pipeline.ideas.questions import Expansion, load_template
-from pipeline.records import DEAD, DROPPED, OK, normalise_text
+from pipeline.records import DEAD, DROPPED, OK, UNFINISHED, Status, normalise_text
 
 Row = dict[str, Any]
 
@@ -40,7 +39,7 @@ class Expanded:
     """The prompts for one idea; without any, `status` and `reason` say why there are none."""
 
     prompts: Sequence[str] = ()
-    status: Literal["ok", "dropped", "dead"] = "ok"
+    status: Status = "ok"
     reason: str = ""
     model: str = ""
     request_hash: str = ""
@@ -103,10 +102,10 @@ class LLMExpander:
         return _checked(Expansion.model_validate_json(answer.content), self.settings, traced)
 
 
-def failed(answer: Answer) -> tuple[Literal["dropped", "dead"], str]:
-    """What an answer without content means: garbage and an empty budget drop the row, errors kill it."""
-    status: Literal["dropped", "dead"] = DROPPED if answer.kind in ("invalid", "budget") else DEAD
-    return status, f"llm {answer.kind}: {answer.reason}"
+def failed(answer: Answer) -> tuple[Literal["dead", "unfinished"], str]:
+    """What an answer without content means: what may pass leaves the row unfinished, the rest kills it."""
+    passes = answer.kind in ("transient", "budget")
+    return UNFINISHED if passes else DEAD, f"llm {answer.kind}: {answer.reason}"
 
 
 def _checked(answer: Expansion, settings: ExpandSettings, traced: dict[str, str]) -> Expanded:
@@ -118,7 +117,7 @@ def _checked(answer: Expansion, settings: ExpandSettings, traced: dict[str, str]
     if good:
         return Expanded(prompts=tuple(good), status=OK, **traced)
     why = next(iter(problems.values()), "the list of prompts is empty")
-    return Expanded(status=DROPPED, reason=f"llm invalid: {why}", **traced)
+    return Expanded(status=DROPPED, reason=f"llm unfit: {why}", **traced)
 
 
 def one_line(text: str, length: int = 200) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import yaml
 
 from drspo.llm.ask import LLM
-from drspo.ranges import Share
+from drspo.ranges import Natural, Share
 from pipeline.ideas.expanders import failed, one_line
 from pipeline.ideas.questions import OutdoorVerdict, load_template
 from pipeline.records import DROPPED
@@ -32,20 +32,28 @@ class FilterSettings:
     """messages to the language model: outdoor, or a Markdown file"""
     near_duplicates: Share = 0.8
     """drop a prompt that shares this part of its five-letter shingles with an earlier one; 0 keeps all"""
+    accept: Natural = 0
+    """accept so many prompts, the first that pass, and drop the rest as surplus; 0 accepts all that pass"""
 
 
 @dataclass(frozen=True)
 class Objection:
-    """Why a row leaves; "dead" when the filter itself failed on it."""
+    """Why a row leaves: "dead" when the filter failed on it, "unfinished" when that may pass."""
 
     reason: str
-    status: Literal["dropped", "dead"] = "dropped"
+    status: Literal["dropped", "dead", "unfinished"] = "dropped"
 
 
 class Filter(Protocol):
-    """Objects to rows or not. Made as `Filter(settings, llm)`; a plugin may also be a plain function."""
+    """Objects to rows or not. Made as `Filter(settings, llm)`; a plugin may also be a plain function.
+
+    `judges` says what it is shown: "idea", what the person asked, and "prompt", what an expander made of it;
+    one that does not say is shown prompts alone. `asks` says that it costs questions to a language model.
+    """
 
     name: str
+    judges: tuple[str, ...]
+    asks: bool
 
     def __call__(self, row: Row) -> Objection | str | None | Awaitable[Objection | str | None]:
         """None to keep the row, else the reason to drop it."""
@@ -53,21 +61,20 @@ class Filter(Protocol):
 
 
 class OutdoorRules:
-    """Counts indoor and outdoor words in the idea and, when the idea has none, in the prompt made of it."""
+    """Judges by words what the person asked; of what a model made of it, only whether it went indoors."""
 
     name = "rules"
+    judges = ("idea", "prompt")
 
     def __init__(self, settings: FilterSettings, llm: Callable[[], LLM]) -> None:
         self.undecided = settings.undecided
 
     def __call__(self, row: Row) -> Objection | None:
-        verdict = outdoor_by_rules(row["source_text"] or row["text"])
+        verdict = outdoor_by_rules(row["text"])
         if verdict is None:
-            verdict = outdoor_by_rules(row["text"])
-        if verdict is None:
-            return (
-                Objection("rules undecided: no indoor or outdoor word") if self.undecided == "drop" else None
-            )
+            judged = bool(row["expander"])  # the idea was, and its expansion need not name it
+            drop = self.undecided == "drop" and not judged
+            return Objection("rules undecided: no indoor or outdoor word") if drop else None
         outdoor, words = verdict
         return None if outdoor else Objection(f"rules indoor: {', '.join(words)}")
 
@@ -76,6 +83,8 @@ class LLMOutdoor:
     """Asks a language model whether the prompt shows an outdoor scene."""
 
     name = "llm"
+    judges = ("idea", "prompt")
+    asks = True
 
     def __init__(self, settings: FilterSettings, llm: Callable[[], LLM]) -> None:
         self.llm, self.template = llm, load_template(settings.template)

@@ -1,7 +1,8 @@
-"""Phases 1 to 3: read ideas, expand them into prompts, filter. No row is lost without a reason.
+"""Phases 1 to 3: read ideas, screen them, expand them into prompts, filter those. No row is lost.
 
-`ingest`, `expand` and `filter_prompts` work on whole tables of PROMPT_SCHEMA in bounded batches; the stages
-they run are in `stages.py`.
+What costs nothing comes first: `ingest`, then `screen_freely` and `screen_asking` on what the person asked,
+`expand`, and `filter_prompts` on what the expansion may have broken. Each takes a table of PROMPT_SCHEMA, the
+whole or a block of it, in bounded batches; the stages they run are in `stages.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from drspo.files.storage import Storage
-from drspo.llm.ask import summary
+from drspo.llm.account import summary
 from drspo.llm.settings import LLMSettings
 from drspo.log import progress
 from pipeline.ideas.dedup import near_duplicates
@@ -23,7 +24,7 @@ from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import Item, PromptSettings, read_source
 from pipeline.ideas.stages import ExpandStage, FilterStage, TextStage, clean
-from pipeline.records import DROPPED, OK, PROMPT_SCHEMA, Prompt, prompt_id
+from pipeline.records import DROPPED, OK, PROMPT_SCHEMA, UNFINISHED, Prompt, prompt_id
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,23 @@ def ingest(settings: PromptSettings, advance: Advance = lambda count: None) -> p
     Accepted texts are normalised (NFC, single spaces, no control characters); `source_text` is the original.
     """
     return _table(_ideas(settings, advance))
+
+
+def screen_freely(table: pa.Table, settings: FilterSettings) -> pa.Table:
+    """The ideas with the objections that cost nothing: of filters that ask nobody, and near duplicates."""
+    stage = FilterStage(settings, LLMSettings(), "memory://nowhere", "idea", asking=False)
+    return drop_near_duplicates(run_stage(stage, table), settings.near_duplicates)
+
+
+def screen_asking(
+    table: pa.Table,
+    settings: FilterSettings,
+    llm: LLMSettings,
+    storage: Storage,
+    advance: Advance = lambda count: None,
+) -> pa.Table:
+    """The ideas with the objections of the filters that ask a language model."""
+    return run_stage(FilterStage(settings, llm, storage, "idea", asking=True), table, advance)
 
 
 def expand(
@@ -60,7 +78,7 @@ def filter_prompts(
     advance: Advance = lambda count: None,
 ) -> pa.Table:
     """The table with the filters' objections, exact and near duplicates marked as dropped rows."""
-    table = drop_duplicates(run_stage(FilterStage(settings, llm, storage), table, advance))
+    table = drop_duplicates(run_stage(FilterStage(settings, llm, storage, "prompt"), table, advance))
     return drop_near_duplicates(table, settings.near_duplicates)
 
 
@@ -105,7 +123,7 @@ def drop_near_duplicates(table: pa.Table, threshold: float) -> pa.Table:
 
 def unfinished(table: pa.Table) -> int:
     """How many rows another start may finish: those the budget or the server left without answer."""
-    return pc.sum(pc.match_substring_regex(table["reason"], "^llm (budget|transient)")).as_py() or 0
+    return pc.sum(pc.equal(table["status"], UNFINISHED)).as_py() or 0
 
 
 def reason_kind(reason: str) -> str:
@@ -133,6 +151,8 @@ def _ideas(settings: PromptSettings, advance: Advance) -> Iterator[Row]:
 
 def _idea(item: Item, settings: PromptSettings) -> Row:
     """One entry as a row of PROMPT_SCHEMA."""
+    if item.row is not None:
+        return item.row
     original, text, reason = _read(item)
     text = clean(text)
     reason = reason or _unusable(text, settings)

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 from drspo.errors import UserError, did_you_mean
 from drspo.ranges import Natural, Range
+from pipeline.ideas.finished import is_run, read_prompts
 
 CORPUS = Path(__file__).parent / "corpus"
 USUAL_COLUMNS = ("prompt", "text", "caption", "idea", "description", "sentence")
@@ -29,7 +30,8 @@ class PromptSettings:
     """Which ideas to start from."""
 
     source: str = "corpus"
-    """corpus (the ideas that ship), a .txt, .jsonl, .csv, .tsv or .parquet file or URL, or a Hub data set"""
+    """corpus (the ideas that ship), a .txt, .jsonl, .csv, .tsv or .parquet file or URL, a Hub data set, or
+    another run, whose accepted prompts are taken as they are"""
     column: str = ""
     """the column with the text; empty takes the usual name (prompt, text, caption) or the only text column"""
     subset: str = ""
@@ -51,6 +53,8 @@ class Item:
     value: Any
     place: str
     problem: str = ""
+    row: dict[str, Any] | None = None
+    """A whole row of PROMPT_SCHEMA, from a run that has made and judged it already."""
 
 
 Reader = Callable[[str, PromptSettings], Iterator[Item]]
@@ -61,10 +65,19 @@ def read_source(settings: PromptSettings) -> Iterator[Item]:
     yield from source_reader(settings.source)(settings.source, settings)
 
 
+def check_source(settings: PromptSettings) -> None:
+    """UserError for a source that cannot be read: its first entry is."""
+    for _ in read_source(settings):
+        return
+    raise UserError("the source is empty", f"--prompts.source {settings.source}")
+
+
 def source_reader(source: str) -> Reader:
     """What reads the source, by its name. Raises UserError when there is no such file, or of no such kind."""
     if source == "corpus":
         return _corpus
+    if is_run(source):
+        return read_run
     reader = _READERS.get(_suffix(source))
     if "://" in source or Path(source).exists():
         if reader is None or Path(source).is_dir():
@@ -73,6 +86,12 @@ def source_reader(source: str) -> Reader:
     if reader is None and _HUB_ID.fullmatch(source):
         return _hub
     raise UserError(f"there is no file {source!r}", "--prompts.source", _nearby(source))
+
+
+def read_run(source: str, settings: PromptSettings) -> Iterator[Item]:
+    """The accepted prompts of another run, each with its whole provenance."""
+    for row in read_prompts(source):
+        yield Item(row["source_text"], row["source"], row=row)
 
 
 def _corpus(source: str, settings: PromptSettings) -> Iterator[Item]:

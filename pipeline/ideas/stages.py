@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Awaitable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from drspo.errors import UserError
 from drspo.files.storage import Storage
@@ -19,6 +19,7 @@ from pipeline.ideas.filters import FilterSettings, Objection
 from pipeline.records import DEAD, OK, normalise_text, prompt_id
 
 Row = dict[str, Any]
+KEEPS_THE_IDEA = ("none", "grammar")  # expanders whose prompts show what the idea names, only more of it
 # Controls, the byte order mark, and marks that turn the direction of text: invisible, never part of a scene.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\u202a-\u202e\u2066-\u2069\ufffe\uffff]"
@@ -105,15 +106,32 @@ class ExpandStage(TextStage):
 
 
 class FilterStage(TextStage):
-    """Prompt rows in, the same rows out, those that a filter objects to as dropped."""
+    """Rows in, the same rows out, those that a filter objects to as dropped.
 
-    def __init__(self, settings: FilterSettings, llm: LLMSettings, storage: Storage | str) -> None:
+    `what` is shown: "idea", rows before they are expanded, or "prompt", rows after it. `asking` takes only
+    the filters that cost questions to a language model, or only those that do not; None takes all.
+    """
+
+    def __init__(
+        self,
+        settings: FilterSettings,
+        llm: LLMSettings,
+        storage: Storage | str,
+        what: Literal["idea", "prompt"] = "prompt",
+        asking: bool | None = None,
+    ) -> None:
         super().__init__(llm, storage)
+        self.what = what
         found: list[Any] = [lookup(FILTERS, name, "filter") for name in settings.filters]
-        self.filters: list[Any] = [f(settings, self._llm) if isinstance(f, type) else f for f in found]
+        shown = [f for f in found if what in getattr(f, "judges", ("prompt",))]
+        chosen = [f for f in shown if asking is None or getattr(f, "asks", False) == asking]
+        self.filters: list[Any] = [f(settings, self._llm) if isinstance(f, type) else f for f in chosen]
 
     async def _one(self, row: Row) -> list[Row]:
+        kept = self.what == "prompt" and row["expander"] in KEEPS_THE_IDEA
         for judge in self.filters:
+            if kept and "idea" in getattr(judge, "judges", ()):
+                continue  # it has judged the idea, and nothing of that is lost
             verdict = judge(row)
             verdict = await verdict if isinstance(verdict, Awaitable) else verdict
             if verdict is not None:

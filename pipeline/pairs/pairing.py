@@ -7,13 +7,14 @@ aesthetic score favours repeated objects; a negative weight on a count of repeat
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
 from drspo.errors import UserError, did_you_mean
 from drspo.hashing import seed_from
 from drspo.ranges import check_ranges
+from pipeline.pairs.votes import Vote, check_vote_settings, vote_sides
 from pipeline.records import SCHEMA_VERSION, pair_id
 from pipeline.settings import PairSettings
 
@@ -22,18 +23,31 @@ SIDE = ("candidate_id", "generator", "seed", "score", "scores")
 COLUMNS = ("id", *SIDE[1:])
 
 
-def choose_pairs(candidates: pl.DataFrame, settings: PairSettings, scorers: Sequence[str]) -> pl.DataFrame:
+def choose_pairs(
+    candidates: pl.DataFrame, settings: PairSettings, scorers: Sequence[str], votes: Sequence[Vote] = ()
+) -> pl.DataFrame:
     """The pairs, in a fixed order, without images.
 
     `candidates` has one row per scored candidate: unit_id, prompt_id, prompt, candidate_id, generator,
     seed, height, width and a struct `scores`. Ties are never paired; every pair's margin is positive and at
-    least `settings.min_margin`.
+    least `settings.min_margin`. `votes` are looked at where the settings say that votes decide.
     """
     check_ranges(settings)
-    scored = candidates.with_columns(score=combined_score(candidates, settings, scorers))
-    pairs = _sides(ranked(scored, settings), settings)
+    if settings.source == "votes":
+        check_vote_settings(settings)
+        pairs = vote_sides(candidates, votes, SIDE)
+        if settings.balance == "same_generator":
+            pairs = pairs.filter(pl.col("chosen_generator") == pl.col("rejected_generator"))
+    else:
+        scored = candidates.with_columns(score=combined_score(candidates, settings, scorers))
+        pairs = _sides(ranked(scored, settings), settings)
     pairs = pairs.filter((pl.col("margin") > 0) & (pl.col("margin") >= settings.min_margin))
-    pairs = pairs.with_columns(_pair_ids(pairs), _splits(pairs, settings.validation_fraction))
+    if settings.method == "pareto":
+        pairs = pairs.filter(dominates(score_weights(settings, scorers)))
+    splits = split_prompts(candidates["prompt_id"], settings)
+    pairs = pairs.with_columns(_pair_ids(pairs), _splits(pairs, splits))
+    if settings.most_per_prompt:
+        pairs = largest(pairs, "prompt_id", settings.most_per_prompt)
     if settings.balance == "equal_wins":
         pairs = equal_wins(pairs)
     order = ["unit_id", "prompt_id", "rank", "rank_rejected", "pair_id"]
@@ -98,13 +112,50 @@ def ranked(scored: pl.DataFrame, settings: PairSettings) -> pl.DataFrame:
     )
 
 
+def dominates(weights: Mapping[str, float]) -> pl.Expr:
+    """Whether the chosen side is no worse by any weighted score and better by one; signs say which way."""
+    gains = [math.copysign(1.0, weight) * _gain(name) for name, weight in weights.items() if weight]
+    if not gains:
+        return pl.lit(False)
+    return pl.all_horizontal(gain >= 0 for gain in gains) & pl.any_horizontal(gain > 0 for gain in gains)
+
+
+def _gain(scorer: str) -> pl.Expr:
+    chosen, rejected = (pl.col(f"{side}_scores").struct.field(scorer) for side in ("chosen", "rejected"))
+    return chosen - rejected
+
+
 def equal_wins(pairs: pl.DataFrame) -> pl.DataFrame:
     """Of each generator as many wins as the one with the fewest has, those of the largest margin."""
     if pairs.is_empty():
         return pairs
     least = pairs.group_by("chosen_generator").len()["len"].min()
+    return largest(pairs, "chosen_generator", least)
+
+
+def largest(pairs: pl.DataFrame, group: str, most: int) -> pl.DataFrame:
+    """At most so many pairs of each group, those of the largest margin; ties go by the pair's id."""
     ordered = pairs.sort(["margin", "pair_id"], descending=[True, False])
-    return ordered.filter(pl.int_range(pl.len()).over("chosen_generator") < least)
+    return ordered.filter(pl.int_range(pl.len()).over(group) < most)
+
+
+def split_prompts(prompts: pl.Series, settings: PairSettings) -> dict[str, str]:
+    """{prompt id: split}: by share, or those held out that are first in the order of their ids' hashes.
+
+    Raises UserError when more are to be held out than there are.
+    """
+    unique = sorted(set(prompts))
+    most = settings.validation_prompts
+    if not most:
+        return {prompt: split_of(prompt, settings.validation_fraction) for prompt in unique}
+    if unique and most >= len(unique):
+        raise UserError(
+            f"{most} prompts cannot be held out of {len(unique)}",
+            "pairs.validation_prompts",
+            "The same command with fewer continues; no image is made again.",
+        )
+    held = set(sorted(unique, key=lambda prompt: (seed_from("split", prompt), prompt))[:most])
+    return {prompt: "validation" if prompt in held else "train" for prompt in unique}
 
 
 def split_of(prompt_id: str, validation_fraction: float) -> str:
@@ -164,5 +215,5 @@ def _pair_ids(pairs: pl.DataFrame) -> pl.Series:
     return pl.Series("pair_id", ids, dtype=pl.String)
 
 
-def _splits(pairs: pl.DataFrame, fraction: float) -> pl.Series:
-    return pl.Series("split", [split_of(prompt, fraction) for prompt in pairs["prompt_id"]], dtype=pl.String)
+def _splits(pairs: pl.DataFrame, splits: Mapping[str, str]) -> pl.Series:
+    return pl.Series("split", [splits[prompt] for prompt in pairs["prompt_id"]], dtype=pl.String)

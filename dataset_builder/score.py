@@ -1,0 +1,249 @@
+"""`drspo score RUN --scoring.scorers hps_v2 pickscore`: more scores for the images of a finished run.
+
+Nothing that stands is changed: each scorer becomes a column in files of its own, which pairing can use like
+any other. The same command again goes on where it ended, and tries again what had no number.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from dataset_builder.build import SCORES_NAME
+from drspo import log as logs
+from drspo.config import load
+from drspo.errors import UserError
+from drspo.files.run import RunDir
+from drspo.log import progress
+from drspo.options import check_options
+from pipeline.candidates.answers import FAILURES, describe, problem
+from pipeline.candidates.guard import Guard, PoisonedError
+from pipeline.candidates.judge import Judges
+from pipeline.candidates.plan import read_plan
+from pipeline.checks import check_scorers
+from pipeline.local import restart
+from pipeline.pairs.columns import Column, Score, claim_column, read_scores, write_scores
+from pipeline.records import DEAD, Candidate, UnitRow
+from pipeline.settings import GuardSettings, ScoringSettings
+from pipeline.units import UnitStore
+
+log = logging.getLogger(__name__)
+
+# Rows are stored after so many seconds: what a kill can cost.
+INTERVAL = 30.0
+_AHEAD = 4  # units that are read while one is scored
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddedScoring(ScoringSettings):
+    """The scorers to add; their columns stand beside those that the run has."""
+
+    scorers: tuple[str, ...] = ()
+    """Registered scorers or measures, or module:Class; own_name=either names the column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """More scores for the images of a finished run: drspo score RUN --scoring.scorers NAME ..."""
+
+    run: str = ""
+    """The run folder, or its URL."""
+    scoring: AddedScoring = field(default_factory=AddedScoring)
+    guard: GuardSettings = field(default_factory=GuardSettings)
+    share: str = "1/1"
+    """Of several processes, each with its own GPU, the second of four says 2/4."""
+
+
+def main(argv: list[str]) -> int:
+    """Score what has no number yet, and say how many there are."""
+    if argv and not argv[0].startswith("-"):
+        argv = ["--run", *argv]
+    config = load(ScoreConfig, argv, package="dataset_builder", prog="drspo score", description=__doc__ or "")
+    if not config.run or not config.scoring.scorers:
+        raise UserError("which run, and which scorers?", hint="drspo score RUN --scoring.scorers pickscore")
+    logs.setup(file=RunDir(config.run).local_path("log.txt"))
+    with RunDir(config.run).understood():
+        session = Scoring(config)
+        session()
+    session.tell()
+    return 0
+
+
+class Scoring:
+    """One start of `drspo score` on one run."""
+
+    def __init__(self, config: ScoreConfig) -> None:
+        self.config = config
+        self.run = RunDir(config.run)
+        self.columns = config.scoring.columns
+        self.share = _share(config.share)
+        model = _model(self.run, config)
+        self.images = _images(self.run)
+        plan = read_plan(self.run)
+        self.store = UnitStore(self.run, plan["config_hash"][0].as_py(), _built(self.run))
+        self.guard = Guard(self.run, config.guard, uuid.uuid4().hex[:12], on_deadline=restart)
+        self.judges = {name: Judges(one, model) for name, one in _apart(config.scoring).items()}
+        for name, judges in self.judges.items():
+            claim_column(self.run, _column(name, config.scoring, judges.versions[name]))
+        self.waiting: dict[str, list[Score]] = {name: [] for name in self.columns}
+        self.written = time.monotonic()
+
+    def __call__(self) -> None:
+        """Score every image of the share that a column has no number for."""
+        missing = {name: self._missing(name) for name in self.columns}
+        units = self.images["unit_id"].unique(maintain_order=True).to_list()
+        # A share is one of all units, not of what is left: else another process would find this one's work.
+        units = [unit for unit in units[self.share] if any(unit in of_one for of_one in missing.values())]
+        with progress(len(units), "scoring", "units") as bar:
+            try:
+                for unit, rows in _read_ahead(self.store, units):
+                    lacking = [name for name in self.columns if unit in missing[name]]
+                    for index, group in enumerate(rows):
+                        self._score_group(index, group, lacking)
+                    self._store()
+                    bar.advance(1)
+            finally:
+                self._store(at_once=True)
+
+    def tell(self) -> None:
+        """Say how many images each column has a number for, and what to do with it."""
+        for name in self.columns:
+            rows = read_scores(self.run, name).join(self.images, on="candidate_id", how="semi")
+            none = rows.filter(pl.col("score").is_null())
+            lost = f", {none.height} without a score ({none['error'][0]})" if none.height else ""
+            print(f"{name:<12} {rows.height - none.height} of {self.images.height} images{lost}")
+        config = "the command that began the run, with"
+        if self.run.is_local:
+            config = shlex.join(
+                ["python", "-m", "dataset_builder", "--config", f"{self.run.base}/config.yaml"]
+            )
+        print(f"next         {config} --pairs.weights {self.columns[0]}=1")
+
+    def _missing(self, name: str) -> set[str]:
+        """The units in which an image has no number by the scorer."""
+        numbers = read_scores(self.run, name).filter(pl.col("score").is_not_null())
+        return set(self.images.join(numbers, on="candidate_id", how="anti")["unit_id"])
+
+    def _score_group(self, index: int, group: UnitRow, columns: Sequence[str]) -> None:
+        """A whole group is scored at once, as the builder does, so that the numbers are the very same."""
+        good = [candidate for candidate in group.candidates if candidate.image is not None]
+        if group.status == DEAD or not good:
+            return
+        for name in columns:
+            try:
+                with self.guard.attempt(group.unit_id, f"column-{name}-{index}"):
+                    self.waiting[name] += _scores(self.judges[name], good, group.prompt)
+            except PoisonedError as error:
+                self.waiting[name] += [_failed(candidate, str(error)) for candidate in good]
+
+    def _store(self, at_once: bool = False) -> None:
+        if not at_once and time.monotonic() - self.written < INTERVAL:
+            return
+        for name, rows in self.waiting.items():
+            if rows:
+                write_scores(self.run, name, rows)
+        self.waiting = {name: [] for name in self.columns}
+        self.written = time.monotonic()
+
+
+def _scores(judges: Judges, candidates: Sequence[Candidate], prompt: str) -> list[Score]:
+    """The candidates' scores; where the group as a whole fails, each image alone."""
+    try:
+        values = judges.score([c.image["bytes"] for c in candidates if c.image], prompt)
+    except FAILURES as error:
+        if len(candidates) == 1:
+            return [_failed(candidates[0], describe(error))]
+        return [score for candidate in candidates for score in _scores(judges, [candidate], prompt)]
+    rows = []
+    for candidate, scores in zip(candidates, values, strict=True):
+        (value,) = scores.values()
+        reason = problem(scores)
+        rows.append(
+            _failed(candidate, reason) if reason else Score(candidate_id=candidate.candidate_id, score=value)
+        )
+    return rows
+
+
+def _failed(candidate: Candidate, reason: str) -> Score:
+    return Score(candidate_id=candidate.candidate_id, score=None, error=reason)
+
+
+def _apart(scoring: ScoringSettings) -> dict[str, ScoringSettings]:
+    """{column: the settings of its scorer alone}."""
+    return {
+        column: ScoringSettings(scorers=(entry,), options=_options(entry, scoring))
+        for column, entry in zip(scoring.columns, scoring.scorers, strict=True)
+    }
+
+
+def _options(entry: str, scoring: ScoringSettings) -> tuple[str, ...]:
+    name = entry.partition("=")[0]
+    return tuple(option for option in scoring.options if option.startswith(f"{name}."))
+
+
+def _column(name: str, scoring: ScoringSettings, version: str) -> Column:
+    entry = scoring.scorers[scoring.columns.index(name)]
+    return Column(name=name, scorer=entry, options=_options(entry, scoring), version=version)
+
+
+def _model(run: RunDir, config: ScoreConfig) -> str:
+    """The model whose judges are the run's. UserError for whatever is wrong with the scorers asked for."""
+    settings = run.require("dataset_builder")["config"]
+    scoring = config.scoring
+    if twice := set(scoring.columns) & set(_built(run)):
+        name = sorted(twice)[0]
+        raise UserError(
+            f"the run has scores called {name!r} already",
+            "scoring.scorers",
+            f"A second look under other settings has a name of its own: near={name}.",
+        )
+    check_options(scoring.options, tuple(scoring.named), "scoring.options")
+    check_scorers(scoring)
+    return str(settings["candidates"]["model"])
+
+
+def _built(run: RunDir) -> tuple[str, ...]:
+    """The columns that the run was built with."""
+    return ScoringSettings(scorers=tuple(run.manifest()["config"]["scoring"]["scorers"])).columns
+
+
+def _images(run: RunDir) -> pl.DataFrame:
+    """The candidates that have an image and belong to no dead prompt: unit_id, candidate_id."""
+    try:
+        with run.open(SCORES_NAME) as stream:
+            table = pl.read_parquet(stream, columns=["unit_id", "candidate_id", "status", "image_bytes"])
+    except FileNotFoundError:
+        hint = "Its command continues it; scores are added to what is finished."
+        raise UserError("this run is not finished: it has no scores yet", run.base, hint) from None
+    alive = table.filter((pl.col("status") != DEAD) & (pl.col("image_bytes") > 0))
+    return alive.select("unit_id", "candidate_id")
+
+
+def _share(share: str) -> slice:
+    """The units of one of several processes, in the order of all."""
+    mine, _, all_of_them = share.partition("/")
+    if not (mine.isdecimal() and all_of_them.isdecimal() and 1 <= int(mine) <= int(all_of_them)):
+        raise UserError(f"{share!r} is no share", "share", "The second of four processes says 2/4.")
+    return slice(int(mine) - 1, None, int(all_of_them))
+
+
+def _read_ahead(store: UnitStore, units: Sequence[str]) -> Iterator[tuple[str, list[UnitRow]]]:
+    """(unit, its rows) in order; the next units are read while one is at work."""
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        waiting: deque[tuple[str, Future[list[UnitRow]]]] = deque()
+        for unit in units:
+            waiting.append((unit, pool.submit(store.read_rows, unit)))
+            if len(waiting) > _AHEAD:
+                earliest, rows = waiting.popleft()
+                yield earliest, rows.result()
+        while waiting:
+            earliest, rows = waiting.popleft()
+            yield earliest, rows.result()
