@@ -1,41 +1,24 @@
-"""ElasticDiffusion against the loop that its paper describes, written out one call after another.
+"""ElasticDiffusion's loop written out literally, one call after another; `benchmarks.methods` times it.
 
-    python -m benchmarks.elastic                       the miniature, on this machine
-    python -m benchmarks.elastic --random-sdxl full --device cuda
-
-The loop asks references one at a time, and encodes both paddings anew for each; both use the same draws, so
-that their latents can be compared too.
+It asks references one at a time and encodes both paddings anew for each. Both take the same draws, so that
+latents can be compared too.
 """
 
 from __future__ import annotations
-
-import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.generate import (  # noqa: E402
-    Seconds,
-    arguments,
-    embeddings_of,
-    open_family,
-    request_of,
-    timed,
-)
-from generate.canvas.noise import initial_noise  # noqa: E402
-from generate.canvas.reference import Reference  # noqa: E402
-from generate.images.vae import encode_images  # noqa: E402
-from generate.methods.elastic_steps import LEAST_WEIGHT, Draws  # noqa: E402
-from generate.methods.elasticdiffusion import Config, ElasticDiffusion  # noqa: E402
-from generate.models.family import ModelFamily  # noqa: E402
-from generate.models.prompts import PromptEmbeddings  # noqa: E402
-from generate.models.schedulers import make_schedule  # noqa: E402
-from generate.request import Request  # noqa: E402
+from generate.canvas.noise import initial_noise
+from generate.canvas.reference import Reference
+from generate.images.vae import encode_images
+from generate.methods.elastic_steps import LEAST_WEIGHT, Draws
+from generate.methods.elasticdiffusion import Config
+from generate.models.family import ModelFamily
+from generate.models.prompts import PromptEmbeddings
+from generate.models.schedulers import make_schedule
+from generate.request import Request
 
 
 class Loop:
@@ -143,34 +126,3 @@ class Loop:
 def loop(family: ModelFamily, request: Request, text: PromptEmbeddings, config: Config) -> Tensor:
     """The final latents of the plain loop."""
     return Loop(family, request, text, config).run()
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Prints both times and their ratio, and how far the latents are apart."""
-    args = arguments().parse_args(argv)
-    torch.set_num_threads(args.threads)
-    family = open_family(args)
-    request, config = request_of(args, family), Config(window_batch=args.window_batch)
-    text = embeddings_of(family, request).to(family.device, family.dtype)
-    method = ElasticDiffusion(family, config)
-    runs: dict[str, Callable[[], Tensor]] = {
-        "elasticdiffusion": lambda: method.sample(request, embeddings=text).latents,
-        "written out literally": lambda: loop(family, request, text, config),
-    }
-    one, other = (run() for run in runs.values())
-    seconds = {name: Seconds() for name in runs}
-    for _ in range(args.repeats):
-        for name, run in runs.items():
-            seconds[name].add(*timed(run, family.device))
-    for name, took in seconds.items():
-        print(f"{name}: {took.wall:.2f} s, {took.cpu:.2f} s CPU")
-    ours, literal = seconds.values()
-    apart = float((one - other).abs().max() / other.abs().max())
-    wall, cpu = ours.wall / literal.wall, ours.cpu / literal.cpu
-    print(f"ratio: {wall:.2f} of the loop's wall time, {cpu:.2f} of its CPU")
-    print(f"latents differ by {apart:.1e} of the largest")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

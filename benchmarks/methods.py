@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import elastic
 from generate.canvas.noise import initial_noise
 from generate.canvas.plan import canvas_time_ids
+from generate.methods.elasticdiffusion import ElasticDiffusion
 from generate.methods.gvcf import GVCF, guidance_map
 from generate.methods.spotdiffusion import SpotDiffusion, turns
 from generate.methods.syncdiffusion import SyncDiffusion
@@ -119,6 +121,11 @@ def fusion(loop: Literal) -> Tensor:
     return latents
 
 
+def elastically(loop: Literal) -> Tensor:
+    """References one after another, each guided alone, and windows without the prompt."""
+    return elastic.loop(loop.family, loop.request, loop.text, loop.method.config)
+
+
 def sync(loop: Literal) -> Tensor:
     """Every window, the middle one too, down the gradient of its preview's distance to the middle one's."""
     settings, family = loop.method.resolved(loop.request), loop.family
@@ -155,6 +162,7 @@ METHODS: dict[str, tuple[Any, Callable[[Literal], Tensor], str]] = {
     "spotdiffusion": (SpotDiffusion, spot, "ddim"),
     "twindiffusion": (TwinDiffusion, twin, "ddim"),
     "gvcf": (GVCF, fusion, "ddpm"),
+    "elasticdiffusion": (ElasticDiffusion, elastically, "ddim"),
     "syncdiffusion": (SyncDiffusion, sync, "ddim"),
 }
 

@@ -65,8 +65,8 @@ class EvalConfig:
     """The rows: names of generate.GENERATORS or of eval.methods.ABLATIONS, or such a name under another,
     flux-esrgan=direct."""
     options: tuple[str, ...] = ()
-    """Settings of single rows as ROW.key=value: model, controlnet, lora, lora_blueprint, lora_highres,
-    upscale, upscaler, or the method's own, such as drspo.control.scale=0.4."""
+    """Settings of single rows as ROW.key=value: model, controlnet, ip_adapter, image_encoder, lora,
+    lora_blueprint, lora_highres, upscale, upscaler, or the method's own, such as drspo.control.scale=0.4."""
     baseline: str = "multidiffusion"
     """The method that differences are taken against."""
     lora_blueprint: str = ""

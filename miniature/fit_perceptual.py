@@ -33,9 +33,9 @@ COUNT = 4000
 STRANGERS = 0.7
 """Distance of unrelated scenes on average."""
 AXES = {"time": TIMES, "weather": WEATHERS, "ground": GROUNDS, "subject": SUBJECTS}
-KINDS = ("blur", "noise", "saturation", "contrast", "shift", "patch", "hour", "scene", "brightness")
-"""Ways in which a copy is changed: by known amounts of one thing, and the last by two things of which the eye
-minds one less, though the pixels say otherwise."""
+KINDS = ("blur", "noise", "saturation", "contrast", "shift", "patch", "hour", "scene", "elsewhere")
+"""Ways in which a copy is changed: by more or less of one thing, or into another scene; "elsewhere" is
+another place of a scene alike against that of a stranger at the same hour."""
 
 
 class WithHeads(nn.Module):
@@ -61,7 +61,7 @@ def fit_perceptual(
     train(task, work)
     net = model.net
     net.stages.requires_grad_(False)
-    order = Task("perceptual-order", net, lambda step: _ordered(net, pictures, step), order_steps, 2e-3)
+    order = Task("perceptual-order", net, lambda step: _ordered(net, pictures, step), order_steps, 5e-3)
     train(replace(order, decay=0.0), work)
     with torch.no_grad():
         for weight in net.weights:
@@ -115,8 +115,7 @@ def changed(
         corner = rng.uniform(size=2)
         return _patched(picture, other, 0.7 * small, corner), _patched(picture, other, 0.7 * large, corner)
     if kind in ("hour", "scene"):
-        turned = [word for word in TIMES if word != scene.time][int(rng.integers(3))]
-        weather = [word for word in WEATHERS if word != scene.weather][int(rng.integers(2))]
+        turned, weather = _another(scene.time, TIMES, rng), _another(scene.weather, WEATHERS, rng)
         less = sample_scene(scene.seed, scene.height, scene.width, **_axes(scene, weather=weather))
         more = sample_scene(
             scene.seed, scene.height, scene.width, **_axes(scene, time=turned, weather=weather)
@@ -125,10 +124,19 @@ def changed(
             return paint(less), paint(more)
         stranger = sample_scene(int(rng.integers(FRESH_SEED)), scene.height, scene.width, time=turned)
         return paint(more), paint(stranger)
-    if kind == "brightness":
-        lit = np.clip(picture.astype(np.float32) + rng.choice((-1, 1)) * (20 + 20 * small), 0, 255)
-        return lit.astype(np.uint8), degrade(picture, Damage(blur=1.5 + 2 * large), rng)
+    if kind == "elsewhere":
+        seeds = rng.integers(FRESH_SEED, size=2)
+        turn = {axis: _another(getattr(scene, axis), words, rng) for axis, words in AXES.items()}
+        alike = sample_scene(int(seeds[0]), scene.height, 2 * scene.width, **_axes(scene))
+        stranger = sample_scene(int(seeds[1]), scene.height, 2 * scene.width, **turn | {"time": scene.time})
+        left = int(rng.integers(scene.width))
+        one, two = (paint(each)[:, left : left + scene.width] for each in (alike, stranger))
+        return one, two
     return degrade(picture, _damage(kind, small), rng), degrade(picture, _damage(kind, large), rng)
+
+
+def _another(word: str, words: tuple[str, ...], rng: np.random.Generator) -> str:
+    return [other for other in words if other != word][int(rng.integers(len(words) - 1))]
 
 
 def _axes(scene: Scene, **turned: str) -> dict[str, str]:

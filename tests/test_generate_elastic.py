@@ -166,6 +166,7 @@ BAD = {
     "too low": (["--height", "32", "--width", "256"], "smaller than what the model was trained on"),
     "no whole latent": (["--height", "130"], "multiple of 8"),
     "rescaling": (["--guidance-rescale", "0.5"], "rescales nothing"),
+    "along": (["--along", "a pine: 0-0.5; a gate: 0.5-1"], "one prompt for the whole scroll"),
     "share": (["--elasticdiffusion.new-share", "1.5"], "new.share"),
     "resampling": (["--elasticdiffusion.resampling", "-1"], "resampling"),
     "weight": (["--elasticdiffusion.reference-weight", "nan"], "reference.weight"),
@@ -177,7 +178,8 @@ def test_bad_input_is_refused_before_anything_loads(name, monkeypatch, tmp_path,
     monkeypatch.setattr(LOADING, lambda *_: pytest.fail("weights were read"))
     options, said = BAD[name]
     out = ["--out", tmp_path / "x.png", "--method", "elasticdiffusion"]
-    assert run("a castle", *out, *options) == 2
+    prompt = [] if "--along" in options else ["a castle"]
+    assert run(*prompt, *out, *options) == 2
     error = capsys.readouterr().err
     assert re.search(said, error), error
 

@@ -29,6 +29,18 @@ BAD = {
     "a scheduler that draws noise": (["a", "--drspo.windows.scheduler", "ddpm"], "draws noise"),
     "method": (["a", "--method", "mulidiffusion"], "Did you mean 'multidiffusion'"),
     "settings of another method": (["a", "--method", "mad", "--drspo.strength", "0.5"], "method is mad"),
+    "an adapter that nothing is shown through": (
+        ["a", "--ip-adapter", "x.safetensors"],
+        "no window is shown a picture",
+    ),
+    "an adapter that is not there": (
+        ["a", "--drspo.image-prompt.enabled", "--ip-adapter", "gone.safetensors"],
+        "no IP-Adapter at gone.safetensors",
+    ),
+    "scale of a picture": (
+        ["a", "--drspo.image-prompt.enabled", "--drspo.image-prompt.scale", "-2"],
+        "image.prompt.scale",
+    ),
     "jpeg": (["a", "--out", "x.jpg"], ".png or .webp"),
     "many in one file": (["a", "b", "--out", "x.png"], "FOLDER"),
     "no prompt file": (["--prompts", "gone.txt"], "gone.txt"),

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from drspo.errors import UserError
 from generate.canvas.plan import Canvas, check_window, in_force, plan_canvas
 from generate.config import WindowSettings
+from generate.methods import sdxl
 from generate.methods.drspo.blueprint import Blueprint, blueprint_request, draw_blueprint
 from generate.methods.image_prompt import ImagePrompt, in_force_scale, picturing, require_adapter
 from generate.methods.one_stage import OneStage, Sampled
@@ -110,13 +111,18 @@ class MultiDiffusion(OneStage):
         return linear_schedule(self.family, self.config.scheduler, request.steps, (side, side))
 
     def _drawn(self, request: Request) -> Request:
-        return blueprint_request(request, Blueprint(), self.family.spec)
+        return blueprint_request(request, self._plan, self.family.spec)
+
+    @property
+    def _plan(self) -> Blueprint:
+        """How a blueprint is made that is only looked at: a ring where the windows close to one."""
+        return Blueprint(sdxl=sdxl.Config(wrap=self.wrap))
 
     def _paint(self, index: int, request: Request, callback: Callback | None) -> Sampled:
         """Final latents; where windows are shown a blueprint, it is drawn first."""
         if not self.image_prompt.enabled:
             return super()._paint(index, request, callback)
-        blueprint = draw_blueprint(self.family, Blueprint(), request, callback, index)
+        blueprint = draw_blueprint(self.family, self._plan, request, callback, index)
         with picturing(self.family, self.image_prompt, self.canvas(request), blueprint.image) as shown:
             sampled = self.sample(request, shown=shown, callback=callback, request_index=index)
         first = blueprint.facts["unet_evaluations"]

@@ -149,12 +149,11 @@ def load_family(
     if dtype == "auto" and kind == torch.float16 and found.kind not in TEXT_PARTS:
         kind = torch.bfloat16  # transformers were trained in it, and some overflow in float16
     spec = named or derived_spec(found)
-    control = adapter = None
+    control = None
     if controlnet:
         require_canny(controlnet_source, conditioning)
         control = locate_controlnet(controlnet_source or spec.controlnet, found, kind)
-    if ip_adapter:
-        adapter = _adapter(ip_adapter_source, image_encoder, spec, found)
+    adapter = _adapter(ip_adapter_source, image_encoder, spec, found) if ip_adapter else None
     family = ModelFamily(
         kind=found.kind,
         spec=spec,

@@ -241,11 +241,7 @@ def setup_like(record: Record, setup: Setup) -> Setup:
         _ask("picture", drawn, mark, "--blueprint", "Its bytes are")
     if setup.blueprint and not drawn:
         raise UserError("that scroll follows no picture", "--blueprint", "Leave it out.")
-    adapter = record.options.get("ip_adapter", "")
-    if adapter and not setup.ip_adapter:
-        mark = record.options.get("ip_adapter_sha256", "")[:12]
-        place = adapter if adapter.startswith("package:") else adapter.partition(":")[0]
-        _require_place("IP-Adapter", place, mark, "--ip-adapter")
+    adapter = _adapter_place(record, setup)
     enlarged, shown = setup.upscaler or upscaler, setup.ip_adapter or adapter
     names = {path: record.loras[stage]["path"] for stage, (path, _) in loras.items()}
     return Setup(
@@ -271,6 +267,17 @@ def setup_like(record: Record, setup: Setup) -> Setup:
         threads=record.options.get("threads", 0),
         window_batch=record.options.get("window_batch", 0),
     )
+
+
+def _adapter_place(record: Record, setup: Setup) -> str:
+    """What a record calls its IP-Adapter, "" where it has none; UserError where that is no place and none is
+    given."""
+    adapter: str = record.options.get("ip_adapter", "")
+    if adapter and not setup.ip_adapter:
+        mark = record.options.get("ip_adapter_sha256", "")[:12]
+        place = adapter if adapter.startswith("package:") else adapter.partition(":")[0]
+        _require_place("IP-Adapter", place, mark, "--ip-adapter")
+    return adapter
 
 
 def _require_place(what: str, name: str, mark: str, flag: str) -> None:
