@@ -7,6 +7,7 @@ from drspo.errors import UserError
 from drspo.ranges import check_ranges
 from train.config import TrainConfig
 from train.objective import losses
+from train.pairs.columns import named_columns
 
 
 def check_config(config: TrainConfig) -> None:
@@ -20,6 +21,7 @@ def check_config(config: TrainConfig) -> None:
             "no pairs to train on", "--data.source", "a run folder, a Parquet file or a Hub dataset id"
         )
     check_ranges(config)
+    named_columns(config.data.columns)
     if config.device not in ("auto", "cpu", "cuda"):
         raise UserError(
             f"unknown device {config.device!r}", "--device", "auto, cpu or cuda; launch chooses the card"
