@@ -20,6 +20,8 @@ import pytest
 from drspo.config import dump
 from pipeline.settings import ResourceSettings
 from tests.building import ALLOW, build, fake_config, final_tables
+from tests.train_pairs import pair_rows, write
+from tests.train_runs import flags
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -172,6 +174,20 @@ def test_a_submitted_job_survives_being_stopped_and_the_loss_of_a_node(
     # What travelled to the cluster is the code: no weights, runs or environments.
     packages = list(cluster.folder.rglob("_ray_pkg_*.zip"))
     assert all(path.stat().st_size < 20_000_000 for path in packages)
+
+
+def test_torchrun_trains_in_two_processes_inside_a_submitted_job(
+    cluster: Cluster, golden: Path, tmp_path: Path, repository: Path
+) -> None:
+    source = write(tmp_path / "pairs.parquet", pair_rows(6, (32, 64)))
+    settings = flags(golden, source, max_steps=1, pairs_per_step=2, data__cache=tmp_path / "cache")
+    launch = ("torchrun", "--standalone", "--nproc-per-node", "2", "-m", "train")
+    log = tmp_path / "job.txt"
+    with running(
+        cluster, repository, log, "training", *launch, *settings, "--out", str(tmp_path / "out")
+    ) as job:
+        assert job.wait(400) == 0, log.read_text()
+    assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").is_file(), log.read_text()
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ from drspo.errors import UserError
 from drspo.ranges import check_ranges
 from train.config import TrainConfig
 from train.objective import losses
+from train.pairs.columns import named_columns
+from train.processes import started_alone, world_size
 
 
 def check_config(config: TrainConfig) -> None:
@@ -20,6 +22,7 @@ def check_config(config: TrainConfig) -> None:
             "no pairs to train on", "--data.source", "a run folder, a Parquet file or a Hub dataset id"
         )
     check_ranges(config)
+    named_columns(config.data.columns)
     if config.device not in ("auto", "cpu", "cuda"):
         raise UserError(
             f"unknown device {config.device!r}", "--device", "auto, cpu or cuda; launch chooses the card"
@@ -65,25 +68,21 @@ OTHER_ENGINES = {
 }
 """What `accelerate launch` sets for engines that split or wrap the network."""
 
-MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-
 
 def check_launch(config: TrainConfig, environment: Mapping[str, str]) -> None:
     """Raises `UserError` for a way of starting several processes that would not do what it says.
 
     The gradient passes the plain network, window by window (docs/mathematics.md, section 4), which an engine
-    that shards it does not allow. And `accelerate launch --cpu --num_processes 2` starts one process: it
-    leaves the number to MPI, and sets the address of a main process all the same.
+    that shards it does not allow.
     """
     for name, engine in OTHER_ENGINES.items():
         if environment.get(name, "false").lower() in ("true", "1", "yes"):
             hint = "launch with --multi_gpu, or by torchrun: each process holds the whole frozen network"
             raise UserError(f"training does not run under {engine}", f"{name} of accelerate's launch", hint)
-    world = environment.get("WORLD_SIZE") or next((environment[n] for n in MPI if n in environment), "")
-    if not world and "ACCELERATE_USE_CPU" in environment and "MASTER_ADDR" in environment:
+    if started_alone(environment):
         hint = "torchrun --nproc_per_node 2 -m train ... starts two on this machine"
         raise UserError("accelerate launch starts one process here, whatever number was asked", "--cpu", hint)
-    pairs_per_process(config, int(world or 1))
+    pairs_per_process(config, world_size(environment) or 1)
 
 
 def pairs_per_process(config: TrainConfig, processes: int) -> int:

@@ -15,6 +15,7 @@ from train.checks import check_config, check_launch
 from train.config import TrainConfig, identity
 from train.lock import NAME as LOCK
 from train.lock import FolderLock
+from train.processes import lost_peers_named, start_the_others
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def main(argv: list[str]) -> int:
     """Runs the trainer on the command line `argv`; 0 when the LoRA is written."""
     config = parse(argv)
     check_config(config)
+    start_the_others(os.environ, argv)
     check_launch(config, os.environ)
     rank = int(os.environ.get("RANK", "0"))
     _quiet_other_processes(rank)
@@ -53,7 +55,8 @@ def main(argv: list[str]) -> int:
             begin(config)
         from train.loop import train
 
-        train(config)
+        with lost_peers_named(os.environ):
+            train(config)
     if rank == 0:
         print(f"next: {next_command(config)}")
     return 0

@@ -91,6 +91,9 @@ def identity(config: TrainConfig) -> str:
     """A hash over the settings that decide what is learnt; the rest may change when a run is continued."""
     kept = {name: value for name, value in to_dict(config).items() if name not in FREE}
     kept["data"] = {name: value for name, value in kept["data"].items() if name not in FREE_DATA}
+    for later in ("columns", "flips"):  # runs of versions that did not have them go on
+        if not kept["data"][later]:
+            del kept["data"][later]
     if config.optimizer.decay != "constant":
         kept["max_steps"] = config.max_steps  # the rate of every step hangs on it
     return config_hash(kept)

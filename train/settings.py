@@ -15,9 +15,13 @@ class DataConfig:
     """Which pairs, and how their pictures meet the canvas."""
 
     source: str = ""
-    """Run or export folder of the dataset builder, Parquet file or glob, or Hub dataset id."""
+    """Run or export folder of the dataset builder, Parquet file or glob, CSV, JSONL or JSON file, a folder
+    with one of them beside its pictures, or Hub dataset id."""
     subset: str = ""
     """Which configuration of a Hub dataset, such as pickapic; empty: its default one."""
+    columns: tuple[str, ...] = ()
+    """What stands in which column, such as chosen=win rejected=lose prompt=text; needed for unknown
+    layouts only."""
     split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"
@@ -29,6 +33,8 @@ class DataConfig:
     resize: Literal["none", "downscale"] = "none"
     """none: a picture must have the canvas's size. downscale: larger ones of the same aspect are reduced
     (Lanczos)."""
+    flips: bool = False
+    """Train on every pair's mirror image too, unless the prompt names a side, a direction or lettering."""
     prompt_dropout: Decay = 0.0
     """Share of draws in which a pair is shown without its prompt, as guidance's other half sees it."""
     long_prompts: Literal["truncate", "drop"] = "truncate"

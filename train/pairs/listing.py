@@ -72,14 +72,16 @@ def _contents(pairs: list[dict[str, Any]]) -> list[list[str]]:
 
 def hold_out(pairs: list[dict[str, Any]], wanted: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(training pairs, held-out pairs): whole prompts in the order of their hash, at most a fifth of them."""
+    # A mirror image is no second measurement; of a held-out prompt it is not trained on either.
+    plain = [pair for pair in pairs if not pair.get("mirrored")]
     prompts = sorted({pair["prompt"] for pair in pairs}, key=lambda prompt: content_hash("held out", prompt))
-    per_prompt = Counter(pair["prompt"] for pair in pairs)
+    per_prompt = Counter(pair["prompt"] for pair in plain)
     chosen: set[str] = set()
     for prompt in prompts[: int(len(prompts) * HELD_OUT_SHARE)]:
         if sum(per_prompt[name] for name in chosen) >= wanted:
             break
         chosen.add(prompt)
-    held_out = [pair for pair in pairs if pair["prompt"] in chosen]
+    held_out = [pair for pair in plain if pair["prompt"] in chosen]
     return [pair for pair in pairs if pair["prompt"] not in chosen], held_out[:wanted]
 
 
@@ -95,6 +97,9 @@ def _say(merged: dict[str, Any], parts: list[dict[str, Any]], config: DataConfig
     truncated = sum(part["truncated"] for part in parts)
     if truncated:
         log.warning("%d prompts are longer than the tokenizer's window; their ends are not seen", truncated)
+    if config.flips:
+        mirrored = sum(pair["mirrored"] for pair in merged["train"])
+        log.info("%d of the training pairs are mirror images of others (data.flips)", mirrored)
     if config.resize == "downscale":
         log.info("pictures larger than the canvas are reduced with Lanczos (data.resize)")
     if merged["dropped"]:

@@ -1,16 +1,18 @@
-"""From rows to cached tensors: every usable pair's latents and embeddings on disk, every other row with its
-reason."""
+"""From rows to cached tensors: each usable pair's latents and embeddings on disk, each other row's reason."""
 
 import json
 import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from PIL import ImageOps
 
 from drspo.files.storage import Storage
 from generate.images.vae import encode_images, from_pil
@@ -20,6 +22,7 @@ from train.memory import explain_encoding_out_of_memory
 from train.pairs.cache import Encoded, TensorCache, cache_folder, image_key, text_key
 from train.pairs.encoders import image_encoder_mark, text_encoder_mark
 from train.pairs.listing import listing_digest, merge_parts, refuse_changed, write_dropped
+from train.pairs.mirrored import names_a_side
 from train.pairs.rows import SAME, Dropped, PairRow, canvas_picture, check_pair, has_split, read_rows
 from train.pairs.sources import source_stamp
 from train.settings import DataConfig
@@ -31,7 +34,7 @@ SAY_EVERY = 30.0
 """Seconds between lines in the log; the number of rows is not known beforehand for every source."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ListedPair:
     """One pair as names of cache entries."""
 
@@ -41,6 +44,7 @@ class ListedPair:
     chosen: str
     rejected: str
     text: str
+    mirrored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,27 +85,33 @@ class Preparer:
         self.texts = TensorCache(folder, "texts", text_encoder_mark(family))
         self.truncated = 0
 
-    def prepare(self, row: PairRow, number: int) -> ListedPair:
-        """The names of the row's cache entries, which exist afterwards; `Dropped` when it cannot be used."""
+    def prepare(self, row: PairRow, number: int, *, mirrored: bool = False) -> ListedPair:
+        """The names of the row's cache entries, which exist afterwards; `Dropped` when it cannot be used.
+
+        mirrored: both pictures with left and right exchanged, under a pair id that says so."""
         size = self.canvas.height, self.canvas.width
         check_pair(row, *size, self.config.resize)
         if check_prompt(self.family, row.prompt):
             if self.config.long_prompts == "drop":
                 raise Dropped("prompt longer than the tokenizer's window")
             self.truncated += 1
-        keys = [image_key(data, *size, self.config.resize) for data in (row.chosen, row.rejected)]
-        chosen = _finite(self.latents, keys[0], lambda: self._latents(row.chosen), "latents of chosen")
-        rejected = _finite(self.latents, keys[1], lambda: self._latents(row.rejected), "latents of rejected")
+        how = f"{self.config.resize}, mirrored" if mirrored else self.config.resize
+        keys = [image_key(data, *size, how) for data in (row.chosen, row.rejected)]
+        chosen, rejected = (
+            _finite(self.latents, key, partial(self._latents, data, mirrored), f"latents of {name}")
+            for key, data, name in ((keys[0], row.chosen, "chosen"), (keys[1], row.rejected, "rejected"))
+        )
         if torch.equal(chosen["latents"], rejected["latents"]):
             raise Dropped(SAME)
         text = text_key(row.prompt)
         _finite(self.texts, text, lambda: self._embeddings(row.prompt), "embeddings of the prompt")
-        return ListedPair(
-            row=number, pair_id=row.pair_id, prompt=row.prompt, chosen=keys[0], rejected=keys[1], text=text
-        )
+        pair_id = f"{row.pair_id}-mirrored" if mirrored else row.pair_id
+        return ListedPair(number, pair_id, row.prompt, keys[0], keys[1], text, mirrored)
 
-    def _latents(self, data: bytes) -> Encoded:
+    def _latents(self, data: bytes, mirrored: bool = False) -> Encoded:
         picture = canvas_picture(data, self.canvas.height, self.canvas.width)
+        if mirrored:
+            picture = ImageOps.mirror(picture)
         try:
             return {"latents": encode_images(self.family.vae, from_pil([picture]))[0].float()}
         except torch.OutOfMemoryError as error:
@@ -201,13 +211,13 @@ def _complete(listing: Path, preparer: Preparer, stamp: str) -> bool:
 def _rows(config: DataConfig) -> Iterator[tuple[str, PairRow | tuple[str, Dropped]]]:
     """("held_out" or "train", row) in a fixed order."""
     if config.validation_pairs and has_split(config.source, config.validation_split, config.subset):
-        for count, row in enumerate(read_rows(config.source, config.validation_split, config.subset)):
+        held_out = read_rows(config.source, config.validation_split, config.subset, config.columns)
+        for count, row in enumerate(held_out):
             if count >= config.validation_pairs:
                 break
             yield "held_out", row
-    for count, row in enumerate(read_rows(config.source, config.split, config.subset)):
-        if config.limit and count >= config.limit:
-            break
+    rows = read_rows(config.source, config.split, config.subset, config.columns)
+    for row in islice(rows, config.limit or None):
         yield "train", row
 
 
@@ -234,5 +244,7 @@ def _prepare_row(preparer: Preparer, group: str, row: Any, number: int, part: di
             raise reason
         pair_id = row.pair_id
         part[group].append(asdict(preparer.prepare(row, number)))
+        if preparer.config.flips and group == "train" and not names_a_side(row.prompt):
+            part[group].append(asdict(preparer.prepare(row, number, mirrored=True)))
     except Dropped as reason:
         part["dropped"].append({"row": number, "pair_id": pair_id, "split": group, "reason": str(reason)})

@@ -1,57 +1,35 @@
-"""Preference pairs from our shards, our Hub dataset, or any pick-a-pic-shaped dataset, as one kind of row."""
+"""Preference pairs of any known layout as one kind of row, and what makes a pair unusable."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
 from drspo.errors import UserError
 from drspo.files.pictures import picture_size, read_picture
-from drspo.hashing import content_hash
-from train.pairs.sources import has_split, open_source
+from train.pairs.columns import Dropped, PairRow, pairs_of
+from train.pairs.sources import has_split, open_source, picture_folders
 
 __all__ = ["Dropped", "PairRow", "canvas_picture", "check_pair", "has_split", "read_rows"]
 
-PAIR_COLUMNS = ("prompt", "chosen", "rejected")
-PICKAPIC_COLUMNS = ("caption", "jpg_0", "jpg_1", "label_0")
 SAME = "chosen and rejected are the same picture"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairRow:
-    """One preference: a prompt and the encoded bytes of the picture preferred and of the other one."""
-
-    pair_id: str
-    prompt: str
-    chosen: bytes
-    rejected: bytes
-
-
-class Dropped(Exception):
-    """Why a row cannot be trained on; the run writes it to dropped.jsonl and goes on."""
-
-
-def read_rows(source: str, split: str, subset: str = "") -> Iterator[PairRow | tuple[str, Dropped]]:
+def read_rows(
+    source: str, split: str, subset: str = "", columns: Sequence[str] = ()
+) -> Iterator[PairRow | tuple[str, Dropped]]:
     """Every row of `source` in its own order: a `PairRow`, or (row id, `Dropped`) for a row without a
     preference.
 
-    `source` is a run or export folder of the dataset builder, a Parquet file or glob, or a Hub dataset id,
-    of which `subset` names the configuration.
-    Raises `UserError` where the source cannot be read or has neither column layout.
+    `source` is whatever `open_source` reads; `columns` are words such as chosen=win for those that
+    `columns.LAYOUTS` does not know.
+    Raises `UserError` where the source cannot be read or has none of the layouts.
     """
     if not source:
         raise UserError(
             "no pairs to train on", "--data.source", "a run folder, a Parquet file or a Hub dataset id"
         )
     rows = open_source(source, split, subset)
-    for index, row in enumerate(rows):
-        if index == 0:
-            as_pair = _reader_of(row, source)
-        try:
-            yield as_pair(row, index)
-        except Dropped as reason:
-            yield str(row.get("pair_id") or row.get("ranking_id") or f"{split}-{index}"), reason
+    return pairs_of(rows, columns, source, picture_folders(source, split), split)
 
 
 def check_pair(row: PairRow, height: int, width: int, resize: str) -> None:
@@ -99,48 +77,3 @@ def _size(data: bytes, name: str) -> tuple[int, int]:
 
 def _text(size: tuple[int, int]) -> str:
     return f"{size[1]}x{size[0]}"
-
-
-def _reader_of(row: Mapping[str, Any], source: str):
-    if all(name in row for name in PAIR_COLUMNS):
-        return _from_pair
-    if all(name in row for name in PICKAPIC_COLUMNS):
-        return _from_pickapic
-    missing = [name for name in PAIR_COLUMNS if name not in row]
-    raise UserError(
-        f"missing column{'s' * (len(missing) > 1)} {', '.join(missing)}",
-        source,
-        f"a pairs dataset has {', '.join(PAIR_COLUMNS)} or {', '.join(PICKAPIC_COLUMNS)}; "
-        f"this one has {', '.join(sorted(row))}",
-    )
-
-
-def _from_pair(row: Mapping[str, Any], index: int) -> PairRow:
-    chosen, rejected = _bytes(row["chosen"], "chosen"), _bytes(row["rejected"], "rejected")
-    pair_id = row.get("pair_id") or content_hash(row["prompt"] or "", chosen, rejected)
-    return PairRow(pair_id=str(pair_id), prompt=row["prompt"] or "", chosen=chosen, rejected=rejected)
-
-
-def _from_pickapic(row: Mapping[str, Any], index: int) -> PairRow:
-    label = row["label_0"]
-    if label is None or row.get("has_label") is False:
-        raise Dropped("no label")
-    if label not in (0, 1):
-        raise Dropped("tie")
-    first, second = _bytes(row["jpg_0"], "jpg_0"), _bytes(row["jpg_1"], "jpg_1")
-    chosen, rejected = (first, second) if label == 1 else (second, first)
-    caption = row["caption"] or ""
-    pair_id = content_hash(caption, chosen, rejected)
-    return PairRow(pair_id=pair_id, prompt=caption, chosen=chosen, rejected=rejected)
-
-
-def _bytes(value: Any, name: str) -> bytes:
-    """The encoded image in a cell: raw bytes, or those in datasets' struct of bytes and path."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    if isinstance(value, Mapping):
-        if value.get("bytes"):
-            return bytes(value["bytes"])
-        if value.get("path"):  # of a stranger's data, it could be any file of this machine
-            raise Dropped(f"{name}: a path instead of a picture, which is not followed")
-    raise Dropped(f"{name}: no image bytes")
