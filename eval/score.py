@@ -44,7 +44,7 @@ class ScoreConfig:
     when no scorer reads prompts."""
     out: str = ""
     """The folder for numbers and tables; the same command again continues."""
-    model: str = "sdxl"
+    model: str = "miniature"
     """Whose judges: sdxl names the published weights, miniature the stand-ins that ship."""
     baseline: str = ""
     """The method that differences are taken against; the first by name when empty."""
