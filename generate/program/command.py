@@ -54,20 +54,7 @@ def main(argv: list[str]) -> int:
     if config.list:
         print(listing())
         return 0
-    _quiet_libraries()
     return _again(config) if config.like else _make(config)
-
-
-def _quiet_libraries() -> None:
-    """Loading bars and advice for developers are not what a user of this command wants to read."""
-    import diffusers
-    import transformers
-
-    if logging.getLogger().isEnabledFor(logging.DEBUG):
-        return
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
 
 
 def _make(config: Config) -> int:
