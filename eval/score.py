@@ -91,7 +91,8 @@ def main(argv: list[str]) -> int:
     run.write("tables.md", text.encode())
     run.write("tables.json", json.dumps(found.as_json(), indent=2).encode())
     print(text)
-    print(f"numbers: {run.url(RECORDS)}")
+    print(f"numbers   {run.url(RECORDS)}")
+    print(f"next      the tables are in {run.url('tables.md')}; python -m eval compares methods of one's own")
     return 0
 
 
