@@ -21,6 +21,8 @@ def test_the_page_shows_what_is_counted(repository):
 @pytest.mark.slow
 def test_the_unets_count_is_the_one_that_is_published_for_it():
     """About 3 x 10^12 multiply-adds an evaluation at 1024x1024 (Podell et al. give 2.6 billion parameters)."""
-    direct, windows = (costs.works()[n] for n in ("a scroll by `direct`", "a scroll by `multidiffusion` or `mad`"))
+    direct, windows = (
+        costs.works()[n] for n in ("a scroll by `direct`", "a scroll by `multidiffusion` or `mad`")
+    )
     assert 5.5 < windows / 1300 < 7.5
     assert direct / 100 > 4 * windows / 1300  # four squares of pixels, and attention grows faster
