@@ -1,8 +1,8 @@
 """What a scroll costs on common GPUs, counted without weights: `python -m benchmarks.costs`.
 
-Operations of one evaluation are counted by torch on the meta device, attention included, at SDXL's published shape;
-evaluations are those of `generate.catalogue`. Text encoders, ControlNet, autoencoder and everything around the UNet
-are not counted. Seconds are operations over SHARE of a card's peak: an assumption, not a measurement.
+Operations of one evaluation are counted by torch on the meta device, attention included, at SDXL's published
+shape; evaluations are those of `generate.catalogue`. Text encoders, ControlNet, autoencoder and everything
+around the UNet are not counted. Seconds are operations over SHARE of a card's peak: assumed, not measured.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def test_the_page_shows_what_is_counted(repository):
 
 @pytest.mark.slow
 def test_the_unets_count_is_the_one_that_is_published_for_it():
-    """About 3 x 10^12 multiply-adds an evaluation at 1024x1024 (Podell et al. give 2.6 billion parameters)."""
+    """About 3 x 10^12 multiply-adds an evaluation at 1024x1024."""
     direct, windows = (
         costs.works()[n] for n in ("a scroll by `direct`", "a scroll by `multidiffusion` or `mad`")
     )

@@ -37,10 +37,8 @@ def test_the_first_screen_is_a_picture_and_two_commands(repository):
     """What fits on a screen: one picture, what it is, `make demo`, `make test`."""
     top = (repository / "README.md").read_text().splitlines()[:20]
     assert sum(line.startswith("![") for line in top) == 1
-    assert [line.split("#")[0].strip() for line in top if line.startswith("    make")] == [
-        "make demo",
-        "make test",
-    ]
+    shown = [line.split("#")[0].strip() for line in top if line.startswith("    make")]
+    assert shown == ["make demo", "make test"]
 
 
 def test_the_environment_is_entered_before_it_is_needed(repository):
