@@ -52,3 +52,15 @@ def test_the_page_of_settings_names_what_the_parser_accepts(capsys):
             cli.main([command, "--help"])
         helped = capsys.readouterr().out
         assert [flag for flag in flags if flag not in helped and flag[2:] not in helped] == []
+
+
+def test_the_messages_of_the_troubleshooting_page_are_those_of_the_programs(repository):
+    """A message that nobody says any more must leave the page; `...` stands for names and numbers."""
+    page = (repository / "docs" / "troubleshooting.md").read_text()
+    packages = ("drspo", "generate", "eval", "pipeline", "dataset_builder", "train")
+    sources = [path.read_text() for package in packages for path in (repository / package).rglob("*.py")]
+    said = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))  # one text, however it is broken into lines
+    messages = [m for m in re.findall(r"\*\*`([^`]+)`\*\*", page) if m != "No space left on device"]
+    parts = [part.strip() for m in messages for part in re.split(r"\.\.\.|'[a-z]+'", m) if part.strip()]
+    assert len(messages) > 12
+    assert [part for part in parts if part not in said] == []
