@@ -29,6 +29,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     report = _from_home(examine())
     sys.stdout.write(json.dumps(report, indent=2) + "\n" if options.json else render(report))
+    if not options.json:
+        print("next      drspo demo, or docs/troubleshooting.md for what an error message means")
     return 0
 
 

@@ -18,6 +18,8 @@ PLAIN_INTERVAL = 30.0
 logger = logging.getLogger(__name__)
 # Libraries that log on the root logger, where no level of their own can be set.
 _NOISY_AT_ROOT = ("open_clip",)
+# What is said for developers: to a run's log.txt, not to the screen, unless it is an error.
+_FOR_DEVELOPERS = ("py.warnings", "accelerate", "datasets", "diffusers", "huggingface_hub", "peft", "torch")
 _NOISY = (
     "httpx",
     "httpcore",
@@ -40,12 +42,14 @@ def setup(debug: bool = False, file: Path | None = None) -> None:
     root = logging.getLogger()
     root.setLevel(logging.DEBUG if debug else logging.INFO)
     if not any(getattr(handler, "of_drspo", False) for handler in root.handlers):
-        root.addHandler(_marked(_console_handler(), debug))
+        root.addHandler(_for_people(_marked(_console_handler(), debug), debug))
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         handler = _LogFile(file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
         root.addHandler(_marked(handler, debug))
+    if not debug:
+        logging.captureWarnings(True)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.WARNING)
 
@@ -69,6 +73,18 @@ def _marked(handler: logging.Handler, debug: bool) -> logging.Handler:
     if not debug:
         handler.addFilter(_is_no_noise)
     return handler
+
+
+def _for_people(handler: logging.Handler, debug: bool) -> logging.Handler:
+    if not debug:
+        handler.addFilter(_is_for_people)
+    return handler
+
+
+def _is_for_people(record: logging.LogRecord) -> bool:
+    """False for advice of libraries: a screen holds our words, and a run's log.txt all of them."""
+    names = (record.name, record.name.partition(".")[0])
+    return record.levelno >= logging.ERROR or not any(name in _FOR_DEVELOPERS for name in names)
 
 
 def _is_no_noise(record: logging.LogRecord) -> bool:

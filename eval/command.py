@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -61,7 +62,8 @@ def main(argv: list[str]) -> int:
     run.write("tables.json", json.dumps(found.as_json(), indent=2).encode())
     write_report(config, run, found)
     print(text)
-    print(f"page: {run.url('index.html')}")
+    print(f"page      {run.url('index.html')}")
+    print(f"next      drspo strips {shlex.quote(config.out)} --out figure.png")
     return 0
 
 

@@ -59,7 +59,7 @@ class EvalConfig:
     Beside it: eval score FOLDER (pictures made elsewhere), eval --coverage, eval --selftest.
     """
 
-    model: str = "sdxl"
+    model: str = "miniature"
     """A name of generate.models.family.MODELS, a Hub id or a folder."""
     methods: tuple[str, ...] = ("sdxl", "multidiffusion", "mad", "drspo")
     """The rows: names of generate.GENERATORS or of eval.methods.ABLATIONS, or such a name under another,

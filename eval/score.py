@@ -44,7 +44,7 @@ class ScoreConfig:
     when no scorer reads prompts."""
     out: str = ""
     """The folder for numbers and tables; the same command again continues."""
-    model: str = "sdxl"
+    model: str = "miniature"
     """Whose judges: sdxl names the published weights, miniature the stand-ins that ship."""
     baseline: str = ""
     """The method that differences are taken against; the first by name when empty."""
@@ -91,7 +91,8 @@ def main(argv: list[str]) -> int:
     run.write("tables.md", text.encode())
     run.write("tables.json", json.dumps(found.as_json(), indent=2).encode())
     print(text)
-    print(f"numbers: {run.url(RECORDS)}")
+    print(f"numbers   {run.url(RECORDS)}")
+    print(f"next      the tables are in {run.url('tables.md')}; python -m eval compares methods of one's own")
     return 0
 
 

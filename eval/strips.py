@@ -116,7 +116,8 @@ def main(argv: list[str]) -> int:
     part = out.with_name(f".{out.name}.part{out.suffix}")
     picture.save(part)
     part.replace(out)
-    print(f"figure: {out} ({picture.width} x {picture.height})")
+    print(f"figure    {out} ({picture.width} x {picture.height})")
+    print("next      other methods by --methods, other prompts by --prompts or --seed")
     return 0
 
 

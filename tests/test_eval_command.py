@@ -216,7 +216,7 @@ def test_a_row_has_a_model_settings_loras_and_an_upscaler_of_its_own():
     assert (
         found["drspo"].settings == {"control": {"scale": 0.4}} and found["drspo"].loras["highres"][0] == "c"
     )
-    assert found["drspo"].model == "sdxl" and found["drspo"].upscale == 1
+    assert found["drspo"].model == "miniature" and found["drspo"].upscale == 1
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ class TrainConfig:
 
     stage: Literal["blueprint", "highres"] = "blueprint"
     """blueprint: the whole small scroll at once. highres: the full scroll through windows."""
-    model: str = "sdxl"
+    model: str = "miniature"
     """miniature, sdxl, a Hub id or a folder."""
     out: str = ""
     """Run folder; the LoRA, its card, metrics and checkpoints go there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -67,7 +68,17 @@ def main(argv: list[str]) -> int:
         status = read_status(places[0])
         text = json.dumps(as_dict(status), indent=2) if json_wanted else describe(status)
     print(text)
+    if not json_wanted and not _advice(status):
+        print(f"next      {next_command(status, places[0])}")
     return 0
+
+
+def next_command(status: Status, where: str) -> str:
+    """What one would want to type after reading of a run that needs no advice."""
+    place = shlex.quote(where)
+    if status.done < status.units or not status.shards:
+        return "the command that began the run continues it"
+    return f"drspo view {place}"
 
 
 def read_status(where: str) -> Status:

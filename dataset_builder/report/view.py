@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from dataset_builder.report.gallery import read_gallery, render
@@ -34,6 +35,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"a picture of {asked.height} pixels cannot be seen", "--height")
     place = write(asked.source, asked.out, asked.groups, asked.height)
     print(place)
+    if RunDir(asked.source).exists("run.json"):
+        print(f"next      open it in a browser; drspo vote {shlex.quote(asked.source)} asks people")
     if asked.open:
         import webbrowser
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import secrets
+import shlex
 import socket
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def main(argv: list[str]) -> int:
     votes, contest = ledger.votes(), open_contest(asked.run)
     if asked.results:
         print(table(results(contest, votes)))
+        print(f"next: drspo vote {shlex.quote(asked.run)} for more votes, or pairs by --pairs.source votes")
         return 0
     questions = ballots(contest, asked.per_prompt, asked.checks, asked.seed)
     if asked.label_studio:

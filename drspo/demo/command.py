@@ -67,7 +67,14 @@ def main(argv: list[str]) -> int:
     else:
         print(f"All is done already in {run.base} (another --out begins anew).")
     print(f"page      {run.url(PAGE)}\nscroll    {run.url(SCROLL)}")
+    print(f"next      open the page in a browser, then: {next_command(config)}")
     return 0
+
+
+def next_command(config: DemoConfig) -> str:
+    """What one would want to type after the demonstration: a scroll of one's own with its LoRAs."""
+    loras = [word for stage in STAGES for word in (f"--lora-{stage}", f"{config.out}/lora/{stage}")]
+    return shlex.join(["drspo", "generate", "a lighthouse by the sea at dusk", *loras, "--out", "mine.png"])
 
 
 def check(config: DemoConfig) -> None:

@@ -18,6 +18,7 @@ from drspo.errors import UserError
 from drspo.files.pictures import rgb
 from eval.backbones.embeddings import choose_device
 from eval.backbones.files import Found, find, find_folder
+from generate.models.quiet import quiet
 
 NAME = "question"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -96,6 +97,7 @@ def load_processor(folder: Path) -> Any:
     """The processor of pictures and chats beside the weights; UserError when it is none."""
     from transformers import AutoProcessor
 
+    quiet("transformers")
     try:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         assert processor.tokenizer is not None and (
@@ -115,6 +117,7 @@ def load_model(folder: Path) -> Any:
     """The model in evaluation mode; UserError when transformers does not know it."""
     from transformers import AutoModelForImageTextToText
 
+    quiet("transformers")
     try:
         model = AutoModelForImageTextToText.from_pretrained(
             folder, trust_remote_code=False, use_safetensors=True

@@ -14,6 +14,7 @@ import torch
 from drspo.errors import UserError
 from drspo.registry import package_folder
 from eval.backbones.files import Found, find
+from generate.models.quiet import quiet
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -57,6 +58,7 @@ class TransformersClip:
         """Texts to token ids [n, text_limit], cut; UserError when its files are missing."""
         from transformers import AutoTokenizer
 
+        quiet("transformers")
         try:
             loaded = AutoTokenizer.from_pretrained(self.tokenizer_source, trust_remote_code=False)
         except Exception as error:  # the Hub client and the readers share no class of errors

@@ -21,6 +21,7 @@ from drspo.registry import package_folder
 from eval.backbones import clip_open
 from eval.backbones.embeddings import choose_device
 from eval.backbones.files import HUB_ID, Found, find
+from generate.models.quiet import quiet
 
 ROWS = 32
 """Tokens of height of a map: coarser ones miss what is small (at 16 a sun is one token)."""
@@ -66,6 +67,7 @@ class DinoTower:
         """See Tower."""
         from transformers import AutoModel
 
+        quiet("transformers")
         try:
             model, report = AutoModel.from_pretrained(
                 self.folder, trust_remote_code=False, use_safetensors=True, output_loading_info=True

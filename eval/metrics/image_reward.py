@@ -27,6 +27,7 @@ from eval.backbones.files import find
 from eval.backbones.views import RESIZE_PATH, check_view, shown
 from eval.base import check_prompts
 from eval.metrics.text_image import CropWarning, TextCut
+from generate.models.quiet import quiet
 
 REPOSITORY = "THUDM/ImageReward"
 TOKENIZER = "bert-base-uncased"
@@ -274,6 +275,7 @@ def _own_vocabulary(weights: str) -> str:
 def _tokenizer(source: str) -> Any:
     from transformers import AutoTokenizer, BertTokenizerFast
 
+    quiet("transformers")
     try:
         if source.endswith("vocab.txt"):
             words = Path(source).read_text(encoding="utf-8").splitlines()

@@ -137,9 +137,8 @@ def load_family(
     `controlnet` loads the model's canny ControlNet too, or the one of `controlnet_source` (Hub id or folder),
     whose name must say canny unless `conditioning` does. `ip_adapter` loads the model's IP-Adapter, or the
     one of `ip_adapter_source`, with its image tower or `image_encoder` (see `locate_ip_adapter`).
-    `revision` is the Hub's, of a Hub id. `offload` keeps networks in host memory while they rest.
-    Weights that are missing raise UserError, naming id, file and how to get it, before anything loads; so
-    does a ControlNet or an IP-Adapter of another base.
+    `revision` is the Hub's, of a Hub id. `offload` keeps networks in host memory while they rest. UserError
+    for weights that are missing and for parts of another base, before anything loads.
     """
     named = MODELS.get(model)
     target = choose_device(device)

@@ -15,6 +15,7 @@ from torch import Tensor
 from drspo.errors import UserError
 from drspo.files.texts import read_json
 from generate.models.load import freeze
+from generate.models.quiet import quiet
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 SPREAD = (0.26862954, 0.26130258, 0.27577711)
@@ -151,4 +152,5 @@ def _tower(shape: EncoderShape, dtype: torch.dtype) -> Any:
         return model.visual.to(dtype)
     from transformers import CLIPVisionModelWithProjection
 
+    quiet("transformers")
     return CLIPVisionModelWithProjection.from_pretrained(shape.folder, dtype=dtype, use_safetensors=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from drspo.errors import UserError
+from generate.models.quiet import quiet
 from generate.models.weights import Checkpoint
 
 
@@ -20,6 +21,7 @@ def load_pipeline(found: Checkpoint, device: torch.device, dtype: torch.dtype) -
     """
     import diffusers
 
+    quiet()
     _require_known_parts(found)
     half = any(found.variant(part) for part in found.files)
     absent = {part: None for part, named in found.index.items() if named == [None, None]}
@@ -59,6 +61,7 @@ def load_networks(found: Checkpoint, device: torch.device, dtype: torch.dtype) -
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
+    quiet()
     with _damage_named(found, "unet"):
         unet = UNet2DConditionModel.from_pretrained(
             found.folder, subfolder="unet", dtype=dtype, use_safetensors=True, variant=found.variant("unet")
@@ -97,6 +100,7 @@ def load_controlnet(found: Checkpoint, dtype: torch.dtype) -> Any:
     """A ControlNet, as it comes from its file."""
     import diffusers
 
+    quiet()
     with _damage_named(found, "ControlNet"):
         return getattr(diffusers, found.config("")["_class_name"]).from_pretrained(
             found.folder, dtype=dtype, use_safetensors=True, variant=found.variant("")

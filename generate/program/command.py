@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -57,20 +58,7 @@ def main(argv: list[str]) -> int:
     if config.list:
         print(listing())
         return 0
-    _quiet_libraries()
     return _again(config) if config.like else _make(config)
-
-
-def _quiet_libraries() -> None:
-    """Loading bars and advice for developers are not what a user of this command wants to read."""
-    import diffusers
-    import transformers
-
-    if logging.getLogger().isEnabledFor(logging.DEBUG):
-        return
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
 
 
 def _make(config: Config) -> int:
@@ -336,6 +324,13 @@ def _summary(
     memory = peak_bytes(session.family.device) / 2**30
     where = store.url(jobs[0].name) if count == 1 else store.base
     print(f"{where}: {_count(jobs)} in {seconds:.1f} s, {evaluations}, peak memory {memory:.2f} GiB")
+    print(f"next      {_next(store.url(jobs[0].name))}")
+
+
+def _next(scroll: str) -> str:
+    """What one would want to type after a scroll: other ones of the kind, or this one again."""
+    again = shlex.join(["python", "-m", "generate", "--like", scroll, "--out", "again.png"])
+    return f"other scrolls by --seeds 1 2 3 --out FOLDER/, the same one by {again}"
 
 
 def _count(jobs: Sequence[Job]) -> str:

@@ -212,8 +212,7 @@ def setup_like(record: Record, setup: Setup) -> Setup:
     """The setup that made a record, on what this machine has: model, LoRAs, ControlNet, device and dtype
     given now replace the record's.
 
-    A record names a folder's model, a LoRA or a ControlNet without saying where it lies: UserError asks for
-    the flag. `check_like` compares the fingerprints.
+    UserError asks for the flag of what a record names without its place. `check_like` compares fingerprints.
     """
     for stage in setup.loras:
         if stage not in record.loras:

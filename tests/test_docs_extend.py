@@ -1,0 +1,57 @@
+"""The four examples of docs/extend.md, written to files and run by the page's own commands, in its order."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+
+@pytest.fixture(scope="module")
+def page(repository):
+    return (repository / "docs" / "extend.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def ran(page, repository, tmp_path_factory):
+    """The folder in which a reader did everything that the page shows."""
+    folder = tmp_path_factory.mktemp("reader")
+    for name, text in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, re.DOTALL):
+        (folder / name).write_text(text)
+    commands = re.findall(r"^    (python -m .+)$", page, re.MULTILINE)
+    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, *shlex.split(command)[1:]],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
+    return folder
+
+
+def test_each_example_is_about_twenty_lines(page):
+    examples = re.findall(r"```python\n(# \w+\.py\n.*?)```", page, re.DOTALL)
+    assert len(examples) == 4
+    assert all(text.count("\n") <= 27 for text in examples)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1100)
+def test_the_four_examples_do_what_the_page_says(ran):
+    calm, plain = next((ran / "calm").glob("*.png")), next((ran / "plain").glob("*.png"))
+    assert calm.name == plain.name and calm.read_bytes() != plain.read_bytes()
+    assert "warmth" in "".join(p.read_text() for p in (ran / "runs" / "warmth").rglob("*.md"))
+    pairs = [pq.read_table(p) for p in sorted((ran / "runs" / "mine").rglob("*.parquet"))]
+    assert any("calm" in str(table.column_names) + str(table.slice(0, 50).to_pylist()) for table in pairs)
+    record = json.loads((ran / "runs" / "exponential" / "drspo.json").read_text())
+    assert "exponential" in json.dumps(record) and record["stage"] == "blueprint"
