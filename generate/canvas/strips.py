@@ -52,8 +52,8 @@ def strips_to_right(sizes: Sizes, height: int, there: int, more: int, *, fixed: 
     """The strips that add `more` columns to `there` of them, each at most half of the model's own width.
 
     Each sees as much of what is there as makes its canvas as wide as the model's own scroll, and paints the
-    end of the strip before anew; also the end of what is there, unless that is `fixed`. UserError for a number
-    of columns that is no multiple of the unit.
+    end of the strip before anew; also the end of what is there, unless that is `fixed`. UserError for a
+    number of columns that is no multiple of the unit.
     """
     unit, own = unit_of(sizes), own_width(sizes, height)
     if more <= 0 or more % unit:
