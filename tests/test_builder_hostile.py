@@ -134,7 +134,7 @@ def lora_card(folder) -> str:
     numbers = dict.fromkeys(
         ("rank", "alpha", "pairs", "step", "pairs_per_step", "skipped_steps", "stride"), 1
     )
-    sizes = {"canvas": [64, 256], "window": [64, 64], "versions": {EVIL: EVIL}}
+    sizes = {"canvas": [64, 256], "window": [64, 64], "versions": {EVIL: EVIL}, "targets": [EVIL]}
     folder.joinpath("lora").mkdir()
     config = replace(TrainConfig(), model=f"{EVIL}\n```\n~~~\n<script>document.title='HURT'</script>")
     write_card(folder / "lora", {**facts, **numbers, **sizes}, config, f"some/{EVIL}")
