@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
+from drspo.config import to_dict
 from drspo.errors import UserError, did_you_mean
 from drspo.files.texts import load_yaml
 from drspo.registry import lookup
 from eval.config import EvalConfig
 from generate import GENERATORS
+from generate.catalogue import SAME
 from generate.images.upscale import SCALES
+from generate.models.specs import MODELS
 from generate.program.session import Setup
 from generate.request import settings_of
 
@@ -132,10 +137,17 @@ def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_twins(found: dict[str, Setup]) -> None:
-    """UserError for two rows that would paint the same pictures under two names."""
+    """UserError for two rows that would paint the same pictures, whatever their weights are called."""
     seen: dict[str, str] = {}
     for name, setup in found.items():
-        whole = repr(replace(setup, settings={"": settings_of(setup.method, setup.settings)}))
+        plain = replace(
+            setup,
+            model=_home(setup.model),
+            method=SAME.get(setup.method, setup.method),
+            settings=to_dict(settings_of(setup.method, setup.settings)),
+            loras={stage: (_home(path), weight) for stage, (path, weight) in setup.loras.items()},
+        )
+        whole = repr(plain)
         if whole in seen:
             raise UserError(
                 f"{seen[whole]} and {name} are the same thing twice",
@@ -143,3 +155,12 @@ def _refuse_twins(found: dict[str, Setup]) -> None:
                 "give --lora-blueprint and --lora-highres, other --options, or leave one of them out",
             )
         seen[whole] = name
+
+
+def _home(source: str) -> str:
+    """Where weights lie, however they are named: by a name of ours, as part of a package, or as a folder."""
+    place = MODELS[source].base if source in MODELS else source
+    if place.startswith("package:"):
+        package, _, folder = place.removeprefix("package:").partition("/")
+        return str((Path(str(files(package))) / folder).resolve())
+    return str(Path(place).expanduser().resolve()) if Path(place).expanduser().exists() else place

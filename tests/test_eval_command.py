@@ -227,6 +227,9 @@ def test_a_row_has_a_model_settings_loras_and_an_upscaler_of_its_own():
         (("mad",), ("mad.winows.stride=3",), "winows"),
         (("mad",), ("mad.upscale=3",), "enlarged by 2 or 4"),
         (("mad", "again=mad"), (), "mad and again are the same thing twice"),
+        (("direct", "sdxl"), (), "same thing twice"),
+        (("mad", "a=mad"), ("a.model=package:miniature/weights/sdxl",), "same thing twice"),
+        (("mad", "a=mad"), ("a.model=miniature/weights/sdxl",), "same thing twice"),
         (("multidiffusion", "drspo-without-blueprint"), (), "same thing twice"),
         (
             ("drspo", "drspo-without-highres-dpo"),
