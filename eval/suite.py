@@ -138,6 +138,8 @@ def fetch_models(config: EvalConfig) -> None:
         known = MODELS.get(model)
         locate(known.base if known else model, known=MODELS)
     for name, setup in rows(config).items():
+        its_settings = settings_of(setup.method, setup.settings)
+        generator_class(setup.method).check_weights(its_settings, MODELS.get(setup.model))
         for path, _ in setup.loras.values():
             lora_hash(path)
         its_own = MODELS[setup.model].upscaler if setup.model in MODELS else "in its folder"

@@ -128,8 +128,13 @@ class Generator:
     def check_settings(cls, config: Any, request: Request, spec: Any) -> None:
         """UserError for what is wrong whatever the weights are; without a spec the model is not known yet."""
 
+    @classmethod
+    def check_weights(cls, config: Any, spec: Any) -> None:
+        """UserError for weights beside the model's that this machine does not have."""
+
     def check(self, requests: list[Request]) -> None:
         """UserError for anything wrong with the requests or the settings, before heavy work."""
+        self.check_weights(self.config, self.family.spec)
         for request in requests:
             check_request(request)
             self.check_settings(self.config, request, self.family.spec)

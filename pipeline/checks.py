@@ -42,6 +42,7 @@ def check_generators(settings: CandidateSettings) -> None:
         cls = generator_class(name)
         asked: Any = from_dict(cls.config_class, options_of(settings.options, name))
         cls.check_settings(asked, request, MODELS.get(settings.model))
+        cls.check_weights(asked, MODELS.get(settings.model))
 
 
 def check_scorers(settings: ScoringSettings) -> None:

@@ -351,8 +351,7 @@ def test_what_it_cannot_do_is_said_before_anything_is_loaded(flags, said, monkey
 def test_a_model_of_nobodys_is_compared_by_vgg(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError, match="vgg16"):
-        asked = Request(prompt="", height=1024, width=4096)
-        SyncDiffusion.check_settings(syncdiffusion.Config(), asked, None)
+        SyncDiffusion.check_weights(syncdiffusion.Config(), None)
     assert ModelSpec(base="x").perceptual == MODELS["sdxl"].perceptual == "vgg"
 
 

@@ -94,6 +94,10 @@ class SyncDiffusion(MultiDiffusion):
     def check_settings(cls, config: Any, request: Request, spec: ModelSpec | None) -> None:
         """UserError for what is wrong whatever the weights are."""
         super().check_settings(placed(config, spec), request, spec)
+
+    @classmethod
+    def check_weights(cls, config: Any, spec: ModelSpec | None) -> None:
+        """UserError where the net that compares pictures is not on this machine."""
         locate_perceptual(*net_of(config, spec))
 
     @property

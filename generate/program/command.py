@@ -220,6 +220,7 @@ def _check_early(config: Config, setup: Setup, along: tuple[Passage, ...] = ()) 
     """Everything that needs no weights; the rest is checked when they are there."""
     spec = MODELS.get(config.model)
     method, settings = generator_class(config.method), settings_of(setup.method, setup.settings)
+    method.check_weights(settings, spec)
     for seed in config.seeds or (config.seed,):
         request = _request(config, spec or ModelSpec(base=config.model), "", seed, along)
         check_request(request)
