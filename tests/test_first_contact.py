@@ -13,10 +13,11 @@ import pytest
 
 # Words that make each step short; all the others are the README's own.
 SHORT = {
-    "dataset_builder": "--prompts.limit 4 --candidates.steps 4 --pairs.validation-fraction 0",
-    "train": "--max-steps 2 --pairs-per-step 1 --data.validation-pairs 0 --samples.every 0",
-    "generate": "--steps 4",
-    "eval": "--pictures.limit 2 --pictures.seeds 1 --pictures.steps 2 "
+    "dataset_builder": "--prompts.limit 3 --candidates.seeds 1 --candidates.steps 2 "
+    "--pairs.validation-fraction 0",
+    "train": "--max-steps 1 --pairs-per-step 1 --data.validation-pairs 0 --samples.every 0",
+    "generate": "--steps 2",
+    "eval": "--pictures.limit 2 --pictures.seeds 1 --pictures.steps 1 "
     "--judges.scorers aesthetic border_seam --judges.aside border_seam",
 }
 OURS = r"(source|python -m|drspo|make|pip|python3|ray) "
