@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from drspo.demo.command import next_command
+from drspo.demo.config import DemoConfig
+
 # Words that make each step short; all the others are the README's own.
 SHORT = {
     "dataset_builder": "--prompts.limit 3 --candidates.seeds 1 --candidates.steps 2 "
@@ -48,6 +51,14 @@ def test_the_environment_is_entered_before_it_is_needed(repository):
     assert commands.index("source .venv/bin/activate") < min(
         n for n, command in enumerate(commands) if command.startswith(("python -m", "drspo"))
     )
+
+
+def test_the_demonstrations_next_command_works_without_entering_the_environment(monkeypatch):
+    monkeypatch.setattr(sys, "argv", [".venv/bin/drspo", "demo"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert shlex.split(next_command(DemoConfig()))[:2] == [".venv/bin/drspo", "generate"]
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    assert shlex.split(next_command(DemoConfig()))[:2] == ["drspo", "generate"]
 
 
 @pytest.mark.slow
