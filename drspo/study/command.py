@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
         run_program(program, lambda progress: None)
         if name != "page":
             run.phase_done(name, seconds=round(time.monotonic() - started, 1))
-    print(f"page      {config.page}\nnext      docs/how-it-works.md tells what its tables mean")
+    print(f"page      {config.page}\nnext      docs/evaluate.md tells what its tables mean")
     return 0
 
 
