@@ -23,12 +23,13 @@ SHORT = {
     "eval": "--pictures.limit 2 --pictures.seeds 1 --pictures.steps 1 "
     "--judges.scorers aesthetic border_seam --judges.aside border_seam",
 }
-OURS = r"(source|python -m|drspo|make|pip|python3|ray) "
+OURS = r"(?:source|python -m|drspo|make|pip|python3|ray) "
 
 
 def printed(page: str) -> list[str]:
     """The commands of the page's code blocks and of its picture's caption, in their order."""
-    return [found[0] for found in re.findall(rf"^(?:    |`)({OURS}.+?)`?$", page, re.MULTILINE)]
+    found = re.findall(rf"^    ({OURS}.+)$|^`({OURS}.+)`$", page, re.MULTILINE)
+    return [block or caption for block, caption in found]
 
 
 @pytest.fixture(scope="module")
