@@ -16,6 +16,7 @@ from drspo.config import dump
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from pipeline.candidates.plan import read_plan
+from pipeline.ideas.filters import FilterSettings
 from pipeline.settings import ResourceSettings
 from tests.building import ALLOW, FAKES, IDEAS, build, fake_config, final_tables, with_candidates
 from tests.forks import Forks
@@ -23,6 +24,7 @@ from tests.forks import Forks
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 RESOURCES = ResourceSettings(generator_actors=2, actor_cpus=0.5)
+SEVERAL = replace(RESOURCES, text_actors=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,6 +60,29 @@ def test_both_executors_give_the_same_tables(tmp_path: Path) -> None:
     assert outcome.made_now == len(IDEAS)
     assert final_tables(tmp_path / "ray/out") == final_tables(tmp_path / "local/out")
     assert build_on_ray(config).made_now == 0
+
+
+def test_blocks_flow_from_the_first_idea_to_the_last_unit_as_in_one_process(tmp_path: Path) -> None:
+    expected = []
+    for name, block in (("local", 0), ("ray", 2)):
+        (tmp_path / name).mkdir()
+        config = fake_config(tmp_path / name, tmp_path / name / "out", block=block)
+        config = replace(config, filter=FilterSettings(near_duplicates=0.7), resources=SEVERAL)
+        outcome = build(config) if name == "local" else build_on_ray(config)
+        assert outcome.made_now == len(IDEAS)
+        expected.append(final_tables(tmp_path / name / "out"))
+    assert expected[0] == expected[1]
+    # What is asked for again, such as a unit whose file was lost, is made without the texts.
+    unit = next((tmp_path / "ray/out/units").rglob("*.parquet"))
+    unit.unlink()
+    assert build_on_ray(config).made_now == 1 and final_tables(tmp_path / "ray/out") == expected[0]
+
+
+def test_prompts_alone_are_made_on_the_cluster_too(tmp_path: Path) -> None:
+    config = fake_config(tmp_path, tmp_path / "out", block=2, resources=SEVERAL, until="prompts")
+    outcome = build_on_ray(config)
+    assert (outcome.accepted, outcome.made_now) == (len(IDEAS), 0) and not (tmp_path / "out/units").exists()
+    assert build_on_ray(replace(config, until="shards")).made_now == len(IDEAS)
 
 
 def test_every_generator_actor_works(tmp_path: Path, session: Path) -> None:
@@ -107,7 +132,10 @@ def test_a_wrong_setting_of_a_stage_reaches_the_user_as_such(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("resources", "message"),
     [
-        (ResourceSettings(generator_gpus=0.8, scorer_gpus=0.2), "want 1 GPU, and the cluster has 0"),
+        (
+            ResourceSettings(generator_gpus=0.8, scorer_gpus=0.2),
+            "wants 0.8 GPU, and the largest node of the cluster has 0",
+        ),
         (ResourceSettings(actor_cpus=64), "too few"),
     ],
 )

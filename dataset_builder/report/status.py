@@ -17,12 +17,13 @@ from drspo.files.texts import parse_json
 from drspo.llm.journal import Journal
 from drspo.llm.segments import Books
 from pipeline.candidates.guard import Attempt, read_attempts
-from pipeline.candidates.plan import PLAN_NAME, read_plan, read_table
+from pipeline.candidates.plan import PLAN_NAME, read_plan
 from pipeline.ideas.finished import PROMPTS_NAME
 from pipeline.ideas.prompts import unfinished
 from pipeline.pairs.columns import column_names, read_scores
 from pipeline.records import OK, PROMPT_SCHEMA
 from pipeline.shards import is_shard
+from pipeline.tables import read_table
 from pipeline.units import UNIT_FILE
 
 # A line of metrics.jsonl older than this says nothing about the speed of now.
