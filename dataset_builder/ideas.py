@@ -14,6 +14,7 @@ from dataset_builder.report.stats import prompt_losses
 from drspo import consent
 from drspo.errors import UserError
 from drspo.files.run import RunDir
+from drspo.llm.access import is_withheld
 from drspo.llm.journal import Journal
 from drspo.log import progress
 from pipeline.ideas import prompts as phases
@@ -41,8 +42,17 @@ def texts(config: BuildConfig, url: str, *, alone: bool) -> Texts:
         block=config.block,
         accept_unfinished=config.accept_unfinished,
         plugins=consent.allowed(),
+        said=_said(config),
     )
     return Texts(spec, silent if config.block else progress, alone=alone)
+
+
+def _said(config: BuildConfig) -> tuple[tuple[str, str], ...]:
+    """What lets a worker send the key, where the person lets this program send it."""
+    llm = config.llm
+    if not uses_llm(config) or is_withheld(llm):
+        return ()
+    return (("llm.base_url", llm.base_url), ("llm.key_variable", llm.key_variable))
 
 
 def make_prompts(run: RunDir, config: BuildConfig) -> pa.Table:

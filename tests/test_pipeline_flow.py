@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Iterator
@@ -15,11 +16,15 @@ from dataset_builder.build import Build, Outcome
 from drspo.config import dump
 from drspo.errors import UserError
 from drspo.files.storage import Storage
+from drspo.llm.journal import Journal
+from drspo.llm.settings import LLMSettings
 from pipeline.candidates.plan import read_plan
 from pipeline.ideas.filters import FilterSettings
 from pipeline.settings import ResourceSettings
 from tests.building import ALLOW, FAKES, IDEAS, build, fake_config, final_tables, with_candidates
 from tests.forks import Forks
+from tests.hostile_llm import KEY, HostileLLM
+from tests.test_builder_questions import asking
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -37,6 +42,7 @@ def session(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     made = tmp_path_factory.mktemp("made") / "made.log"
     # Workers import the fakes from the checkout, whatever path this session was given.
     workers = {"PYTHONPATH": str(repository), "FAKE_LOG": str(made), "FAKE_SECONDS": "0.05"}
+    workers["OPENAI_API_KEY"] = KEY  # as a cluster's nodes have it, from their environment
     with pytest.MonkeyPatch.context() as patch:
         for name, value in workers.items():
             patch.setenv(name, value)
@@ -76,6 +82,46 @@ def test_blocks_flow_from_the_first_idea_to_the_last_unit_as_in_one_process(tmp_
     unit = next((tmp_path / "ray/out/units").rglob("*.parquet"))
     unit.unlink()
     assert build_on_ray(config).made_now == 1 and final_tables(tmp_path / "ray/out") == expected[0]
+
+
+def test_several_actors_ask_a_language_model_for_each_answer_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    tables, asked = [], []
+    for name, changes in (("local", {}), ("ray", {"block": 3, "resources": SEVERAL})):
+        (tmp_path / name).mkdir()
+        with HostileLLM() as server:
+            monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+            config = replace(asking(tmp_path / name, server), until="prompts", **changes)
+            build(config) if name == "local" else build_on_ray(config)
+            asked.append(server.requests)
+            assert Journal(Storage(config.out)).books().tokens == server.billed > 0
+        tables.append(Path(config.out, "prompts.parquet").read_bytes())
+    assert tables[0] == tables[1] and asked[0] == asked[1]
+
+
+def test_one_gate_holds_all_actors_back() -> None:
+    import ray
+
+    from pipeline.ideas.shared_pace import Gate, SharedPace
+
+    gate = ray.remote(num_cpus=0)(Gate).remote(LLMSettings(tokens_per_minute=6000))
+
+    async def wait() -> tuple[float, float]:
+        one, other = SharedPace(gate, 4), SharedPace(gate, 4)
+        await one.ready(6000)  # a minute's worth
+        started = time.monotonic()
+        await other.ready(200)
+        spent = time.monotonic() - started
+        await one.give_back(6000)
+        await one.pause(1.0)
+        started = time.monotonic()
+        await other.ready(1)
+        return spent, time.monotonic() - started
+
+    spent, paused = asyncio.run(wait())
+    assert spent >= 1.9 and paused >= 0.9
 
 
 def test_prompts_alone_are_made_on_the_cluster_too(tmp_path: Path) -> None:

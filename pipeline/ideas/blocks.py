@@ -17,6 +17,7 @@ from itertools import count, islice
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from drspo import consent
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from drspo.llm.settings import LLMSettings
@@ -66,6 +67,8 @@ class TextSpec:
     """ideas in a block; 0: all are one"""
     accept_unfinished: bool = False
     plugins: tuple[str, ...] = ()
+    said: tuple[tuple[str, str], ...] = ()
+    """(option, value) that the driver's command line gives: workers send keys where the person said so"""
 
     def storage(self) -> Storage:
         """The run's folder."""
@@ -75,6 +78,12 @@ class TextSpec:
     def taken(self) -> bool:
         """Whether the prompts are another run's, made and judged there."""
         return is_run(self.prompts.source)
+
+    def consent(self) -> None:
+        """Lets this process do what the driver's command line allowed."""
+        consent.allow(*self.plugins)
+        for option, value in self.said:
+            consent.say(option, value)
 
     def name(self, kind: str, number: int) -> str:
         """Where a block's table lies: ideas, screened, expanded, prompts or plan."""

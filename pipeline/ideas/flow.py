@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from drspo import consent
 from pipeline.candidates.actors import StageSpec
 from pipeline.candidates.plan import todo, unit_payload
 from pipeline.ideas.blocks import Ask, Finish, Screen, TextSpec
@@ -25,7 +24,7 @@ class ScreenBlock:
     """{block} to {block, data}: its ideas with the objections that cost nothing."""
 
     def __init__(self, spec: TextSpec) -> None:
-        consent.allow(*spec.plugins)
+        spec.consent()
         self.screen = Screen(spec)
 
     def __call__(self, row: Row) -> Row:
@@ -37,7 +36,7 @@ class AskBlock:
     """{block, data} to the same with its prompts; rates of the language model are those of all actors."""
 
     def __init__(self, spec: TextSpec, gate: Any) -> None:
-        consent.allow(*spec.plugins)
+        spec.consent()
         self.ask = Ask(spec, pace=lambda: SharedPace(gate, spec.llm.concurrency))
 
     def __call__(self, row: Row) -> Row:
@@ -49,7 +48,7 @@ class FinishBlock:
     """{block, data} to the units that have no file yet; a block that comes early waits for the others."""
 
     def __init__(self, spec: TextSpec, units: StageSpec | None) -> None:
-        consent.allow(*spec.plugins)
+        spec.consent()
         self.finish = Finish(spec)
         self.store: UnitStore | None = units.store() if units else None
         self.done = self.store.done() if self.store else set()
