@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from dataset_builder.report import status
 from drspo.errors import UserError
 from drspo.llm.settings import LLMSettings
 from pipeline.ideas import prompts as phases
@@ -98,6 +99,24 @@ def test_a_source_that_changed_meanwhile_is_refused(tmp_path):
     ideas_file(tmp_path, ["a bridge at night", *MANY])
     with pytest.raises(UserError, match="other ideas than when this run began"):
         next(iter(Texts(spec)))
+
+
+def test_status_counts_the_blocks_that_stand(tmp_path, monkeypatch, capsys):
+    real, calls = phases.object_to, []
+
+    def breaks(*given, **named):
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*given, **named)
+
+    config = fake_config(tmp_path, tmp_path / "run", MANY, filter=NEAR, block=4)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(phases, "object_to", breaks)
+        build(config)
+    assert status.main([config.out]) == 0
+    said = capsys.readouterr().out
+    assert "6 accepted of 8 so far, in 2 blocks" in said and "of 6 units" in said
 
 
 def test_another_size_of_blocks_is_another_run(tmp_path):

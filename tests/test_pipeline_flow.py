@@ -101,6 +101,18 @@ def test_several_actors_ask_a_language_model_for_each_answer_once(
     assert tables[0] == tables[1] and asked[0] == asked[1]
 
 
+def test_a_worker_that_dies_while_it_asks_loses_no_prompt(tmp_path: Path, session: Path) -> None:
+    (tmp_path / "calm").mkdir()
+    calm = fake_config(tmp_path / "calm", tmp_path / "calm/out")
+    build(calm)
+    session.with_name(f"{session.name}.died").unlink(missing_ok=True)
+    filters = replace(calm.filter, filters=(*calm.filter.filters, f"{FAKES}:dies_once"))
+    config = fake_config(tmp_path, tmp_path / "out", block=2, resources=SEVERAL, filter=filters)
+    assert build_on_ray(config).made_now == len(IDEAS)
+    assert session.with_name(f"{session.name}.died").exists()
+    assert final_tables(tmp_path / "out") == final_tables(tmp_path / "calm/out")
+
+
 def test_one_gate_holds_all_actors_back() -> None:
     import ray
 
