@@ -32,9 +32,9 @@ from scipy.stats import rankdata, spearmanr
 
 from drspo.files.run import RunDir
 from eval.base import build_scorer, metric_settings
+from eval.benchmark.suite import cells, make_pictures
 from eval.config import EvalConfig, Pictures
 from eval.metrics.objects import surplus
-from eval.suite import cells, make_pictures
 from miniature.detector import count_objects
 from miniature.world import sample_prompt
 
