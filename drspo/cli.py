@@ -28,7 +28,7 @@ COMMANDS = {
     "train": "train.command:main",
     "generate": "generate.program.command:main",
     "eval": "eval.command:main",
-    "strips": "eval.strips:main",
+    "strips": "eval.report.strips:main",
     "study": "drspo.study.command:main",
     "doctor": "drspo.doctor:main",
 }

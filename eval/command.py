@@ -14,22 +14,23 @@ from drspo.files.run import RunDir
 from drspo.log import setup
 from drspo.markup import inline
 from drspo.registry import resolve
-from eval.claims import Claims
+from eval.benchmark.claims import Claims
+from eval.benchmark.methods import rows
+from eval.benchmark.prompt_lists import strata
+from eval.benchmark.records import Record
+from eval.benchmark.suite import check_sizes, fetch_models, forget_failures, make_pictures, take_numbers
+from eval.benchmark.workers import helpers
 from eval.config import EvalConfig
 from eval.judges import build_judges, columns_of
-from eval.markdown import markdown
-from eval.methods import rows
-from eval.prompt_lists import strata
-from eval.report import write_report
-from eval.suite import check_sizes, fetch_models, forget_failures, make_pictures, take_numbers
-from eval.tables import Comparison, Record
-from eval.workers import helpers
+from eval.report.comparison import Comparison
+from eval.report.markdown import markdown
+from eval.report.page import write_report
 
 OTHERS = {
-    "--coverage": "eval.coverage:main",
+    "--coverage": "eval.statistics.coverage:main",
     "--selftest": "eval.selftest:main",
     "score": "eval.score:main",
-    "study": "eval.study:main",
+    "study": "eval.study.page:main",
 }
 """What the first word may ask for instead of a benchmark."""
 

@@ -9,13 +9,13 @@ from PIL import Image
 
 from drspo.config import load, presets
 from drspo.errors import UserError
-from eval import suite
+from eval.benchmark import suite
+from eval.benchmark.methods import ABLATIONS, rows
+from eval.benchmark.prompt_lists import read_prompts
+from eval.benchmark.suite import cells
 from eval.command import check, main
 from eval.config import EvalConfig, Judges, Pictures
 from eval.judges import build_judges
-from eval.methods import ABLATIONS, rows
-from eval.prompt_lists import read_prompts
-from eval.suite import cells
 
 MADE: list[tuple[str, int]] = []
 

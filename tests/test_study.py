@@ -10,11 +10,11 @@ from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.study import command
 from drspo.study.command import FORMATS, StudyConfig, plan
+from eval.benchmark.records import RECORDS, Record
 from eval.command import main as evaluate
 from eval.config import EvalConfig
-from eval.study import BASELINES, BESIDE, CLAIMS, TABLE1, TABLE2, Claim, judge
-from eval.suite import RECORDS
-from eval.tables import Comparison, Record
+from eval.report.comparison import Comparison
+from eval.study.page import BASELINES, BESIDE, CLAIMS, TABLE1, TABLE2, Claim, judge
 
 
 def records(means, scorer="hps_v2", prompts=12, noise=0.1, higher=True):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from drspo.files.run import RunDir
 from drspo.markup import inline
-from eval.markdown import bounds
-from eval.suite import RECORDS
-from eval.tables import Comparison, Record, Row
+from eval.benchmark.records import RECORDS, Record
+from eval.report.comparison import Comparison, Row
+from eval.report.markdown import bounds
 
 OURS = "drspo"
 BESIDE = ("spotdiffusion", "twindiffusion", "gvcf")

@@ -15,9 +15,9 @@ import numpy as np
 
 from drspo.errors import UserError
 from drspo.leaving import public_text
+from eval.benchmark.records import Record
 from eval.metrics.pickscore import shares
-from eval.ranks import Standing, agreement, leave_one_out, ranks, standings
-from eval.statistics import (
+from eval.statistics.intervals import (
     NAN,
     Interval,
     holm,
@@ -27,28 +27,7 @@ from eval.statistics import (
     verdict,
     win_rate,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """One number of one image, with everything it depends on; NaN with the reason in `error`."""
-
-    method: str
-    prompt: str
-    seed: int
-    scorer: str
-    unit: str
-    view: str
-    checkpoint: str
-    checkpoint_hash: str
-    higher_is_better: bool
-    value: float
-    version: str = "1"
-    revision: str = ""
-    text_limit: int = 0
-    """The most tokens of a prompt that were read; 0 where none are, or where there is no limit."""
-    aggregate: str = "mean"
-    error: str = ""
+from eval.statistics.ranks import Standing, agreement, leave_one_out, ranks, standings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from eval.statistics import LEAST, NAN, Interval
+from eval.statistics.intervals import LEAST, NAN, Interval
 
 
 @dataclass(frozen=True, slots=True)
