@@ -283,10 +283,7 @@ def timing_networks(family: ModelFamily, inside: list[float]) -> Iterator[None]:
     with ExitStack() as stack:
         for network in (*family.networks.values(), *family.text_encoders):
             stack.enter_context(mock.patch.object(network, "forward", wrap(network.forward)))
-        for door in (
-            "generate.images.vae.decode_latents",
-            "generate.methods.drspo.highres.encode_images",
-        ):
+        for door in ("generate.images.vae.decode_latents", "generate.images.vae.encode_images"):
             module, _, name = door.rpartition(".")
             __import__(module)
             stack.enter_context(mock.patch(door, wrap(getattr(sys.modules[module], name))))

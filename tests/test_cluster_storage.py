@@ -175,7 +175,7 @@ def test_a_store_that_is_slow_fails_and_drops_connections_changes_nothing(
     [
         ("busy", 25, "the object store keeps failing"),
         ("cut after", 40, "the object store keeps failing"),
-        ("forbidden", 0, "Forbidden"),
+        ("forbidden", 0, "Choose a folder that you may write to"),
     ],
 )
 def test_a_store_that_stops_serving_is_named_and_the_same_command_continues(

@@ -93,7 +93,8 @@ def test_a_name_in_data_stays_in_the_datas_folder(data, name):
     assert inside(data, str(data / "a.png")).read_bytes() == b"a"
 
 
-def test_a_row_with_a_path_instead_of_a_picture_reads_no_file(tmp_path):
+@pytest.mark.parametrize("written", ["{}/secret.txt", "../secret.txt", "link/secret.txt"])
+def test_a_row_with_a_path_instead_of_a_picture_reads_no_file_outside_its_folder(tmp_path, written):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -104,13 +105,16 @@ def test_a_row_with_a_path_instead_of_a_picture_reads_no_file(tmp_path):
     secret.write_text("hidden")
     row = {
         "prompt": "a",
-        "chosen": {"bytes": None, "path": str(secret)},
+        "chosen": {"bytes": None, "path": written.format(tmp_path)},
         "rejected": {"bytes": b"x", "path": ""},
     }
     schema = pa.schema([("prompt", pa.string()), ("chosen", IMAGE), ("rejected", IMAGE)])
-    pq.write_table(pa.Table.from_pylist([row], schema=schema), tmp_path / "pairs.parquet")
-    [(_, reason)] = read_rows(str(tmp_path / "pairs.parquet"), "train")
-    assert isinstance(reason, Dropped) and "not followed" in str(reason)
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "link").symlink_to(tmp_path)
+    pq.write_table(pa.Table.from_pylist([row], schema=schema), data / "pairs.parquet")
+    [(_, reason)] = read_rows(str(data / "pairs.parquet"), "train")
+    assert isinstance(reason, Dropped) and "leads out of the data" in str(reason)
 
 
 # --- links that somebody prepared

@@ -99,7 +99,7 @@ def test_a_benchmark_ends_in_tables_and_a_page_and_makes_nothing_twice(
     assert len(MADE) == 12
     with pytest.raises(UserError, match="another configuration"):
         main(arguments(tmp_path / "run", "--pictures.seeds", "1"))
-    assert "page:" in capsys.readouterr().out
+    assert "page      " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_strips_of_a_run_stand_under_their_prompts(finished, tmp_path, capsys):
     assert main([str(folder), "--out", str(out), "--count", "2", "--width", "256", "--methods", "sdxl"]) == 0
     picture = Image.open(out)
     assert picture.width == 256 + 24 and picture.height > 2 * 64
-    assert "figure:" in capsys.readouterr().out
+    assert f"figure    {out}" in capsys.readouterr().out
     with pytest.raises(UserError, match="no row 'mad'"):
         main([str(folder), "--out", str(out), "--methods", "mad"])
     with pytest.raises(UserError, match="nothing to show"):

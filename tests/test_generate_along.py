@@ -1,6 +1,7 @@
 """Prompts along a scroll: what is read, what is refused, what each window is told, and what is painted."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +132,7 @@ def test_passages_of_a_part_tile_the_part():
     assert [(p.prompt, round(p.start, 6), round(p.stop, 6)) for p in cut] == [("b", 0, 0.4), ("c", 0.4, 1)]
 
 
+LPIPS = Path(__file__).parent / "golden" / "models" / "lpips-squeeze-rand" / "model.safetensors"
 METHODS = {
     "multidiffusion": lambda model: MultiDiffusion(model, Config(**SMALL)),
     "mad": lambda model: MAD(model, MADConfig(**SMALL)),
@@ -138,6 +140,9 @@ METHODS = {
     "spotdiffusion": lambda model: build_generator("spotdiffusion", model, {"window": 128}),
     "twindiffusion": lambda model: build_generator("twindiffusion", model, SMALL),
     "gvcf": lambda model: build_generator("gvcf", model, SMALL),
+    "syncdiffusion": lambda model: build_generator(
+        "syncdiffusion", model, {**SMALL, "net": "squeeze", "net_weights": str(LPIPS)}
+    ),
 }
 
 
@@ -156,7 +161,8 @@ def test_the_same_words_in_every_passage_paint_what_one_prompt_paints(golden, na
     method, asked = METHODS[name](family(golden, checkpoint)), small_request(width=384)
     same = replace(asked, along=passages((asked.prompt, 0, 0.3), (asked.prompt, 0.3, 1)))
     one, along = (method.generate([request])[0].latents for request in (asked, same))
-    assert distance(along, one) < ROUNDING
+    # SyncDiffusion's gradient makes more of the last bits; its parity is asked for as loosely
+    assert distance(along, one) < (1e-3 if name == "syncdiffusion" else ROUNDING)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -167,7 +173,8 @@ def test_other_words_change_their_passage_and_in_one_step_no_other(golden, name)
     right = passages(("a misty river", 0, 0.5), ("a red castle at night", 0.5, 1))
     one, other = (method.generate([replace(asked, along=along)])[0].latents for along in (left, right))
     change = (one - other).abs().amax(dim=(0, 1))
-    elsewhere = 1e-3 if name == "mad" else 1e-5  # MAD's windows attend to each other
+    # MAD's windows attend to each other, SyncDiffusion's look towards the middle one
+    elsewhere = 1e-3 if name in ("mad", "syncdiffusion") else 1e-5
     assert float(change[:16].max()) < elsewhere * float(one.abs().max())
     assert float(change[48:].min()) > 2e-3 * float(one.abs().max())
 

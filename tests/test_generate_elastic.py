@@ -166,7 +166,7 @@ BAD = {
     "too low": (["--height", "32", "--width", "256"], "smaller than what the model was trained on"),
     "no whole latent": (["--height", "130"], "multiple of 8"),
     "rescaling": (["--guidance-rescale", "0.5"], "rescales nothing"),
-    "along": (["--along", "a pine: 0-0.5; a gate: 0.5-1"], "one prompt for the whole scroll"),
+    "along": (["--along", "a pine: 0-0.5; a gate: 0.5-1"], "which has no parts"),
     "share": (["--elasticdiffusion.new-share", "1.5"], "new.share"),
     "resampling": (["--elasticdiffusion.resampling", "-1"], "resampling"),
     "weight": (["--elasticdiffusion.reference-weight", "nan"], "reference.weight"),

@@ -45,7 +45,9 @@ def test_schemas_have_the_fields_of_their_dataclasses(dataclass: type, schema: p
 
 def test_a_pair_row_is_a_pair_and_two_images() -> None:
     names = {field.name for field in fields(Pair)}
-    assert set(records.pair_schema(["a"]).names) == names | {"chosen", "rejected"}
+    images = {"chosen", "rejected"}
+    assert set(records.pair_schema(["a"], pickapic=False).names) == names | images
+    assert set(records.pair_schema(["a"]).names) == names | images | set(records.PICKAPIC)
 
 
 def test_unit_rows_survive_the_way_through_arrow() -> None:
