@@ -6,6 +6,7 @@ import json
 import logging
 import shlex
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from drspo.config import config_hash, load, to_dict
@@ -15,6 +16,7 @@ from drspo.log import setup
 from drspo.markup import inline
 from drspo.registry import resolve
 from eval.benchmark.claims import Claims
+from eval.benchmark.extended import extends
 from eval.benchmark.methods import rows
 from eval.benchmark.prompt_lists import strata
 from eval.benchmark.records import Record
@@ -49,7 +51,7 @@ def main(argv: list[str]) -> int:
     run = RunDir(config.out)
     judges = build_judges(config.judges, model=config.model, device=config.device, cache=cache_of(run))
     fetch_models(config)
-    if run.start("eval", config, identity(config)):
+    if run.start("eval", config, identity(config), extends=partial(extends, config)):
         logging.info("continuing the benchmark in %s", config.out)
     if joined:
         work(config, run, judges)
