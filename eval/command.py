@@ -21,7 +21,7 @@ from eval.benchmark.methods import rows
 from eval.benchmark.prompt_lists import strata
 from eval.benchmark.records import Record
 from eval.benchmark.suite import check_sizes, fetch_models, forget_failures, make_pictures, take_numbers
-from eval.benchmark.workers import helpers
+from eval.benchmark.workers import gpus_for, helpers
 from eval.config import EvalConfig
 from eval.judges import build_judges, columns_of
 from eval.report.comparison import Comparison
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
         work(config, run, judges)
         return 0
     forget_failures(run)
-    with helpers(arguments, config.workers):
+    with helpers(arguments, config.workers, gpus_for(config.device, config.workers)):
         records = work(config, run, judges)
     found = Comparison(records, config.baseline, config.judges.trained, config.judges.aside)
     text = markdown(found) + by_stratum(config, records)
@@ -115,6 +115,7 @@ def check(config: EvalConfig) -> None:
         )
     if config.pictures.seeds < 1:
         raise UserError(f"{config.pictures.seeds} seeds per prompt", "pictures.seeds", "1 or more")
+    gpus_for(config.device, config.workers)
     columns_of(config.judges)
     strata(config)
     check_sizes(config)
