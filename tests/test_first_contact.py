@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from drspo.demo.command import next_command
+from drspo.demo.config import DemoConfig
+
 # Words that make each step short; all the others are the README's own.
 SHORT = {
-    "dataset_builder": "--prompts.limit 4 --candidates.steps 4 --pairs.validation-fraction 0",
-    "train": "--max-steps 2 --pairs-per-step 1 --data.validation-pairs 0 --samples.every 0",
-    "generate": "--steps 4",
-    "eval": "--pictures.limit 2 --pictures.seeds 1 --pictures.steps 2 "
+    "dataset_builder": "--prompts.limit 3 --candidates.seeds 1 --candidates.steps 2 "
+    "--pairs.validation-fraction 0",
+    "train": "--max-steps 1 --pairs-per-step 1 --data.validation-pairs 0 --samples.every 0",
+    "generate": "--steps 2",
+    "eval": "--pictures.limit 2 --pictures.seeds 1 --pictures.steps 1 "
     "--judges.scorers aesthetic border_seam --judges.aside border_seam",
 }
 OURS = r"(source|python -m|drspo|make|pip|python3|ray) "
@@ -47,6 +51,14 @@ def test_the_environment_is_entered_before_it_is_needed(repository):
     assert commands.index("source .venv/bin/activate") < min(
         n for n, command in enumerate(commands) if command.startswith(("python -m", "drspo"))
     )
+
+
+def test_the_demonstrations_next_command_works_without_entering_the_environment(monkeypatch):
+    monkeypatch.setattr(sys, "argv", [".venv/bin/drspo", "demo"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert shlex.split(next_command(DemoConfig()))[:2] == [".venv/bin/drspo", "generate"]
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    assert shlex.split(next_command(DemoConfig()))[:2] == ["drspo", "generate"]
 
 
 @pytest.mark.slow
