@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+from drspo.errors import UserError
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+PROGRAM = ("-m", "eval", "worker")
 
 
 @contextmanager
-def helpers(argv: list[str], workers: int) -> Iterator[None]:
-    """Starts `workers` - 1 processes that join in (0: one per GPU), and waits for them at the end.
+def helpers(argv: Sequence[str], workers: int, gpus: Sequence[str]) -> Iterator[None]:
+    """Starts `workers` - 1 processes that join in (0: one for each of `gpus`), and waits for them at the end.
 
-    Ours takes the first GPU. One that fails says so itself and costs nothing: what it left is taken over.
+    Each sees one GPU alone, ours the first. One that fails says so itself and costs nothing: what it left is
+    taken over.
     """
-    count = workers or max(1, _gpus())
-    started = [_start(argv, number) for number in range(1, count)]
-    if started and _gpus():
-        os.environ["CUDA_VISIBLE_DEVICES"] = _visible()[0]
+    mine, *theirs = pinned(workers, gpus)
+    started = [_start(argv, gpu) for gpu in theirs]
+    if started and mine:
+        os.environ[VISIBLE] = mine
     try:
         yield
     except BaseException:
@@ -30,21 +36,28 @@ def helpers(argv: list[str], workers: int) -> Iterator[None]:
             process.wait()
 
 
-def _start(argv: list[str], number: int) -> subprocess.Popen[bytes]:
-    environment = dict(os.environ)
-    if _gpus():
-        environment["CUDA_VISIBLE_DEVICES"] = _visible()[number % _gpus()]
-    command = [sys.executable, "-m", "eval", "worker", *argv]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+def pinned(workers: int, gpus: Sequence[str]) -> list[str]:
+    """The GPU of each process, ours first, empty without any; more processes than GPUs take turns."""
+    count = workers or max(1, len(gpus))
+    return [gpus[number % len(gpus)] if gpus else "" for number in range(count)]
 
 
-def _visible() -> list[str]:
-    """The names of the GPUs that this process may use."""
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return told.split(",") if told else [str(number) for number in range(_gpus())]
-
-
-def _gpus() -> int:
+def gpus_for(device: str, workers: int) -> list[str]:
+    """The GPUs that processes on `device` share; UserError where it is one and they are several."""
+    kind, colon, _ = device.partition(":")
+    if kind not in ("auto", "cuda"):
+        return []
+    if colon:
+        if workers != 1:
+            hint = f"--device {kind}; {VISIBLE} says which GPUs they may use"
+            raise UserError(f"several workers cannot share {device}", "--workers", hint)
+        return []
     import torch
 
-    return torch.cuda.device_count()
+    count, told = torch.cuda.device_count(), os.environ.get(VISIBLE, "")
+    return told.split(",")[:count] if told else [str(number) for number in range(count)]
+
+
+def _start(argv: Sequence[str], gpu: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, **({VISIBLE: gpu} if gpu else {})}
+    return subprocess.Popen([sys.executable, *PROGRAM, *argv], env=environment, stdout=subprocess.DEVNULL)

@@ -144,12 +144,13 @@ class Comparison:
             for (scorer, method, mean, difference, wins, _), p in zip(drafts, adjusted, strict=True)
         ]
 
-    def array(self, scorers: Sequence[str] | None = None) -> np.ndarray:
+    def array(self, scorers: Sequence[str] | None = None, methods: Sequence[str] | None = None) -> np.ndarray:
         """[scorers, methods, prompts], higher is better, over the pictures that every scorer has of all."""
         chosen = list(self.scorers if scorers is None else scorers)
+        named = list(self.methods if methods is None else methods)
         common: set[tuple[str, int]] | None = None
         for scorer in chosen:
-            for method in self.methods:
+            for method in named:
                 known = {cell for cell, value in self._known[scorer][method].items() if np.isfinite(value)}
                 common = known if common is None else common & known
         cells = sorted(common or ())
@@ -162,11 +163,11 @@ class Comparison:
                         self._aggregate(scorer),
                     ).values()
                 )
-                for method in self.methods
+                for method in named
             ]
             for scorer in chosen
         ]
-        return np.array(rows).reshape(len(chosen), len(self.methods), -1)
+        return np.array(rows).reshape(len(chosen), len(named), -1)
 
     @cached_property
     def standings(self) -> dict[str, Standing]:
