@@ -23,12 +23,13 @@ SHORT = {
     "eval": "--pictures.limit 2 --pictures.seeds 1 --pictures.steps 1 "
     "--judges.scorers aesthetic border_seam --judges.aside border_seam",
 }
-OURS = r"(source|python -m|drspo|make|pip|python3|ray) "
+OURS = r"(?:source|python -m|drspo|make|pip|python3|ray) "
 
 
 def printed(page: str) -> list[str]:
-    """The commands of the page's code blocks, in their order."""
-    return [found[0] for found in re.findall(rf"^    ({OURS}.+)$", page, re.MULTILINE)]
+    """The commands of the page's code blocks and of its picture's caption, in their order."""
+    found = re.findall(rf"^    ({OURS}.+)$|^`({OURS}.+)`$", page, re.MULTILINE)
+    return [block or caption for block, caption in found]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_the_first_screen_is_a_picture_and_two_commands(repository):
 
 
 def test_the_environment_is_entered_before_it_is_needed(repository):
-    commands = printed((repository / "README.md").read_text())
+    _, *commands = printed((repository / "README.md").read_text())  # the picture's own stands above
     assert commands.index("source .venv/bin/activate") < min(
         n for n, command in enumerate(commands) if command.startswith(("python -m", "drspo"))
     )
@@ -81,6 +82,7 @@ def test_the_readmes_commands_work_when_pasted_one_after_another(clone, tmp_path
             assert foreign not in ended.stderr, f"{command}\n{ended.stderr[-3000:]}"
         assert re.search(r"^next[: ]", ended.stdout, re.MULTILINE), f"{command}\n{ended.stdout[-1500:]}"
         done.append(words[2] if words[0] == "python" else words[1])
-    assert done == ["dataset_builder", "view", "train", "train", "generate", "eval", "publish"]
-    assert (clone / "scroll.png").is_file() and (clone / "runs/published/README.md").is_file()
+    assert done == ["generate", "dataset_builder", "view", "train", "train", "generate", "eval", "publish"]
+    assert (clone / "balloon.png").is_file() and (clone / "scroll.png").is_file()
+    assert (clone / "runs/published/README.md").is_file()
     assert (clone / "runs/evaluation/index.html").is_file()

@@ -429,7 +429,9 @@ def test_the_command_serves_and_ends_with_the_next_step(run, tmp_path, repositor
     program.send_signal(signal.SIGINT)
     rest, errors = program.communicate(timeout=20)
     assert f"{3 * len(IDEAS)} comparisons" in said and address.startswith("http://127.0.0.1:")
-    assert "Which scroll" in text and "next: drspo vote" in rest and errors == ""
+    assert "Which scroll" in text and errors == ""
+    pairs = f"python -m dataset_builder --config {run.out}/config.yaml --pairs.source votes"
+    assert f"next: drspo vote {run.out} --results; pairs of them: {pairs}" in rest
 
 
 def test_results_and_an_export_for_label_studio(run, tmp_path, capsys):

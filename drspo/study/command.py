@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
             before = run.phases().get(name, {}).get("seconds", 0)
             seconds = round(before + time.monotonic() - started, 1)
             run.phase_done(name, seconds=seconds, asked=asked[name])
-    print(f"page      {config.page}\nnext      docs/how-it-works.md tells what its tables mean")
+    print(f"page      {config.page}\nnext      docs/evaluate.md tells what its tables mean")
     return 0
 
 
