@@ -36,8 +36,13 @@ def clip():
     return model.eval(), preprocess, open_clip.get_tokenizer(f"local-dir:{WEIGHTS / 'clip'}")
 
 
+SDXL_FAMILY = ("sdxl", "controlnet", "clip", "aesthetic", "detector")
+
+
 def test_all_weights_together_stay_small_and_in_half_precision():
     files = sorted(WEIGHTS.rglob("*.safetensors"))
+    family = [path for path in files if path.relative_to(WEIGHTS).parts[0] in SDXL_FAMILY]
+    assert sum(path.stat().st_size for path in family) < 60e6
     assert sum(path.stat().st_size for path in files) < 80e6
     for path in files:
         with safe_open(path, "pt") as file:

@@ -28,7 +28,15 @@ PAIRS = ("dataset_builder",)
 """Whose folders hold pairs to train on."""
 
 BEGUN = (
-    *("pairs.json", "dropped.jsonl", "metrics.jsonl", "validation.jsonl", "timings.jsonl", "wandb-id"),
+    *(
+        "pairs.json",
+        "dropped.jsonl",
+        "metrics.jsonl",
+        "validation.jsonl",
+        "timings.jsonl",
+        "wandb-id",
+        "index.html",
+    ),
     *(".part-", "samples/", "tensorboard/", "wandb/", "checkpoints/."),
 )
 """How names begin that a run writes before its first checkpoint; they belong to its configuration."""
@@ -58,7 +66,8 @@ def main(argv: list[str]) -> int:
         with lost_peers_named(os.environ):
             train(config)
     if rank == 0:
-        print(f"next: {next_command(config)}")
+        print(f"see       drspo view {shlex.quote(config.out)}")
+        print(f"next      {next_command(config)}")
     return 0
 
 
