@@ -209,6 +209,7 @@ def test_a_finished_training_prints_a_next_command_that_exists(golden, source, t
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next  ")]
     arguments = shlex.split(said[0].removeprefix("next"))
     assert arguments[:3] == ["python", "-m", "generate"] and str(tmp_path / "a run") in arguments
+    assert arguments[-1] == "a run.png", "no picture of another training stands in its way"
     with pytest.raises(SystemExit) as ended:
         generate([*arguments[3:], "--print-config"])
     assert ended.value.code == 0 and flags(golden, source)[1] in capsys.readouterr().out

@@ -117,8 +117,9 @@ def begin(config: TrainConfig) -> None:
 
 
 def next_command(config: TrainConfig) -> str:
-    """What one would want to type after a training: a scroll with the LoRA."""
-    lora = ["--model", config.model, "--lora", config.out, "--out", "scroll.png"]
+    """What one would want to type after a training: a scroll with the LoRA, in a file of the run's name."""
+    picture = f"{Path(config.out).resolve().name}.png"
+    lora = ["--model", config.model, "--lora", config.out, "--out", picture]
     return shlex.join(["python", "-m", "generate", "a lighthouse at dusk", *lora])
 
 
