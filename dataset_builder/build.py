@@ -250,6 +250,7 @@ class Build:
         stats.write(self.run, stats.collect(prompts, scan, alive, pairs, scorers))
         outcome.pairs = dict(pairs.group_by("split").len().sort("split").iter_rows())
         facts = {"pairs": pairs.height, "shards": len(shards), "dead": dead, "hash": pairs_hash(config)}
+        facts |= {"votes": len(votes), "judges": len({vote.judge for vote in votes})} if votes else {}
         settings = {**pairs_settings(config), "scoring": with_added(config.scoring, self.run, scorers)}
         self.run.phase_done("export", **facts, settings=settings)
         return outcome
