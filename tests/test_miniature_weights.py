@@ -104,6 +104,18 @@ def test_the_autoencoder_gives_pictures_back(pipe):
     assert psnr(fresh, reconstruct(pipe.vae, fresh)) > 25
 
 
+def test_copies_of_fresh_scenes_keep_most_of_their_edges_and_get_no_frame(pipe):
+    from miniature import fidelity
+    from miniature.fit_autoencoder import reconstruct
+
+    scenes = [sample_scene(FRESH_SEED + 400_000 + seed, 128, 128) for seed in range(24)]
+    drawn = np.stack([paint(scene) for scene in scenes])
+    copies = reconstruct(pipe.vae, drawn)
+    assert fidelity.sharpness(drawn, copies, [countable(scene) for scene in scenes]) > 0.75
+    border, inside = fidelity.frame(copies)
+    assert border <= 1.2 * inside
+
+
 def test_the_tokenizer_takes_any_text_and_returns_it(pipe):
     text = "a naïve 7-storey pagoda ☃!"
     tokens = pipe.tokenizer(text).input_ids
