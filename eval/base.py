@@ -125,6 +125,8 @@ def _check_kind(value: Any, default: Any, where: str) -> None:
     fits = isinstance(value, (int, float) if kind is float else kind) and not (
         isinstance(value, bool) and kind in (int, float)
     )
+    if value is None and kind in kinds:
+        raise UserError(f"{where} has no value", "", f"write {where}={default}, for example")
     if kind in kinds and not fits:
         hint = f"in YAML's quotes it is one: {where}=\"'{value}'\"" if kind is str else ""
         raise UserError(f"{value!r} is not {kinds[kind]}", where, hint)

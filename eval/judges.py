@@ -11,7 +11,7 @@ from PIL import Image
 
 from drspo.errors import UserError
 from drspo.options import check_options
-from eval import SCORERS
+from eval import METRICS, SCORERS
 from eval.base import build_scorer, check_metric, metric_settings
 from eval.config import VIEWS, Judges
 from eval.settings import named, short_names
@@ -72,7 +72,7 @@ def columns_of(judges: Judges) -> tuple[str, ...]:
     columns = short_names([entry.partition("=")[0] for entry in judges.scorers])
     for key, names in (("trained", judges.trained), ("aside", judges.aside)):
         for name in names:
-            if name not in columns:
+            if name not in (*columns, *METRICS):  # a preset may name what this run leaves out
                 where, hint = f"judges.{key}", f"one of {', '.join(columns)}"
                 raise UserError(f"{name!r} is no scorer here", where, hint)
     if set(columns) <= set(judges.aside):

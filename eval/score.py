@@ -167,5 +167,9 @@ def _read_prompts(path: Path, names: list[str]) -> dict[str, str]:
     if path.suffix.lower() == ".jsonl":
         return {str(row["file"]): str(row["prompt"]) for row in map(json.loads, lines)}
     if len(lines) != len(names):
-        raise ValueError(f"{len(lines)} prompts for {len(names)} pictures")
+        raise UserError(
+            f"{len(lines)} prompts for {len(names)} pictures",
+            str(path),
+            "one line for each picture, in the order of the names; blank lines do not count",
+        )
     return dict(zip(names, lines, strict=True))

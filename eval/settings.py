@@ -25,6 +25,8 @@ def named(entries: Sequence[str], where: str) -> dict[str, str]:
 def short_names(names: Sequence[str]) -> tuple[str, ...]:
     """Registered names as they are, and the class of a module:Class plugin. UserError when two are equal."""
     short = tuple(name.rpartition(":")[2] for name in names)
-    if len(set(short)) < len(short):
-        raise UserError(f"a name is used twice: {', '.join(short)}")
+    twice = [name for name in dict.fromkeys(short) if short.count(name) > 1]
+    if twice:
+        hint = f"name each scorer once, or one of them otherwise: second={twice[0]}"
+        raise UserError(f"a name is used twice: {', '.join(twice)}", "", hint)
     return short

@@ -151,8 +151,8 @@ def test_a_benchmark_that_would_make_other_pictures_of_what_is_there_is_refused(
         (EvalConfig(out="x", pictures=Pictures(limit=-1)), "a limit of -1"),
         (EvalConfig(out="x", pictures=Pictures(seeds=0)), "0 seeds"),
         (EvalConfig(out="x", judges=Judges(batch=0)), "0 pictures at once"),
-        (EvalConfig(out="x", judges=Judges(trained=("hps_v2",))), "'hps_v2' is no scorer here"),
-        (EvalConfig(out="x", judges=Judges(aside=("hps_v2",))), "'hps_v2' is no scorer here"),
+        (EvalConfig(out="x", judges=Judges(trained=("hps_v3",))), "'hps_v3' is no scorer here"),
+        (EvalConfig(out="x", judges=Judges(aside=("near",))), "'near' is no scorer here"),
         (EvalConfig(out="x", judges=Judges(scorers=("clip",), aside=("clip",))), "left to rank by"),
         (EvalConfig(out="x", judges=Judges(scorers=("clip", "clip"))), "used twice: clip"),
     ],
@@ -183,6 +183,7 @@ MINIATURE = {"out": "x", "model": "miniature", "device": "cpu"}
         (Judges(scorers=()), "needs a scorer"),
         (Judges(scorers=("a b=clip",)), "does not name a scorer"),
         (Judges(scorers=("clip",), options=("clip.view=whole",)), "unknown view 'whole'"),
+        (Judges(scorers=("clip",), options=("clip.view=",)), "clip.view has no value"),
         (Judges(scorers=("clip",), options=("clip.veiw=official",)), "Did you mean 'view'"),
         (Judges(scorers=("clip",), options=("aesthetic.view=official",)), "which this run does not use"),
         (Judges(scorers=("clip",), options=("clip.view",)), "not name.key=value"),
@@ -207,6 +208,21 @@ def judges_of(config):
 def main_until_pictures(config):
     check(config)
     return judges_of(config)
+
+
+@pytest.mark.parametrize(
+    ("scorers", "said"),
+    [(("clip", "surplus"), ""), (("clipp",), "Did you mean 'clip'")],
+    ids=["fewer", "unknown"],
+)
+def test_a_preset_with_other_scorers_sets_nothing_aside_that_is_not_there(scorers, said):
+    argv = ["--config", "miniature", "--out", "x", "--device", "cpu", "--judges.scorers", *scorers]
+    config = load(EvalConfig, argv, package="eval", prog="eval")
+    if said:
+        with pytest.raises(UserError, match=said):
+            main_until_pictures(config)
+    else:
+        assert list(main_until_pictures(config)) == list(scorers)
 
 
 def test_one_scorer_may_look_twice_with_settings_of_its_own():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.encodings import counts
 from drspo import consent
 from drspo.files.run import RunDir
 from eval.backbones.clip_open import OpenClip
@@ -155,3 +156,13 @@ def test_scorers_share_one_pass_over_the_pictures_and_a_fresh_process_needs_no_n
     load_backbone.cache_clear()
     monkeypatch.setattr(OpenClip, "load", load)
     assert take_numbers(config, run) == first
+
+
+def test_an_image_is_encoded_once_for_each_backbone_and_view_and_a_second_run_encodes_nothing(tmp_path):
+    found = counts(str(tmp_path), 3)
+    first = {column: squares for column, (squares, _, _) in found.items()}
+    alone = {"hps_v2": 3, "pickscore": 3, "image_reward": 3, "clip": 3}
+    assert first == {"aesthetic": 3 * 7, **alone, "near": 0}, "near sees the aesthetic score's windows"
+    assert all(again == 0 for _, again, _ in found.values())
+    without_numbers = {column: squares for column, (_, _, squares) in found.items() if squares}
+    assert without_numbers == {"image_reward": 3}, "which reads picture and prompt in one network"

@@ -18,7 +18,7 @@ from drspo.errors import UserError
 from drspo.files.run import MANIFEST, RunDir
 from drspo.hashing import content_hash
 from drspo.log import setup
-from drspo.ranges import Natural, Range
+from drspo.ranges import Range
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class StudyConfig:
     """Prompts of the data set, each of which gets six candidates."""
     train_steps: Annotated[int, Range(1, 1_000_000)] = 100
     """Optimiser steps of each stage."""
-    prompts: Natural = 0
+    prompts: Annotated[int, Range(0, MOST_PROMPTS)] = 0
     """The first N of the 48 test prompts at 1:4; 0 takes all."""
     long_prompts: Annotated[int, Range(1, MOST_PROMPTS)] = 12
     """Test prompts at 1:8 and 1:16."""

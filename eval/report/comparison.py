@@ -78,7 +78,8 @@ class Comparison:
         self.records, self.baseline = list(map(_public, records)), baseline
         self.methods = list(dict.fromkeys(record.method for record in records))
         self.scorers = list(dict.fromkeys(record.scorer for record in records))
-        self.trained, self.aside = tuple(trained), tuple(aside)
+        self.trained = tuple(name for name in trained if name in self.scorers)
+        self.aside = tuple(name for name in aside if name in self.scorers)
         self.ranked = [scorer for scorer in self.scorers if scorer not in self.aside]
         self.about = {record.scorer: record for record in reversed(self.records)}
         self._known = self._values()

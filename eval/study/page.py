@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.markup import inline
 from eval.benchmark.records import RECORDS, Record
@@ -129,7 +130,9 @@ def main(argv: list[str]) -> int:
     chosen = parser.parse_args(argv)
     runs = []
     for entry in chosen.runs:
-        title, _, folder = entry.partition("=")
+        title, equals, folder = entry.partition("=")
+        if not (title and equals and folder):
+            raise UserError(f"{entry!r} is no titled run", "eval study", "write TITLE=FOLDER")
         run = RunDir(folder)
         run.require("eval")
         runs.append((title, run))
