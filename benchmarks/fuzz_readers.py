@@ -238,7 +238,7 @@ class Prompts:
 
     def read(self, folder: Path) -> None:
         from drspo.llm.template import read_template
-        from eval.prompt_lists import read_prompts as of_eval
+        from eval.benchmark.prompt_lists import read_prompts as of_eval
         from generate.program.jobs import read_prompts as of_generate
         from pipeline.ideas.prompts import ingest
         from pipeline.ideas.sources import PromptSettings

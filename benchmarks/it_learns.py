@@ -36,7 +36,7 @@ from PIL import Image
 from drspo.hashing import seed_from
 from drspo.log import progress, setup
 from eval.base import build_scorer, metric_settings
-from eval.statistics import mean_by_prompt, paired_difference
+from eval.statistics.intervals import mean_by_prompt, paired_difference
 from generate.models.family import ModelFamily, load_family
 from generate.request import Request, build_generator
 from miniature.aesthetics import colourfulness

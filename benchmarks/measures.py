@@ -2,10 +2,11 @@
 
     python -m benchmarks.measures --out runs/measures [--prompts 24] [--first 62000000]
                                   [--methods multidiffusion mad drspo drspo-without-control] [--seeds 1]
+    python -m benchmarks.measures --out runs/measures-study --run runs/study/scrolls-1-4 [--methods ...]
 
 Makes the scrolls that the folder lacks (seconds each on an idle core; the same command again continues),
-of prompts that no threshold was chosen on, and prints for each measure against the miniature detector's
-surplus:
+of prompts that no threshold was chosen on, or reads those of a finished benchmark (`--run`, every method
+unless some are named), and prints for each measure against the miniature detector's surplus:
 
     within     Spearman's rho over the scrolls of a prompt, averaged over prompts: does it order the methods?
     partial    correlation of ranks with prompt and method taken out: does it follow the count beyond that?
@@ -27,14 +28,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.stats import rankdata, spearmanr
 
+from drspo.errors import UserError
+from drspo.files.pictures import read_picture
 from drspo.files.run import RunDir
 from eval.base import build_scorer, metric_settings
+from eval.benchmark.cells import Cell
+from eval.benchmark.records import RECORDS
+from eval.benchmark.suite import cells, make_pictures
 from eval.config import EvalConfig, Pictures
 from eval.metrics.objects import surplus
-from eval.suite import cells, make_pictures
 from miniature.detector import count_objects
 from miniature.world import sample_prompt
 
@@ -51,18 +55,46 @@ class Scroll:
     numbers: dict[str, float]
 
 
-def scrolls(config: EvalConfig) -> list[Scroll]:
-    """Makes what is missing and reads every number of every scroll."""
+def painted(chosen: argparse.Namespace) -> tuple[RunDir, list[Cell]]:
+    """The folder of the benchmark's own scrolls, made where they are missing, and each of them."""
+    folder = Path(chosen.out)
+    texts = [sample_prompt(chosen.first + number) for number in range(chosen.prompts)]
+    (folder / "prompts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    methods = tuple(chosen.methods or METHODS)
+    config = EvalConfig(
+        model="miniature",
+        methods=methods,
+        baseline=methods[0],
+        out=chosen.out,
+        pictures=Pictures(prompts=(str(folder / "prompts.txt"),), seeds=chosen.seeds),
+    )
     run = RunDir(config.out)
     make_pictures(config, run)
+    return run, cells(config)
+
+
+def finished(chosen: argparse.Namespace) -> tuple[RunDir, list[Cell]]:
+    """The folder of a finished benchmark and its scrolls, of the methods that were asked for."""
+    run = RunDir(chosen.run)
+    run.require("eval")
+    lines = map(json.loads, run.read(RECORDS).decode().splitlines())
+    found = dict.fromkeys(Cell(line["method"], line["prompt"], line["seed"]) for line in lines)
+    some = [cell for cell in found if not chosen.methods or cell.method in chosen.methods]
+    if not some:
+        raise UserError(f"no scroll of {' '.join(chosen.methods)}", chosen.run, "name methods of the run")
+    return run, [cell for cell in some if run.exists(cell.name)]
+
+
+def scrolls(run: RunDir, every: list[Cell]) -> list[Scroll]:
+    """Every number of every scroll."""
     scorers = {name: build_scorer(name) for name in MEASURES}
     options = ("aesthetic.view=windows",)
     scorers["aesthetic"] = build_scorer(
-        "aesthetic", metric_settings("aesthetic", "aesthetic", model=config.model, options=options)
+        "aesthetic", metric_settings("aesthetic", "aesthetic", model="miniature", options=options)
     )
     out = []
-    for cell in cells(config):
-        image = Image.open(Path(config.out) / cell.name).convert("RGB")
+    for cell in every:
+        image = read_picture(run.read(cell.name), cell.name)
         numbers = {name: scorer.score([image], [cell.prompt])[0] for name, scorer in scorers.items()}
         pixels = np.asarray(image)
         for name, seen in (("count", pixels), ("detector", np.ascontiguousarray(pixels[:, ::-1]))):
@@ -70,7 +102,7 @@ def scrolls(config: EvalConfig) -> list[Scroll]:
         out.append(Scroll(cell.method, cell.prompt, numbers))
     means = {
         method: np.mean([one.numbers["count"] for one in out if one.method == method])
-        for method in config.methods
+        for method in dict.fromkeys(one.method for one in out)
     }
     for one in out:
         one.numbers["knowing"] = float(means[one.method])
@@ -152,29 +184,21 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--first", type=int, default=62_000_000, help="seed of the first prompt")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=[])
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--run", default="", help="a finished benchmark whose scrolls are read instead")
     chosen = parser.parse_args()
     folder = Path(chosen.out)
     folder.mkdir(parents=True, exist_ok=True)
-    texts = [sample_prompt(chosen.first + number) for number in range(chosen.prompts)]
-    (folder / "prompts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-    config = EvalConfig(
-        model="miniature",
-        methods=tuple(chosen.methods),
-        baseline=chosen.methods[0],
-        out=chosen.out,
-        pictures=Pictures(prompts=(str(folder / "prompts.txt"),), seeds=chosen.seeds),
-    )
-    some = scrolls(config)
+    some = scrolls(*(finished(chosen) if chosen.run else painted(chosen)))
     (folder / "numbers.json").write_text(json.dumps([vars(one) for one in some]), encoding="utf-8")
-    print(f"{len(some)} scrolls of {chosen.prompts} prompts\n")
+    print(f"{len(some)} scrolls of {len({one.prompt for one in some})} prompts\n")
     print("| measure | within prompts | partial |\n|---|---|---|")
     for name in (*MEASURES, "knowing", "detector"):
         known = "" if name == "knowing" else interval(some, partial, name)
         print(f"| {name} | {interval(some, within, name)} | {known} |")
     print("\n| method | surplus | counted |\n|---|---|---|")
-    for method in chosen.methods:
+    for method in dict.fromkeys(one.method for one in some):
         own = [one.numbers for one in some if one.method == method]
         ours, theirs = (np.mean([each[key] for each in own]) for key in ("surplus", "count"))
         print(f"| {method} | {ours:.2f} | {theirs:.2f} |")

@@ -1,7 +1,8 @@
-"""All four methods on the same prompts and seed, stacked into one picture: `docs/images/side_by_side.webp`.
+"""All methods on the same prompts and seed: a sheet of them, and a picture for each in docs/methods.md.
 
-    python -m benchmarks.side_by_side [--prompts 4] [--seed 0] [--out docs/images/side_by_side.webp]
+    python -m benchmarks.side_by_side [--prompts 4] [--seed 0] [--out docs/images]
 
+`side_by_side.webp` stacks the methods under each prompt, `methods/NAME.webp` the prompts of one method.
 Nothing is picked: prompt k takes the k-th time of day, the k-th subject and the k-th ground in the order in
 which the world lists them, so that four prompts show each time and each ground once; weather and place are
 those of scene 1000 + k. One seed for all.
@@ -18,7 +19,10 @@ from generate.models.family import load_family
 from generate.request import Request, build_generator
 from miniature.world import GROUNDS, SUBJECTS, TIMES, captions, sample_scene
 
-METHODS = ("sdxl", "multidiffusion", "mad", "drspo")
+METHODS = (
+    *("direct", "multidiffusion", "mad", "spotdiffusion", "twindiffusion", "gvcf"),
+    *("syncdiffusion", "elasticdiffusion", "drspo"),
+)
 FIRST = 1000
 LABEL = 16
 
@@ -31,17 +35,26 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="miniature")
-    parser.add_argument("--out", type=Path, default=Path("docs/images/side_by_side.webp"))
+    parser.add_argument("--out", type=Path, default=Path("docs/images"))
     options = parser.parse_args()
     family = load_family(options.model, controlnet=True)
     prompts = [fixed_prompt(index) for index in range(options.prompts)]
-    rows = []
+    made = {
+        (name, prompt): scroll(family, name, prompt, options.seed) for prompt in prompts for name in METHODS
+    }
+    (options.out / "methods").mkdir(parents=True, exist_ok=True)
+    for name in METHODS:
+        save(plain([made[name, prompt] for prompt in prompts]), options.out / "methods" / f"{name}.webp")
+    rows: list[tuple[str, Image.Image | None]] = []
     for prompt in prompts:
-        rows.append((prompt, None))
-        rows += [(name, scroll(family, name, prompt, options.seed)) for name in METHODS]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    stack(rows).save(options.out, lossless=False, quality=88)
-    print(f"{options.out}: {options.out.stat().st_size / 1024:.0f} KiB")
+        rows += [(prompt, None), *((name, made[name, prompt]) for name in METHODS)]
+    save(stack(rows), options.out / "side_by_side.webp")
+
+
+def save(sheet: Image.Image, path: Path) -> None:
+    """Writes a sheet small enough for a page."""
+    sheet.save(path, lossless=False, quality=85, method=6)
+    print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
 
 
 def fixed_prompt(index: int) -> str:
@@ -72,6 +85,15 @@ def scroll(family, method: str, prompt: str, seed: int) -> Image.Image:
     made = build_generator(method, family, {}).generate([request])[0]
     print(f"{method}: {made.seconds:.1f} s: {prompt}", flush=True)
     return made.image
+
+
+def plain(images: list[Image.Image]) -> Image.Image:
+    """Scrolls under each other, two pixels apart."""
+    height = sum(image.height + 2 for image in images) - 2
+    sheet = Image.new("RGB", (images[0].width, height), "white")
+    for index, image in enumerate(images):
+        sheet.paste(image, (0, index * (image.height + 2)))
+    return sheet
 
 
 def stack(rows: list[tuple[str, Image.Image | None]]) -> Image.Image:

@@ -23,11 +23,10 @@ from dataset_builder.config import (
     with_added,
 )
 from dataset_builder.export import export, plan_shards
-from dataset_builder.ideas import count_accepted, make_prompts
+from dataset_builder.ideas import conclude, count_accepted, texts
 from dataset_builder.metrics import Metrics
 from dataset_builder.report import stats
 from dataset_builder.report.head import README, about_run
-from dataset_builder.tables import parquet
 from drspo import __version__, consent
 from drspo.config import dump
 from drspo.errors import UserError
@@ -38,6 +37,7 @@ from pipeline.candidates.guard import units_with_attempts
 from pipeline.candidates.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, todo
 from pipeline.candidates.provenance import read_models
 from pipeline.checks import check_weights
+from pipeline.ideas.blocks import Texts
 from pipeline.ideas.finished import PROMPTS_NAME
 from pipeline.ideas.prompts import unfinished
 from pipeline.pairs.columns import join_added
@@ -46,6 +46,7 @@ from pipeline.pairs.ranking import rank_groups
 from pipeline.pairs.scores import Scan, scan_units
 from pipeline.pairs.votes import read_votes
 from pipeline.records import DEAD, OK
+from pipeline.tables import parquet
 from pipeline.units import DamagedFile, UnitStore, unit_name
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,8 @@ ANSWERS = "cache/llm/"  # each by its own question, so true for any configuratio
 # So many prompts in a row without a single image say that the set-up is wrong, not the prompts.
 HOPELESS = 5
 
-Executor = Callable[[pa.Table, StageSpec], Iterator[dict[str, Any]]]
+Executor = Callable[[pa.Table | Texts, StageSpec], Iterator[dict[str, Any]]]
+"""Makes the units of a table, or of blocks of prompts that it makes too, and gives each one's summary."""
 
 
 @dataclass
@@ -90,12 +92,25 @@ class Build:
         self._begin()
         if uses_llm(self.config) and self.config.until != "prompts" and not self.run.exists(PROMPTS_NAME):
             check_weights(self.config.candidates, self.config.scoring)
-        prompts = make_prompts(self.run, self.config)
+        made = self._texts()
+        prompts = conclude(self.run, self.config)
         if self.config.until == "prompts":
             return self._stopped(prompts)
         plan = self._plan(prompts)
-        made = self._candidates(plan)
+        made += self._candidates(plan)
         return self._pairs(prompts, plan, made)
+
+    def _texts(self) -> int:
+        """Phases 1 to 4, block by block, each painted while the next is asked; gives the units made."""
+        if self.run.exists(PROMPTS_NAME):
+            return 0
+        alone = self.config.until == "prompts" or not self.config.block
+        blocks = texts(self.config, self.run.base, alone=alone)
+        if not alone:
+            return self._make(blocks, len(self.store.done()), 0)
+        for _ in self.execute(blocks, self.spec):
+            pass
+        return 0
 
     def _stopped(self, prompts: pa.Table) -> Outcome:
         outcome = Outcome(prompts=prompts.num_rows, accepted=count_accepted(prompts))
@@ -164,14 +179,15 @@ class Build:
             return 0
         if done:
             log.info("%d of %d units stand already", len(done), plan.num_rows)
-        return self._make(missing, plan.num_rows)
+        return self._make(missing, plan.num_rows - missing.num_rows, plan.num_rows)
 
-    def _make(self, missing: pa.Table, total: int) -> int:
-        metrics = Metrics(self.run, total, total - missing.num_rows)
+    def _make(self, work: pa.Table | Texts, done: int, total: int) -> int:
+        """Units made of a table of them, or of blocks, of which nobody knows yet how many (0) they give."""
+        metrics = Metrics(self.run, total, done)
         committed = dead = images = 0
         with progress(total, "images", "units") as bar:
-            bar.set(total - missing.num_rows)
-            for unit in self.execute(missing, self.spec):
+            bar.set(done)
+            for unit in self.execute(work, self.spec):
                 committed += 1
                 dead += unit["dead"]
                 images += unit["images"]
@@ -234,6 +250,7 @@ class Build:
         stats.write(self.run, stats.collect(prompts, scan, alive, pairs, scorers))
         outcome.pairs = dict(pairs.group_by("split").len().sort("split").iter_rows())
         facts = {"pairs": pairs.height, "shards": len(shards), "dead": dead, "hash": pairs_hash(config)}
+        facts |= {"votes": len(votes), "judges": len({vote.judge for vote in votes})} if votes else {}
         settings = {**pairs_settings(config), "scoring": with_added(config.scoring, self.run, scorers)}
         self.run.phase_done("export", **facts, settings=settings)
         return outcome

@@ -5,7 +5,6 @@ from __future__ import annotations
 import polars as pl
 
 from dataset_builder.config import BuildConfig, run_hash, uses_llm
-from dataset_builder.ideas import IDEAS_NAME
 from drspo.errors import UserError
 from drspo.files.run import MANIFEST, RunDir
 from drspo.llm.access import check_access
@@ -13,6 +12,7 @@ from drspo.options import check_options
 from drspo.ranges import check_ranges
 from eval.settings import short_names
 from pipeline.checks import check_generators, check_scorers, check_texts
+from pipeline.ideas.blocks import IDEAS, READ_NAME
 from pipeline.ideas.finished import PROMPTS_NAME
 from pipeline.ideas.sources import check_source
 from pipeline.pairs.columns import column_names
@@ -39,7 +39,7 @@ def check(config: BuildConfig) -> None:
     if run.exists(PROMPTS_NAME):
         return
     check_texts(config.expand, config.filter)
-    if not run.exists(IDEAS_NAME):
+    if not (run.exists(IDEAS) or run.exists(READ_NAME)):
         check_source(config.prompts)
     if uses_llm(config):
         check_access(config.llm)

@@ -10,7 +10,7 @@ from dataset_builder.rates import Rates
 from drspo.config import config_hash, to_dict
 from drspo.files.storage import Storage
 from drspo.llm.settings import LLMSettings, identity
-from drspo.ranges import Share
+from drspo.ranges import Natural, Share
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.finished import is_run
@@ -37,6 +37,9 @@ class BuildConfig:
     until: Literal["prompts", "shards"] = "shards"
     """prompts: stop when they are accepted, before anything is painted; any number of runs can take them with
     --prompts.source RUN."""
+    block: Natural = 0
+    """Ideas that become prompts together: with so many in a block, the next one is asked while this one is
+    painted. 0: all of them are one block."""
     plan: bool = False
     """Say what the run would make and cost, and stop."""
     dead_threshold: Share = 0.01
@@ -69,6 +72,8 @@ def uses_llm(config: BuildConfig) -> bool:
 def prompts_hash(config: BuildConfig) -> str:
     """A hash of what decides the prompts."""
     asked: dict[str, Any] = {name: to_dict(getattr(config, name)) for name in ("prompts", "expand", "filter")}
+    if config.block:  # which prompts share a unit may depend on it
+        asked["block"] = config.block
     return config_hash({**asked, "llm": identity(config.llm) if names_llm(config) else {}})
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 
-from dataset_builder.ideas import EXPANDED_NAME, SCREENED_NAME
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.llm.journal import Journal
-from pipeline.candidates.plan import PLAN_NAME, read_table
+from pipeline.candidates.plan import PLAN_NAME
 from pipeline.ideas.finished import PROMPTS_NAME
 from pipeline.records import DEAD, PROMPT_SCHEMA, UNFINISHED
+from pipeline.tables import read_table
 from pipeline.units import unit_name
+
+# What is made of ideas, block by block; the later first, so that a kill leaves nothing that lacks its cause.
+MADE = ("phases/screened", "phases/prompts", "phases/plan", "phases/expanded")
 
 USAGE = """usage: drspo retry-dead RUN [--match TEXT]
 
@@ -73,7 +76,8 @@ def requeue_questions(where: str, match: str = "") -> int:
             where,
             "They can only join a run of its own: give their texts to a new one.",
         )
-    for name in (PLAN_NAME, PROMPTS_NAME, EXPANDED_NAME, SCREENED_NAME):
+    made = [name for name in run.list("phases/") if name.startswith(MADE)]
+    for name in (PLAN_NAME, PROMPTS_NAME, *sorted(made, reverse=True)):
         run.delete(name)
     Journal(run).withdraw(match)
     return count

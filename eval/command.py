@@ -6,6 +6,7 @@ import json
 import logging
 import shlex
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from drspo.config import config_hash, load, to_dict
@@ -14,22 +15,24 @@ from drspo.files.run import RunDir
 from drspo.log import setup
 from drspo.markup import inline
 from drspo.registry import resolve
-from eval.claims import Claims
+from eval.benchmark.claims import Claims
+from eval.benchmark.extended import extends
+from eval.benchmark.methods import rows
+from eval.benchmark.prompt_lists import strata
+from eval.benchmark.records import Record
+from eval.benchmark.suite import check_sizes, fetch_models, forget_failures, make_pictures, take_numbers
+from eval.benchmark.workers import gpus_for, helpers
 from eval.config import EvalConfig
 from eval.judges import build_judges, columns_of
-from eval.markdown import markdown
-from eval.methods import rows
-from eval.prompt_lists import strata
-from eval.report import write_report
-from eval.suite import check_sizes, fetch_models, forget_failures, make_pictures, take_numbers
-from eval.tables import Comparison, Record
-from eval.workers import helpers
+from eval.report.comparison import Comparison
+from eval.report.markdown import markdown
+from eval.report.page import write_report
 
 OTHERS = {
-    "--coverage": "eval.coverage:main",
+    "--coverage": "eval.statistics.coverage:main",
     "--selftest": "eval.selftest:main",
     "score": "eval.score:main",
-    "study": "eval.study:main",
+    "study": "eval.study.page:main",
 }
 """What the first word may ask for instead of a benchmark."""
 
@@ -48,13 +51,13 @@ def main(argv: list[str]) -> int:
     run = RunDir(config.out)
     judges = build_judges(config.judges, model=config.model, device=config.device, cache=cache_of(run))
     fetch_models(config)
-    if run.start("eval", config, identity(config)):
+    if run.start("eval", config, identity(config), extends=partial(extends, config)):
         logging.info("continuing the benchmark in %s", config.out)
     if joined:
         work(config, run, judges)
         return 0
     forget_failures(run)
-    with helpers(arguments, config.workers):
+    with helpers(arguments, config.workers, gpus_for(config.device, config.workers)):
         records = work(config, run, judges)
     found = Comparison(records, config.baseline, config.judges.trained, config.judges.aside)
     text = markdown(found) + by_stratum(config, records)
@@ -112,6 +115,7 @@ def check(config: EvalConfig) -> None:
         )
     if config.pictures.seeds < 1:
         raise UserError(f"{config.pictures.seeds} seeds per prompt", "pictures.seeds", "1 or more")
+    gpus_for(config.device, config.workers)
     columns_of(config.judges)
     strata(config)
     check_sizes(config)

@@ -62,8 +62,8 @@ class EvalConfig:
     model: str = "miniature"
     """A name of generate.models.family.MODELS, a Hub id or a folder."""
     methods: tuple[str, ...] = ("sdxl", "multidiffusion", "mad", "drspo")
-    """The rows: names of generate.GENERATORS or of eval.methods.ABLATIONS, or such a name under another,
-    flux-esrgan=direct."""
+    """The rows: names of generate.GENERATORS or of eval.benchmark.methods.ABLATIONS, or such a name under
+    another, flux-esrgan=direct."""
     options: tuple[str, ...] = ()
     """Settings of single rows as ROW.key=value: model, controlnet, ip_adapter, image_encoder, lora,
     lora_blueprint, lora_highres, upscale, upscaler, or the method's own, such as drspo.control.scale=0.4."""

@@ -20,15 +20,14 @@ from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.hashing import content_hash
 from drspo.log import setup
-from eval.cells import Cell
+from eval.benchmark.cells import ENDINGS, Cell
+from eval.benchmark.records import RECORDS
+from eval.benchmark.scores import measure
 from eval.config import Judges
 from eval.judges import build_judges
-from eval.markdown import markdown
-from eval.scores import measure
-from eval.suite import RECORDS
-from eval.tables import Comparison
+from eval.report.comparison import Comparison
+from eval.report.markdown import markdown
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 MOST_BYTES = 64 << 20
 """A prompts file beyond this is none."""
 

@@ -1,9 +1,8 @@
-"""Phase 5 as a Ray Data graph: generators, scorers and committers as pools of actors, a unit per row.
+"""The phases as one Ray Data graph, from blocks of ideas to committed units, on pools of actors.
 
 Only text and finished, encoded images travel; no shuffle ever carries an image. A row that left the
 graph is a committed file, so what a failure of the infrastructure takes along is made again, and
-nothing else. Prompts (phases 1 to 3) are text for one language model with one rate limit, and run
-in the driver.
+nothing else. Reading the source is the driver's, block by block into the run folder.
 """
 
 from __future__ import annotations
@@ -20,34 +19,66 @@ from ray.data import ActorPoolStrategy, Dataset
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from pipeline.candidates.actors import Commit, Generate, Score, StageSpec
-from pipeline.candidates.cluster import Capacity, connect, quiet_data
+from pipeline.candidates.cluster import TEXT_CPUS, Capacity, connect, quiet_data
 from pipeline.candidates.plan import todo, unit_payload
+from pipeline.ideas.blocks import Texts, is_settled, read_blocks
+from pipeline.ideas.flow import AskBlock, FinishBlock, ScreenBlock
+from pipeline.ideas.shared_pace import Gate
 from pipeline.settings import ResourceSettings
 
 log = logging.getLogger(__name__)
 
-Stage = Callable[[dict[str, Any]], dict[str, Any]]
+Stage = Callable[[dict[str, Any]], Any]
 
 
-def candidates_graph(units: pa.Table, spec: StageSpec, capacity: Capacity) -> Dataset:
-    """The plan's rows to summaries of committed units, lazily."""
-    rows = ray.data.from_arrow(units).repartition(target_num_rows_per_block=1).map(unit_payload, num_cpus=0.1)
-    shares = {"num_cpus": capacity.actor_cpus}
-    generated = rows.map(
+def units_graph(units: pa.Table) -> Dataset:
+    """The plan's rows as rows for the generators, lazily."""
+    return _one_by_one(ray.data.from_arrow(units)).map(unit_payload, num_cpus=0.1)
+
+
+def texts_graph(blocks: int, texts: Texts, spec: StageSpec, capacity: Capacity, gate: Any) -> Dataset:
+    """Blocks of ideas to rows for the generators, lazily; to none where nothing is to be painted yet."""
+    rows = _one_by_one(ray.data.from_items([{"block": number} for number in range(blocks)]))
+    stages = (
+        (ScreenBlock, (texts.spec,), 1),
+        (AskBlock, (texts.spec, gate), capacity.text_actors),
+    )
+    for stage, arguments, size in stages:
+        rows = rows.map(
+            Actor, fn_constructor_args=(stage, spec, *arguments), compute=pool(size, 1), num_cpus=TEXT_CPUS
+        )
+    finished = rows.flat_map(
         Actor,
-        fn_constructor_args=(Generate, spec),
+        fn_constructor_args=(FinishBlock, spec, texts.spec, None if texts.alone else spec),
+        compute=pool(1, 4),
+        num_cpus=TEXT_CPUS,
+    )
+    return _one_by_one(finished)
+
+
+def candidates_graph(units: Dataset, spec: StageSpec, capacity: Capacity) -> Dataset:
+    """Rows for the generators to summaries of committed units, lazily."""
+    shares = {"num_cpus": capacity.actor_cpus}
+    generated = units.map(
+        Actor,
+        fn_constructor_args=(Generate, spec, spec),
         compute=pool(capacity.generators, capacity.in_flight),
         num_gpus=capacity.generator_gpus or None,
         **shares,
     )
     scored = generated.map(
         Actor,
-        fn_constructor_args=(Score, spec),
+        fn_constructor_args=(Score, spec, spec),
         compute=pool(capacity.scorers, capacity.in_flight),
         num_gpus=capacity.scorer_gpus or None,
         **shares,
     )
-    return scored.map(Actor, fn_constructor_args=(Commit, spec), compute=pool(1, 4), num_cpus=0.1)
+    return scored.map(Actor, fn_constructor_args=(Commit, spec, spec), compute=pool(1, 4), num_cpus=0.1)
+
+
+def _one_by_one(rows: Dataset) -> Dataset:
+    """A row per block: whoever is free takes the next."""
+    return rows.repartition(target_num_rows_per_block=1)
 
 
 def pool(size: int, in_flight: int) -> ActorPoolStrategy:
@@ -62,45 +93,61 @@ def pool(size: int, in_flight: int) -> ActorPoolStrategy:
 class Actor:
     """A stage on an actor. What keeps it from starting is written down: Ray would pass on only its text."""
 
-    def __init__(self, stage: Callable[[StageSpec], Stage], spec: StageSpec) -> None:
+    def __init__(self, stage: Callable[..., Stage], spec: StageSpec, *arguments: Any) -> None:
         try:
-            self.stage = stage(spec)
+            self.stage = stage(*arguments)
         except Exception as error:
             Storage(spec.url).write(_failure_name(spec), json.dumps(_as_facts(error)).encode())
             raise
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: dict[str, Any]) -> Any:
         return self.stage(row)
 
 
 class RayExecutor:
-    """Runs units on Ray, starting the graph again for what is left after a failure of the infrastructure."""
+    """Runs units, or blocks of prompts and theirs, on Ray.
+
+    The graph is started again for what is left after a failure of the infrastructure.
+    """
 
     def __init__(self, resources: ResourceSettings) -> None:
         self.resources = resources
 
-    def __call__(self, units: pa.Table, spec: StageSpec) -> Iterator[dict[str, Any]]:
+    def __call__(self, work: pa.Table | Texts, spec: StageSpec) -> Iterator[dict[str, Any]]:
         """The summary of each unit as it is committed; raises the stage's error once restarts are used up."""
         connect(self.resources)
-        store = spec.store()
         for attempt in range(self.resources.restarts + 1):
             try:
-                yield from self._once(units, spec)
-                return
+                yield from self._once(work, spec)
+                if not isinstance(work, Texts) or is_settled(work.spec):
+                    return
+                raise RuntimeError("blocks of prompts were lost with their actor")
             except Exception as error:
                 _raise_ours(error, spec)
                 if attempt == self.resources.restarts:
                     raise
                 log.warning("the graph failed (%s); starting it again for what is left", _first_line(error))
-            units = todo(units, store.done())
-            if not units.num_rows:
+            if isinstance(work, Texts):
+                continue
+            work = todo(work, spec.store().done())
+            if not work.num_rows:
                 return
 
-    def _once(self, units: pa.Table, spec: StageSpec) -> Iterator[dict[str, Any]]:
+    def _once(self, work: pa.Table | Texts, spec: StageSpec) -> Iterator[dict[str, Any]]:
         quiet_data()
-        capacity = Capacity.of_cluster(self.resources, units.num_rows)
-        log.info("%s", capacity)
-        yield from candidates_graph(units, spec, capacity).iter_rows()
+        if not isinstance(work, Texts):
+            capacity = Capacity.of_cluster(self.resources, work.num_rows)
+            log.info("%s", capacity)
+            yield from candidates_graph(units_graph(work), spec, capacity).iter_rows()
+            return
+        blocks = read_blocks(work.spec, work.tell)
+        capacity = Capacity.of_cluster(self.resources, blocks=blocks, painting=not work.alone)
+        log.info("%d blocks of prompts, %s", blocks, capacity)
+        # As many waits at once as requests may be under way in all actors.
+        waiting = max(1000, 2 * capacity.text_actors * work.spec.llm.concurrency)
+        gate = ray.remote(num_cpus=0)(Gate).options(max_concurrency=waiting).remote(work.spec.llm)
+        rows = texts_graph(blocks, work, spec, capacity, gate)
+        yield from (rows if work.alone else candidates_graph(rows, spec, capacity)).iter_rows()
 
 
 def _raise_ours(error: BaseException, spec: StageSpec) -> None:

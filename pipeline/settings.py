@@ -76,6 +76,9 @@ class GuardSettings:
 class ResourceSettings:
     """The actors of the Ray executor. Fractions of a GPU are bookkeeping: nothing limits its memory."""
 
+    text_actors: Count = 1
+    """Actors that expand and filter prompts, a block each at a time; every one has llm.concurrency requests
+    under way, and the language model's rates hold for all together."""
     generator_actors: Natural = 0
     """Generator actors; 0 is one per GPU share, or one where there is no GPU."""
     scorer_actors: Count = 1

@@ -123,3 +123,14 @@ def append(path: str, line: str) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
         file.write(line + "\n")
+
+
+def dies_once(row: dict) -> None:
+    """A filter that takes its worker with it, the first time that it sees a windmill."""
+    if "windmill" not in row["text"]:
+        return
+    try:
+        os.close(os.open(f"{os.environ['FAKE_LOG']}.died", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    os._exit(1)

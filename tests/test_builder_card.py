@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,11 +15,14 @@ from PIL import Image
 from dataset_builder.report.card import card_files
 from dataset_builder.report.charts import distributions, short, win_matrix
 from dataset_builder.report.gallery import read_gallery
+from dataset_builder.votes.contest import ballots, open_contest
+from dataset_builder.votes.ledger import Ledger
 from drspo.config import load
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.licences import KNOWN, check_licence
 from pipeline.candidates.provenance import record_model
+from pipeline.pairs.votes import Vote
 from pipeline.records import pair_schema
 from pipeline.settings import PairSettings, ScoringSettings
 from pipeline.shards import read_pairs
@@ -56,7 +60,6 @@ def test_the_head_names_licence_configs_splits_and_the_true_row_counts(run, file
 
 
 def test_everything_the_card_shows_is_published_with_it(files):
-    import re
 
     card = files["README.md"].decode()
     shown = re.findall(r"\]\((assets/[^)]+)\)", card)
@@ -157,3 +160,21 @@ def test_card_and_gallery_speak_of_the_pairs_that_are_there_after_a_run_was_pair
         widest[pair["prompt"]] = max(pair["margin"], widest.get(pair["prompt"], 0.0))
     shown = read_gallery(config.out, 0, 32, lambda name, data: None).groups
     assert {group.prompt: group.margin for group in shown} == widest and len(widest) == 3
+
+
+def test_where_people_judged_the_card_says_so_and_no_score_takes_the_credit(tmp_path):
+    config = fake_config(tmp_path, tmp_path / "out", IDEAS[:4], pairs=PairSettings(weights=("Contrast=-1",)))
+    build(config)
+    run, ledger = RunDir(config.out), Ledger(tmp_path / "out" / "votes.jsonl")
+    for ballot in ballots(open_contest(config.out), per_prompt=1):
+        for judge in ("Ann Other", "Bob"):
+            sides = {"first": ballot.first.name, "second": ballot.second.name}
+            ledger.add(Vote(judge=judge, ballot=ballot.name, verdict="first", **sides), upper="", seconds=1)
+    build(replace(config, pairs=replace(config.pairs, source="votes")))
+    files = card_files(run, "me/tiny-scrolls", "cc-by-4.0")
+    card = files["README.md"].decode()
+    assert "4 preference pairs" in card and "(8 votes of 2 judges)" in card
+    assert "pairs: votes of people, least margin" in card and "share of the votes" in card
+    assert "best against worst" not in card and "weights Contrast" not in card
+    assert re.search(r"\| Contrast \| looked on \|", card)
+    assert not any(b"Ann Other" in data for data in files.values()), "judges stay unnamed"

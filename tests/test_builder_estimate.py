@@ -15,11 +15,11 @@ from drspo.config import load
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.llm.settings import LLMSettings
-from pipeline.candidates.plan import read_table
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.settings import PairSettings
+from pipeline.tables import read_table
 from tests.building import IDEAS, build, fake_config
 
 

@@ -89,12 +89,13 @@ def demo_page(folder, monkeypatch) -> str:
 
 def evaluation(folder) -> tuple[str, str]:
     """The page and the tables."""
-    from eval.cells import Cell
+    from eval.benchmark.cells import Cell
+    from eval.benchmark.records import Record
+    from eval.benchmark.suite import cells
     from eval.config import EvalConfig
-    from eval.markdown import markdown
-    from eval.report import write_report
-    from eval.suite import cells
-    from eval.tables import Comparison, Record
+    from eval.report.comparison import Comparison
+    from eval.report.markdown import markdown
+    from eval.report.page import write_report
 
     config = EvalConfig(model=EVIL, methods=("sdxl",), baseline="sdxl", out=str(folder / "eval"))
     run, buffer = RunDir(config.out), io.BytesIO()

@@ -187,12 +187,13 @@ def a_lora(folder: Path) -> Path:
 
 def test_the_evaluations_page_tells_nothing_of_its_maker(place, tmp_path):
     from drspo.files.run import RunDir
-    from eval.cells import Cell
+    from eval.benchmark.cells import Cell
+    from eval.benchmark.records import Record
+    from eval.benchmark.suite import cells
     from eval.config import EvalConfig
-    from eval.markdown import markdown
-    from eval.report import write_report
-    from eval.suite import cells
-    from eval.tables import Comparison, Record
+    from eval.report.comparison import Comparison
+    from eval.report.markdown import markdown
+    from eval.report.page import write_report
 
     asked = {"methods": ("sdxl",), "baseline": "sdxl", "out": str(place / "eval")}
     config = EvalConfig(model=str(place / "models/base"), **asked)

@@ -125,6 +125,23 @@ def test_a_picture_that_would_be_stretched_or_guessed_is_refused(pack, model, pi
         call(pack, "DRSPOPaintAlong", model=model, picture=picture, prompt=PROMPT)
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"steps": 0}, "at least one step"),
+        ({"guidance_scale": -0.5}, "guidance scale"),
+        ({"height": 100}, "100"),
+        ({"height": 65536, "width": 65536, "steps": 1}, "GiB are free"),
+    ],
+)
+@pytest.mark.parametrize("node", ["DRSPOScroll", "DRSPOBlueprint", "DRSPOPaintAlong"])
+def test_numbers_that_no_scroll_has_are_refused_before_any_work(pack, model, comfy, node, asked, said):
+    picture = {"picture": torch.zeros(1, 64, 256, 3)} if node == "DRSPOPaintAlong" else {}
+    with pytest.raises(UserError, match=said):
+        call(pack, node, model=model, prompt=PROMPT, **picture, **asked)
+    assert comfy.total == 0
+
+
 def test_a_lora_that_was_trained_on_is_seen(pack, tmp_path):
     cls, file = pack.NODE_CLASS_MAPPINGS["DRSPOModel"], tmp_path / "lora.safetensors"
     file.write_bytes(b"one")

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from drspo import cli
-from drspo.registry import resolve
 
 STAGES = ("blueprint", "highres")
 MODULES = ("train", "generate", "eval", "dataset_builder", "drspo")
@@ -96,29 +95,6 @@ def test_the_readmes_commands_exist(repository):
             assert command[1] in cli.COMMANDS, command
         elif command[:2] == ["python", "-m"]:
             assert command[2] in (*MODULES, "miniature.fit", "miniature.measure", "venv", "pip"), command
-
-
-@pytest.mark.parametrize(
-    "package, name",
-    [("train", "train"), ("generate", "generate"), ("dataset_builder", "build"), ("eval", "eval")],
-)
-def test_the_readmes_options_are_accepted(repository, capsys, package, name):
-    """Each shown command is parsed to the end; `--print-config` prints what it came to and starts nothing."""
-    shown = [
-        command[3:] if command[0] == "python" else command[2:]
-        for command in shown_commands((repository / "README.md").read_text())
-        if (command[:2] == ["python", "-m"] and command[2] == package)
-        or (command[0] == "drspo" and command[1] == name)
-    ]
-    main = resolve(cli.COMMANDS[name])
-    for arguments in shown:
-        if "--resume" in arguments:  # needs the folder of a run
-            continue
-        with pytest.raises(SystemExit) as caught:
-            main([*arguments, "--print-config"])
-        said = capsys.readouterr()
-        assert caught.value.code == 0, (arguments, said.err)
-        assert ":" in said.out
 
 
 def test_the_example_runs_are_accepted(repository):

@@ -30,6 +30,19 @@ def test_the_pages_build_without_a_warning(repository, tmp_path):
     assert (tmp_path / "site" / "reference" / "index.html").is_file()
 
 
+def test_no_two_pages_say_the_same_words(repository):
+    """Fifteen words in a row stand on one page; tables' rulers and the paper's title are no words of ours."""
+    title = "Blueprint-Guided Scroll Generation with Direct Preference Optimization"
+    said = {}
+    for path in [repository / "README.md", *sorted((repository / "docs").glob("*.md"))]:
+        if path.name == "reference.md":
+            continue
+        words = re.findall(r"\w[^\s|]*", path.read_text().replace(title, ""))
+        for passage in {" ".join(words[i : i + 15]) for i in range(len(words) - 14)}:
+            said.setdefault(passage, []).append(path.name)
+    assert {passage: pages for passage, pages in said.items() if len(pages) > 1} == {}
+
+
 def test_the_page_of_settings_is_what_the_dataclasses_say(repository):
     there = (repository / "docs" / "reference.md").read_text()
     assert there == reference.page(), "write it anew: python -m drspo.reference > docs/reference.md"

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from drspo.files.storage import Storage
-from eval.claims import FOLDER, Claims, share
+from eval.benchmark.claims import FOLDER, Claims, share
 
 S3 = {
     "AWS_ACCESS_KEY_ID": "test-key",
@@ -124,7 +124,7 @@ def test_a_store_that_fails_for_a_moment_does_not_end_the_signs_of_life(tmp_path
 DOOMED = """
 import sys, time
 from drspo.files.storage import Storage
-from eval.claims import Claims
+from eval.benchmark.claims import Claims
 with Claims(Storage(sys.argv[1]), beat=0.05).hold("task"):
     print("mine", flush=True)
     time.sleep(600)

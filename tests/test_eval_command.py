@@ -9,13 +9,13 @@ from PIL import Image
 
 from drspo.config import load, presets
 from drspo.errors import UserError
-from eval import suite
+from eval.benchmark import suite
+from eval.benchmark.methods import ABLATIONS, rows
+from eval.benchmark.prompt_lists import read_prompts
+from eval.benchmark.suite import cells
 from eval.command import check, main
 from eval.config import EvalConfig, Judges, Pictures
 from eval.judges import build_judges
-from eval.methods import ABLATIONS, rows
-from eval.prompt_lists import read_prompts
-from eval.suite import cells
 
 MADE: list[tuple[str, int]] = []
 
@@ -56,7 +56,7 @@ class Family:
 @pytest.fixture
 def painters(monkeypatch):
     MADE.clear()
-    greys = {"multidiffusion": 100, "sdxl": 110}
+    greys = {"multidiffusion": 100, "sdxl": 110, "mad": 120}
     monkeypatch.setattr(suite, "open_generator", lambda setup: Painter(greys[setup.method]))
     monkeypatch.setattr(suite, "locate", lambda source, known: None)
 
@@ -100,6 +100,44 @@ def test_a_benchmark_ends_in_tables_and_a_page_and_makes_nothing_twice(
     with pytest.raises(UserError, match="another configuration"):
         main(arguments(tmp_path / "run", "--pictures.seeds", "1"))
     assert "page      " in capsys.readouterr().out
+
+
+def test_rows_prompts_seeds_and_scorers_are_added_to_a_finished_benchmark(tmp_path, painters):
+    run = tmp_path / "run"
+    assert main(arguments(run, "--methods", "multidiffusion")) == 0
+    assert main(arguments(run)) == 0
+    assert len(MADE) == 12, "the row that came later, and no other picture"
+    assert main(arguments(run, "--pictures.limit", "4", "--pictures.seeds", "3")) == 0
+    assert len(MADE) == len(set(MADE)) * 2 == 2 * 4 * 3
+    assert main(arguments(run, "--pictures.limit", "4", "--pictures.seeds", "3", *BORDERS)) == 0
+    assert len(MADE) == 24
+    manifest = json.loads((run / "run.json").read_text())
+    assert len(manifest["extended"]) == 3 and manifest["config"]["pictures"]["seeds"] == 3
+    assert len((run / "records.jsonl").read_text().splitlines()) == 2 * 24
+
+
+BORDERS = ("--judges.scorers", f"{__name__}:Brightness", "border_frame")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ("--methods", "sdxl", "--baseline", "sdxl"),
+        ("--methods", "multidiffusion", "sdxl", "mad=multidiffusion", "--options", "mad.stride=32"),
+        ("--options", "multidiffusion.stride=32"),
+        ("--pictures.limit", "2"),
+        ("--pictures.steps", "3"),
+        ("--model", "miniature-sd3"),
+    ],
+    ids=lambda changed: changed[-1],
+)
+def test_a_benchmark_that_would_make_other_pictures_of_what_is_there_is_refused(tmp_path, painters, changed):
+    more = ("--methods", "multidiffusion", "sdxl", "mad=mad")
+    assert main(arguments(tmp_path / "run", *more)) == 0
+    made = len(MADE)
+    with pytest.raises(UserError, match="another configuration"):
+        main(arguments(tmp_path / "run", *more, *changed))
+    assert len(MADE) == made
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from drspo.errors import UserError
-from eval.prompt_lists import PROMPTS, read_prompts
+from eval.benchmark.prompt_lists import PROMPTS, read_prompts
 from pipeline.ideas.dedup import jaccard, near_duplicates, shingles
 
 

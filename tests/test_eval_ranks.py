@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eval.metrics.pickscore import shares
-from eval.ranks import agreement, leave_one_out, ranks, standings
+from eval.statistics.ranks import agreement, leave_one_out, ranks, standings
 
 TABLES = (
     """

@@ -13,13 +13,14 @@ from PIL import Image
 
 from drspo.errors import UserError
 from drspo.files.run import RunDir
+from eval.benchmark.records import Record
+from eval.benchmark.suite import cells
 from eval.config import EvalConfig, Pictures
-from eval.figures import dots
-from eval.latex import csv_tables, latex
-from eval.report import write_report
-from eval.strips import figure, main
-from eval.suite import cells
-from eval.tables import Comparison, Record
+from eval.report.comparison import Comparison
+from eval.report.figures import dots
+from eval.report.latex import csv_tables, latex
+from eval.report.page import write_report
+from eval.report.strips import figure, main
 
 HOSTILE = '</script><img src=x onerror="document.title=1"> =cmd() & "quotes" \\ $x_1$'
 

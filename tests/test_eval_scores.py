@@ -11,14 +11,14 @@ from PIL import Image
 
 from drspo import consent
 from drspo.files.run import RunDir
-from eval import suite
 from eval.backbones.clip_open import OpenClip
 from eval.backbones.embeddings import load_backbone
+from eval.benchmark import suite
+from eval.benchmark.scores import ScoreStore
+from eval.benchmark.suite import cells
+from eval.benchmark.suite import take_numbers as take
 from eval.config import EvalConfig, Judges, Pictures
 from eval.judges import build_judges
-from eval.scores import ScoreStore
-from eval.suite import cells
-from eval.suite import take_numbers as take
 
 LOADED: list[weakref.ref] = []
 TOGETHER: list[int] = []

@@ -15,9 +15,9 @@ from drspo.files.storage import Storage
 from drspo.llm.wire import Wire
 from eval import score
 from eval.base import Missing, metric_settings
-from eval.cells import Cell
+from eval.benchmark.cells import Cell
+from eval.benchmark.scores import measure
 from eval.metrics.question import Question
-from eval.scores import measure
 from tests.hostile_llm import KEY
 from tests.judging_llm import JudgingLLM
 

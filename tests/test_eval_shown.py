@@ -5,8 +5,8 @@ import shlex
 
 from drspo.config import load
 from drspo.study.command import StudyConfig
+from eval.benchmark.methods import rows
 from eval.config import EvalConfig
-from eval.methods import rows
 
 
 def shown(page, start):

@@ -7,9 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval import coverage
 from eval.command import main
-from eval.statistics import holm, mean_by_prompt, mean_interval, paired_difference, verdict, win_rate
+from eval.statistics import coverage
+from eval.statistics.intervals import (
+    holm,
+    mean_by_prompt,
+    mean_interval,
+    paired_difference,
+    verdict,
+    win_rate,
+)
 
 
 @pytest.mark.parametrize("n", coverage.SIZES)

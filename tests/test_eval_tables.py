@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from drspo.errors import UserError
-from eval.markdown import markdown
-from eval.tables import Comparison, Record
+from eval.benchmark.records import Record
+from eval.report.comparison import Comparison
+from eval.report.markdown import markdown
 
 
 def record(method, prompt, seed, value, scorer="aesthetic", higher=True, **more):

@@ -11,20 +11,25 @@ from pathlib import Path
 
 import pytest
 
+from drspo.demo.command import next_command
+from drspo.demo.config import DemoConfig
+
 # Words that make each step short; all the others are the README's own.
 SHORT = {
-    "dataset_builder": "--prompts.limit 4 --candidates.steps 4 --pairs.validation-fraction 0",
-    "train": "--max-steps 2 --pairs-per-step 1 --data.validation-pairs 0 --samples.every 0",
-    "generate": "--steps 4",
-    "eval": "--pictures.limit 2 --pictures.seeds 1 --pictures.steps 2 "
+    "dataset_builder": "--prompts.limit 3 --candidates.seeds 1 --candidates.steps 2 "
+    "--pairs.validation-fraction 0",
+    "train": "--max-steps 1 --pairs-per-step 1 --data.validation-pairs 0 --samples.every 0",
+    "generate": "--steps 2",
+    "eval": "--pictures.limit 2 --pictures.seeds 1 --pictures.steps 1 "
     "--judges.scorers aesthetic border_seam --judges.aside border_seam",
 }
-OURS = r"(source|python -m|drspo|make|pip|python3|ray) "
+OURS = r"(?:source|python -m|drspo|make|pip|python3|ray) "
 
 
 def printed(page: str) -> list[str]:
-    """The commands of the page's code blocks, in their order."""
-    return [found[0] for found in re.findall(rf"^    ({OURS}.+)$", page, re.MULTILINE)]
+    """The commands of the page's code blocks and of its picture's caption, in their order."""
+    found = re.findall(rf"^    ({OURS}.+)$|^`({OURS}.+)`$", page, re.MULTILINE)
+    return [block or caption for block, caption in found]
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +48,18 @@ def test_the_first_screen_is_a_picture_and_two_commands(repository):
 
 
 def test_the_environment_is_entered_before_it_is_needed(repository):
-    commands = printed((repository / "README.md").read_text())
+    _, *commands = printed((repository / "README.md").read_text())  # the picture's own stands above
     assert commands.index("source .venv/bin/activate") < min(
         n for n, command in enumerate(commands) if command.startswith(("python -m", "drspo"))
     )
+
+
+def test_the_demonstrations_next_command_works_without_entering_the_environment(monkeypatch):
+    monkeypatch.setattr(sys, "argv", [".venv/bin/drspo", "demo"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert shlex.split(next_command(DemoConfig()))[:2] == [".venv/bin/drspo", "generate"]
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    assert shlex.split(next_command(DemoConfig()))[:2] == ["drspo", "generate"]
 
 
 @pytest.mark.slow
@@ -69,6 +82,7 @@ def test_the_readmes_commands_work_when_pasted_one_after_another(clone, tmp_path
             assert foreign not in ended.stderr, f"{command}\n{ended.stderr[-3000:]}"
         assert re.search(r"^next[: ]", ended.stdout, re.MULTILINE), f"{command}\n{ended.stdout[-1500:]}"
         done.append(words[2] if words[0] == "python" else words[1])
-    assert done == ["dataset_builder", "view", "train", "train", "generate", "eval", "publish"]
-    assert (clone / "scroll.png").is_file() and (clone / "runs/published/README.md").is_file()
+    assert done == ["generate", "dataset_builder", "view", "train", "train", "generate", "eval", "publish"]
+    assert (clone / "balloon.png").is_file() and (clone / "scroll.png").is_file()
+    assert (clone / "runs/published/README.md").is_file()
     assert (clone / "runs/evaluation/index.html").is_file()

@@ -9,6 +9,7 @@ import duckdb
 import pytest
 from PIL import Image
 
+from benchmarks.interop.tables import by_duckdb, by_polars, by_us
 from dataset_builder.hub.publish import main
 from pipeline.settings import PairSettings
 from pipeline.shards import read_pairs
@@ -49,3 +50,12 @@ def test_duckdb_reads_the_units_of_a_run_that_nobody_published(tree: Path) -> No
     files = str(tree.parent / "out" / "**" / "prompts.parquet")
     accepted = duckdb.sql(f"select count(*) from '{files}' where status = 'ok'").fetchall()
     assert accepted == [(len(IDEAS),)]
+
+
+def test_both_find_in_a_run_what_our_own_reader_finds(tree: Path) -> None:
+    """How often each generator won, the best of each prompt's nested candidates, and a picture."""
+    run = tree.parent / "out"
+    ours = by_us(run)
+    assert len(ours["best"]) == ours["kept"] == len(IDEAS) and sum(ours["won"].values()) > len(IDEAS)
+    assert by_polars(run) == ours
+    assert by_duckdb(run) == ours

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Iterator
@@ -15,14 +16,20 @@ from dataset_builder.build import Build, Outcome
 from drspo.config import dump
 from drspo.errors import UserError
 from drspo.files.storage import Storage
+from drspo.llm.journal import Journal
+from drspo.llm.settings import LLMSettings
 from pipeline.candidates.plan import read_plan
+from pipeline.ideas.filters import FilterSettings
 from pipeline.settings import ResourceSettings
 from tests.building import ALLOW, FAKES, IDEAS, build, fake_config, final_tables, with_candidates
 from tests.forks import Forks
+from tests.hostile_llm import KEY, HostileLLM
+from tests.test_builder_questions import asking
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 RESOURCES = ResourceSettings(generator_actors=2, actor_cpus=0.5)
+SEVERAL = replace(RESOURCES, text_actors=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,6 +42,7 @@ def session(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     made = tmp_path_factory.mktemp("made") / "made.log"
     # Workers import the fakes from the checkout, whatever path this session was given.
     workers = {"PYTHONPATH": str(repository), "FAKE_LOG": str(made), "FAKE_SECONDS": "0.05"}
+    workers["OPENAI_API_KEY"] = KEY  # as a cluster's nodes have it, from their environment
     with pytest.MonkeyPatch.context() as patch:
         for name, value in workers.items():
             patch.setenv(name, value)
@@ -58,6 +66,81 @@ def test_both_executors_give_the_same_tables(tmp_path: Path) -> None:
     assert outcome.made_now == len(IDEAS)
     assert final_tables(tmp_path / "ray/out") == final_tables(tmp_path / "local/out")
     assert build_on_ray(config).made_now == 0
+
+
+def test_blocks_flow_from_the_first_idea_to_the_last_unit_as_in_one_process(tmp_path: Path) -> None:
+    expected = []
+    for name, block in (("local", 0), ("ray", 2)):
+        (tmp_path / name).mkdir()
+        config = fake_config(tmp_path / name, tmp_path / name / "out", block=block)
+        config = replace(config, filter=FilterSettings(near_duplicates=0.7), resources=SEVERAL)
+        outcome = build(config) if name == "local" else build_on_ray(config)
+        assert outcome.made_now == len(IDEAS)
+        expected.append(final_tables(tmp_path / name / "out"))
+    assert expected[0] == expected[1]
+    # What is asked for again, such as a unit whose file was lost, is made without the texts.
+    unit = next((tmp_path / "ray/out/units").rglob("*.parquet"))
+    unit.unlink()
+    assert build_on_ray(config).made_now == 1 and final_tables(tmp_path / "ray/out") == expected[0]
+
+
+def test_several_actors_ask_a_language_model_for_each_answer_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    tables, asked = [], []
+    for name, changes in (("local", {}), ("ray", {"block": 3, "resources": SEVERAL})):
+        (tmp_path / name).mkdir()
+        with HostileLLM() as server:
+            monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+            config = replace(asking(tmp_path / name, server), until="prompts", **changes)
+            build(config) if name == "local" else build_on_ray(config)
+            asked.append(server.requests)
+            assert Journal(Storage(config.out)).books().tokens == server.billed > 0
+        tables.append(Path(config.out, "prompts.parquet").read_bytes())
+    assert tables[0] == tables[1] and asked[0] == asked[1]
+
+
+def test_a_worker_that_dies_while_it_asks_loses_no_prompt(tmp_path: Path, session: Path) -> None:
+    (tmp_path / "calm").mkdir()
+    calm = fake_config(tmp_path / "calm", tmp_path / "calm/out")
+    build(calm)
+    session.with_name(f"{session.name}.died").unlink(missing_ok=True)
+    filters = replace(calm.filter, filters=(*calm.filter.filters, f"{FAKES}:dies_once"))
+    config = fake_config(tmp_path, tmp_path / "out", block=2, resources=SEVERAL, filter=filters)
+    assert build_on_ray(config).made_now == len(IDEAS)
+    assert session.with_name(f"{session.name}.died").exists()
+    assert final_tables(tmp_path / "out") == final_tables(tmp_path / "calm/out")
+
+
+def test_one_gate_holds_all_actors_back() -> None:
+    import ray
+
+    from pipeline.ideas.shared_pace import Gate, SharedPace
+
+    gate = ray.remote(num_cpus=0)(Gate).remote(LLMSettings(tokens_per_minute=6000))
+
+    async def wait() -> tuple[float, float]:
+        one, other = SharedPace(gate, 4), SharedPace(gate, 4)
+        await one.ready(6000)  # a minute's worth
+        started = time.monotonic()
+        await other.ready(200)
+        spent = time.monotonic() - started
+        await one.give_back(6000)
+        await one.pause(1.0)
+        started = time.monotonic()
+        await other.ready(1)
+        return spent, time.monotonic() - started
+
+    spent, paused = asyncio.run(wait())
+    assert spent >= 1.9 and paused >= 0.9
+
+
+def test_prompts_alone_are_made_on_the_cluster_too(tmp_path: Path) -> None:
+    config = fake_config(tmp_path, tmp_path / "out", block=2, resources=SEVERAL, until="prompts")
+    outcome = build_on_ray(config)
+    assert (outcome.accepted, outcome.made_now) == (len(IDEAS), 0) and not (tmp_path / "out/units").exists()
+    assert build_on_ray(replace(config, until="shards")).made_now == len(IDEAS)
 
 
 def test_every_generator_actor_works(tmp_path: Path, session: Path) -> None:
@@ -107,7 +190,10 @@ def test_a_wrong_setting_of_a_stage_reaches_the_user_as_such(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("resources", "message"),
     [
-        (ResourceSettings(generator_gpus=0.8, scorer_gpus=0.2), "want 1 GPU, and the cluster has 0"),
+        (
+            ResourceSettings(generator_gpus=0.8, scorer_gpus=0.2),
+            "wants 0.8 GPU, and the largest node of the cluster has 0",
+        ),
         (ResourceSettings(actor_cpus=64), "too few"),
     ],
 )

@@ -6,15 +6,27 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from drspo.config import find_config
 from drspo.errors import UserError
-from drspo.files.run import RunDir
+from drspo.files.run import RunDir, revision
 from drspo.study import command
 from drspo.study.command import FORMATS, StudyConfig, plan
+from eval.benchmark.records import RECORDS, Record
 from eval.command import main as evaluate
 from eval.config import EvalConfig
-from eval.study import BASELINES, BESIDE, CLAIMS, TABLE1, TABLE2, Claim, judge
-from eval.suite import RECORDS
-from eval.tables import Comparison, Record
+from eval.report.comparison import Comparison
+from eval.study.paper import (
+    BASELINES,
+    BESIDE,
+    CLAIMS,
+    RANK_CLAIMS,
+    TABLE1,
+    TABLE2,
+    Claim,
+    RankClaim,
+    judge,
+    judge_rank,
+)
 
 
 def records(means, scorer="hps_v2", prompts=12, noise=0.1, higher=True):
@@ -48,6 +60,38 @@ def test_a_claim_is_seen_when_every_difference_is_clear_and_reversed_when_one_is
     assert judged(means, Claim("best", "hps_v2", ("mad", "sdxl"))) == verdict
 
 
+RANK = RankClaim("best rank", ("hps_v2", "clip"), ("drspo", "mad", "sdxl"))
+
+
+def ranked(means, **more):
+    found = [record for scorer in RANK.scorers for record in records(means, scorer, **more)]
+    return judge_rank(RANK, Comparison(found, "drspo"))
+
+
+@pytest.mark.parametrize(
+    ("means", "verdict"),
+    [
+        ({"drspo": 1.0, "mad": 0.0, "sdxl": 0.2}, "seen"),
+        ({"drspo": 0.15, "mad": 0.0, "sdxl": 0.01}, "not seen"),
+        ({"drspo": 0.5, "mad": 0.0, "sdxl": 1.0}, "reversed"),
+    ],
+)
+def test_a_best_rank_is_seen_when_it_stands_in_nearly_every_draw_and_reversed_when_another_does(
+    means, verdict
+):
+    assert ranked(means, noise=0.2)[0] == verdict
+
+
+def test_a_rank_is_told_with_interval_and_chance_and_untested_without_rows_scorers_or_prompts():
+    _, lines = ranked({"drspo": 1.0, "mad": 0.0})
+    assert lines == [
+        "drspo 1.00 [1.00, 1.00], best of 2 in 100 % of draws", "mad +1.00 [1.00, 1.00]", "sdxl not painted",
+    ]  # fmt: skip
+    assert ranked({"drspo": 1.0})[0] == "not tested"
+    assert ranked({"drspo": 1.0, "mad": 0.0}, prompts=4)[0] == "not tested"
+    assert judge_rank(RANK, Comparison(records({"drspo": 1.0, "mad": 0.0}), "drspo"))[0] == "not tested"
+
+
 def test_a_claim_of_being_worse_and_a_scorer_where_less_is_better_turn_the_sign():
     worse = Claim("MAD leads", "aesthetic", ("mad",), better=False)
     assert judged({"drspo": 0.0, "mad": 1.0}, worse) == "seen"
@@ -77,6 +121,8 @@ def test_every_claim_and_table_speaks_of_rows_and_scorers_that_the_study_paints(
     assert set(command.LONG_ROWS) <= painted
     for claim in CLAIMS:
         assert set(claim.others) <= painted and claim.scorer in config.judges.scorers
+    for ranks in RANK_CLAIMS:
+        assert set(ranks.rows) <= painted and set(ranks.scorers) <= set(config.judges.scorers)
 
 
 def test_the_page_has_every_claim_with_its_verdict_and_both_tables(tmp_path, capsys):
@@ -90,6 +136,10 @@ def test_the_page_has_every_claim_with_its_verdict_and_both_tables(tmp_path, cap
     text = page.read_text()
     assert "| DRSPO has the highest HPS v2 (5.2) | **seen** |" in text
     assert "| DRSPO has the highest ImageReward (5.2) | **not tested** |" in text
+    assert "| DRSPO has the best average rank by the paper's scorers (Table 1) | **not tested** |" in text
+    told = next(line for line in text.splitlines() if line.startswith("- scrolls of 1:4: "))
+    assert "12 prompts, 1 seed, 13 rows" in told and f"at revision {revision()[:7]}" in told
+    assert told.endswith("not painted: spotdiffusion, twindiffusion, gvcf"), "rows that exist are named"
     assert "Table 1, 1:4" in text and "Table 2, 1:4" in text and "steps: 3" in text
 
 
@@ -109,6 +159,52 @@ def test_parts_run_in_order_once_and_a_broken_one_is_begun_again(tmp_path, monke
     assert len(ran) == 3 + 1 + len(FORMATS) + 1
     assert command.main(argv) == 0, "only the page is written again"
     assert len(ran) == 3 + 1 + len(FORMATS) + 2
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """(arguments, the commands that ran since) of a study whose every part is done."""
+    ran = []
+    monkeypatch.setattr(command, "run_program", lambda program, listener: ran.append(" ".join(program.argv)))
+    argv = ["--out", str(tmp_path / "study"), "--page", str(tmp_path / "page.md"), "--prompts", "8"]
+    assert command.main(argv) == 0
+    (tmp_path / "study" / "pairs").mkdir()
+    (tmp_path / "study" / "pairs" / "run.json").write_text("{}")
+    ran.clear()
+    return argv, ran
+
+
+def test_rows_that_a_later_version_brings_are_painted_in_a_finished_study(tmp_path, finished, monkeypatch):
+    argv, ran = finished
+    longer = tmp_path / "longer.yaml"
+    longer.write_text(find_config("miniature-study", "eval").read_text() + "# one more row\n")
+    real = command.find_config
+    known = {"miniature-study": longer}
+    monkeypatch.setattr(command, "find_config", lambda name, package: known.get(name) or real(name, package))
+    assert command.main(argv) == 0
+    assert len(ran) == len(FORMATS) + 1 and all("--config miniature-study" in one for one in ran[:-1])
+    ran.clear()
+    assert command.main(argv) == 0
+    assert len(ran) == 1, "only the page"
+
+
+def test_a_finished_study_takes_more_prompts_and_no_fewer(finished):
+    argv, ran = finished
+    assert command.main([*argv, "--prompts", "0", "--seeds", "3"]) == 0
+    assert len(ran) == 2 and "--pictures.seeds 3" in ran[0]
+    for less in (("--prompts", "8"), ("--prompts", "0", "--seeds", "3", "--train-steps", "7")):
+        with pytest.raises(UserError, match="another configuration"):
+            command.main([*argv, *less])
+
+
+def test_the_page_is_told_the_command_and_the_hours(tmp_path):
+    config = StudyConfig(out=str(tmp_path / "s"), page="p.md", prompts=40, denoising_steps=20, workers=3)
+    run = RunDir(config.out)
+    run.start("study", config, "x")
+    run.phase_done("pairs", seconds=5400)
+    told = plan(config)["page"].argv
+    assert "command=drspo study --prompts 40 --denoising-steps 20" in told
+    assert "took=1 h 30 min, 3 processes painting" in told
 
 
 def test_each_part_is_a_command_that_its_program_accepts(tmp_path):

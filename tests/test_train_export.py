@@ -79,6 +79,23 @@ def test_diffusers_reloads_the_folder_to_the_bit(tmp_path, trained, pipe):
     assert not torch.allclose(again, base, rtol=1e-2)
 
 
+def test_a_pipeline_holds_both_loras_and_wears_one(tmp_path, trained, folder, pipe):
+    other = StableDiffusionXLPipeline.from_pretrained(folder).unet
+    add_lora(other, rank=2, alpha=2, seed=3)
+    for name, parameter in named_lora_parameters(other).items():
+        if ".lora_B." in name:
+            parameter.data = torch.ones_like(parameter)
+    for name, unet in {"blueprint": other, "highres": trained}.items():
+        save_lora(tmp_path / name, unet, facts(unet))
+        pipe.load_lora_weights(str(tmp_path / name), adapter_name=name)
+    try:
+        for name, unet in {"blueprint": other, "highres": trained}.items():
+            pipe.set_adapters(name)
+            assert torch.equal(output(pipe.unet), output(unet)), name
+    finally:
+        pipe.unload_lora_weights()
+
+
 def test_diffusers_reloads_the_kohya_file_to_the_bit(tmp_path, trained, pipe):
     path = save_kohya(tmp_path / "lora.safetensors", trained, facts(trained))
     assert torch.equal(reloaded(pipe, str(tmp_path), weight_name=path.name), output(trained))

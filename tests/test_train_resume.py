@@ -206,8 +206,8 @@ def test_a_finished_training_prints_a_next_command_that_exists(golden, source, t
     from generate.program.command import main as generate
 
     train(golden, source, tmp_path / "a run", max_steps=1)
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
-    arguments = shlex.split(said[0].removeprefix("next: "))
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next  ")]
+    arguments = shlex.split(said[0].removeprefix("next"))
     assert arguments[:3] == ["python", "-m", "generate"] and str(tmp_path / "a run") in arguments
     with pytest.raises(SystemExit) as ended:
         generate([*arguments[3:], "--print-config"])

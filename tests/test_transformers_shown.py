@@ -7,8 +7,8 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from drspo.config import load
+from eval.benchmark.suite import check_sizes
 from eval.config import EvalConfig
-from eval.suite import check_sizes
 from generate.program.command import main
 from generate.program.metadata import read
 from tests.test_commands import shown_commands

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -27,7 +28,9 @@ from dataset_builder.votes.ledger import Ledger
 from dataset_builder.votes.server import Judges, application, results
 from dataset_builder.votes.standings import agreement, methods, strengths
 from drspo.errors import UserError
+from pipeline.pairs.pairing import choose_pairs
 from pipeline.pairs.votes import Vote, read_votes, standing
+from pipeline.settings import PairSettings
 from tests.building import IDEAS, build, fake_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -245,13 +248,27 @@ def test_votes_become_pairs_with_the_margin_of_the_majority(run, tmp_path):
         os.unlink(place)
 
 
-def test_pairs_of_votes_that_nobody_gave_or_that_scores_would_choose_are_refused(run):
+def test_pairs_of_votes_that_nobody_gave_are_refused(run):
     config = replace(run, pairs=replace(run.pairs, source="votes"))
     with pytest.raises(UserError, match="nobody has voted"):
         build(config)
-    with pytest.raises(UserError, match="chooses by scores"):
-        build(replace(config, pairs=replace(config.pairs, method="all")))
     assert read_votes(open_run(run)) == []
+
+
+def test_what_weighs_scores_has_no_say_where_votes_decide_and_that_is_said(run, caplog):
+    """A preset weighs scores; who asks for votes need not take that back first."""
+    candidates = pl.read_parquet(f"{run.out}/scores.parquet")
+    votes = [
+        vote("first", ballot.first.name, ballot.second.name, "ann", ballot.name)
+        for ballot in ballots(open_contest(run.out), per_prompt=2)
+    ]
+    plain = PairSettings(source="votes", validation_fraction=0.0)
+    weighed = replace(plain, weights=("Brightness=1", "Contrast=-1"), normalise="zscore", method="pareto")
+    scorers = ("Brightness", "Contrast")
+    with caplog.at_level("INFO"):
+        pairs = choose_pairs(candidates, weighed, scorers, votes)
+    assert pairs.height and pairs.equals(choose_pairs(candidates, plain, scorers, votes))
+    assert "pairs.weights, pairs.method, pairs.normalise have no say" in caplog.text
 
 
 def open_run(config):
@@ -429,7 +446,9 @@ def test_the_command_serves_and_ends_with_the_next_step(run, tmp_path, repositor
     program.send_signal(signal.SIGINT)
     rest, errors = program.communicate(timeout=20)
     assert f"{3 * len(IDEAS)} comparisons" in said and address.startswith("http://127.0.0.1:")
-    assert "Which scroll" in text and "next: drspo vote" in rest and errors == ""
+    assert "Which scroll" in text and errors == ""
+    pairs = f"python -m dataset_builder --config {run.out}/config.yaml --pairs.source votes"
+    assert f"next: drspo vote {run.out} --results; pairs of them: {pairs}" in rest
 
 
 def test_results_and_an_export_for_label_studio(run, tmp_path, capsys):

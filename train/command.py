@@ -16,6 +16,7 @@ from train.config import TrainConfig, identity
 from train.lock import NAME as LOCK
 from train.lock import FolderLock
 from train.processes import lost_peers_named, start_the_others
+from train.settings import DataConfig
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,15 @@ PAIRS = ("dataset_builder",)
 """Whose folders hold pairs to train on."""
 
 BEGUN = (
-    *("pairs.json", "dropped.jsonl", "metrics.jsonl", "validation.jsonl", "timings.jsonl", "wandb-id"),
+    *(
+        "pairs.json",
+        "dropped.jsonl",
+        "metrics.jsonl",
+        "validation.jsonl",
+        "timings.jsonl",
+        "wandb-id",
+        "index.html",
+    ),
     *(".part-", "samples/", "tensorboard/", "wandb/", "checkpoints/."),
 )
 """How names begin that a run writes before its first checkpoint; they belong to its configuration."""
@@ -44,6 +53,13 @@ A killed run loses at most the steps since its last checkpoint. The same command
 def main(argv: list[str]) -> int:
     """Runs the trainer on the command line `argv`; 0 when the LoRA is written."""
     config = parse(argv)
+    if config.plan:
+        from train.plan import print_plan
+
+        check_config(replace(config, out=config.out or "nowhere", data=_any_data(config)))
+        check_launch(config, os.environ)
+        print_plan(config)
+        return 0
     check_config(config)
     start_the_others(os.environ, argv)
     check_launch(config, os.environ)
@@ -58,8 +74,14 @@ def main(argv: list[str]) -> int:
         with lost_peers_named(os.environ):
             train(config)
     if rank == 0:
-        print(f"next: {next_command(config)}")
+        print(f"see       drspo view {shlex.quote(config.out)}")
+        print(f"next      {next_command(config)}")
     return 0
+
+
+def _any_data(config: TrainConfig) -> DataConfig:
+    """The settings of the data, with a source if there is none: a plan reads no pair."""
+    return replace(config.data, source=config.data.source or "none")
 
 
 def parse(argv: list[str]) -> TrainConfig:

@@ -24,6 +24,8 @@ from train.settings import (
 class TrainConfig:
     """Train one stage's LoRA from preference pairs."""
 
+    plan: bool = False
+    """Rehearse one pair, say what a step and the run would take, and stop; needs neither pairs nor --out."""
     stage: Literal["blueprint", "highres"] = "blueprint"
     """blueprint: the whole small scroll at once. highres: the full scroll through windows."""
     model: str = "miniature"
@@ -69,6 +71,7 @@ class TrainConfig:
 
 
 FREE = (
+    "plan",
     "out",
     "device",
     "max_steps",

@@ -14,8 +14,8 @@ from accelerate.utils import gather_object
 
 from drspo.config import to_dict
 from drspo.log import progress
-from generate.models.family import load_family
-from train.canvas import make_canvas
+from generate.models.family import ModelFamily, load_family
+from train.canvas import TrainingCanvas, make_canvas
 from train.checks import pairs_per_process
 from train.config import TrainConfig, identity
 from train.engine.predictor import check_network
@@ -71,6 +71,33 @@ def train(config: TrainConfig) -> None:
     run.finish()
 
 
+def wear_lora(family: ModelFamily, config: TrainConfig) -> None:
+    """Puts a new LoRA on the family's network, as configured, and makes both ready to be trained."""
+    lora, network = config.lora, family.network
+    targets = lora.targets or attention_of(family.kind)
+    add_lora(network, lora.rank, lora.alpha, targets, seed=config.seed, dropout=lora.dropout)
+    if config.memory.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
+    # Training mode lets the LoRA's dropout act; the network itself has none.
+    network.train()
+
+
+def make_trainee(family: ModelFamily, canvas: TrainingCanvas, config: TrainConfig, **more: Any) -> Trainee:
+    """A family's network with its LoRA, as a run trains it; `more` are the fields that have defaults."""
+    dtype = precision_of(config, family.device)
+    return Trainee(
+        network=family.network,
+        denoiser=None if family.unet is not None else family.denoiser,
+        trainable=trainable(family.network),
+        process=noise_process(family.scheduler_config, config.noise.target, canvas.windows[0].shape),
+        canvas=canvas,
+        config=config,
+        device=family.device,
+        autocast=DTYPES[dtype] if dtype != "float32" else None,
+        **more,
+    )
+
+
 class Run:
     """The state of one training run on one process."""
 
@@ -102,15 +129,10 @@ class Run:
         self.origin["pairs"] = prepared.digest
         promptless = no_prompt(self.family) if config.data.prompt_dropout else None
         make_room(self.family, config)
-        self.trainee = Trainee(
-            network=self.family.network,
-            denoiser=None if self.family.unet is not None else self.family.denoiser,
-            trainable=trainable(self.family.network),
-            process=process,
-            canvas=self.canvas,
-            config=config,
-            device=self.device,
-            autocast=DTYPES[dtype] if dtype != "float32" else None,
+        self.trainee = make_trainee(
+            self.family,
+            self.canvas,
+            config,
             references=open_references(config, self.family, self.device),
             promptless=promptless,
         )
@@ -141,17 +163,11 @@ class Run:
 
     def _add_adapter(self) -> None:
         lora = self.config.lora
-        network = self.family.network
         # A run that goes on has its LoRA in a checkpoint and no need of what it began from.
         start = read_start(self.family, lora.init) if lora.init and not self.checkpoints.latest() else None
-        targets = lora.targets or attention_of(self.family.kind)
-        add_lora(network, lora.rank, lora.alpha, targets, seed=self.config.seed, dropout=lora.dropout)
+        wear_lora(self.family, self.config)
         if start:
-            begin_from(network, start)
-        if self.config.memory.gradient_checkpointing:
-            network.enable_gradient_checkpointing()
-        # Training mode lets the LoRA's dropout act; the network itself has none.
-        network.train()
+            begin_from(self.family.network, start)
 
     def resume(self) -> int:
         """Loads the newest checkpoint and cuts the metrics back to it; the number of steps already done."""

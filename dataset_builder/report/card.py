@@ -118,6 +118,7 @@ def _render(
         weights=public(read_models(sources.run)),
         models=_language_models(sources),
         templates=_templates(settings_of(manifest)),
+        voted=_voted(sources),
         pairs=pairs,
         **verdicts,
         has=tuple(sources.shards),
@@ -195,6 +196,14 @@ def _templates(config: dict[str, Any]) -> list[dict[str, str]]:
         {"name": public(each.name), "hash": each.hash[:12], "text": f"{each.system}\n\n{each.user}"}
         for each in found
     ]
+
+
+def _voted(sources: Sources) -> dict[str, int]:
+    """How many people's votes made the pairs, and of how many judges; empty where scores did."""
+    if settings_of(sources.manifest)["pairs"].get("source") != "votes":
+        return {}
+    told = sources.run.phases()["export"]
+    return {name: int(told.get(name, 0)) for name in ("votes", "judges")}
 
 
 def _biases(stats: dict[str, Any]) -> list[str]:

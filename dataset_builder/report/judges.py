@@ -51,6 +51,7 @@ def who_judged(
     """Every judge of the exported pairs, and the pair that is disputed most; None where nobody objects."""
     columns = score_columns(settings)
     weights = score_weights(PairSettings(weights=tuple(settings["pairs"]["weights"])), columns)
+    voted = settings["pairs"].get("source") == "votes"
     chosen = named(settings["scoring"]["scorers"], "scoring.scorers")
     targets = dict(zip(columns, chosen.values(), strict=True))
     places, differences, scores = _read(run, shards, columns)
@@ -62,7 +63,7 @@ def who_judged(
     judges = [
         Judge(
             name,
-            weights.get(name, 0.0),
+            0.0 if voted else weights.get(name, 0.0),
             targets[name] in COUNTS,
             *(float(share.mean()) for share in (one > 0, one == 0, one < 0)),
         )

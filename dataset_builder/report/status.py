@@ -17,12 +17,13 @@ from drspo.files.texts import parse_json
 from drspo.llm.journal import Journal
 from drspo.llm.segments import Books
 from pipeline.candidates.guard import Attempt, read_attempts
-from pipeline.candidates.plan import PLAN_NAME, read_plan, read_table
+from pipeline.candidates.plan import PLAN_NAME
 from pipeline.ideas.finished import PROMPTS_NAME
 from pipeline.ideas.prompts import unfinished
 from pipeline.pairs.columns import column_names, read_scores
-from pipeline.records import OK, PROMPT_SCHEMA
+from pipeline.records import OK, PLAN_SCHEMA, PROMPT_SCHEMA
 from pipeline.shards import is_shard
+from pipeline.tables import read_table
 from pipeline.units import UNIT_FILE
 
 # A line of metrics.jsonl older than this says nothing about the speed of now.
@@ -38,6 +39,10 @@ class Status:
     phases: dict[str, dict[str, Any]]
     prompts: int = 0
     accepted: int = 0
+    blocks: int = 0
+    """Finished blocks of a run whose other ideas are still to become prompts."""
+    asked: int = 0
+    """Rows of those blocks."""
     unfinished: int = 0
     """Prompts that the language model has left without an answer."""
     books: Books = field(default_factory=Books)
@@ -103,6 +108,7 @@ def _read_prompts(run: RunDir, status: Status) -> None:
         if run.exists(UNFINISHED_NAME):
             facts = parse_json(run.read(UNFINISHED_NAME), run.url(UNFINISHED_NAME))
             status.unfinished, status.losses = int(facts["unfinished"]), dict(facts["losses"])
+        _read_blocks(run, status)
         return
     table = read_table(run, PROMPTS_NAME, PROMPT_SCHEMA)
     status.prompts = table.num_rows
@@ -111,10 +117,20 @@ def _read_prompts(run: RunDir, status: Status) -> None:
     status.unfinished = unfinished(table)
 
 
+def _read_blocks(run: RunDir, status: Status) -> None:
+    """What the finished blocks come to, while others are still asked."""
+    for name in run.list("phases/prompts-"):
+        table = read_table(run, name, PROMPT_SCHEMA)
+        status.blocks += 1
+        status.asked += table.num_rows
+        status.accepted += table["status"].to_pylist().count(OK)
+
+
 def _read_units(run: RunDir, status: Status) -> None:
-    if not run.exists(PLAN_NAME):
+    parts = [PLAN_NAME] if run.exists(PLAN_NAME) else run.list("phases/plan-")
+    if not parts:
         return
-    planned = set(read_plan(run)["unit_id"].to_pylist())
+    planned = {id_ for name in parts for id_ in read_table(run, name, PLAN_SCHEMA)["unit_id"].to_pylist()}
     found = {match[2] for name in run.list("units/") if (match := UNIT_FILE.fullmatch(name))}
     status.units, status.done = len(planned), len(planned & found)
     status.dead = [json.loads(run.read(name)) for name in run.list("dead/")]
@@ -183,6 +199,8 @@ def describe(status: Status) -> str:
 
 def _prompts(status: Status) -> str:
     text = f"{status.accepted} accepted of {status.prompts}" if status.prompts else "not yet"
+    if status.blocks:
+        text = f"{status.accepted} accepted of {status.asked} so far, in {status.blocks} blocks"
     return f"{text}, {status.unfinished} unfinished" if status.unfinished else text
 
 

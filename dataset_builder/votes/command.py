@@ -15,7 +15,9 @@ from dataset_builder.votes.ledger import Ledger
 from dataset_builder.votes.server import Judges, application, results
 from drspo.cli import Terminated
 from drspo.errors import UserError
+from drspo.files.run import RunDir
 from drspo.leaving import public_name
+from pipeline.candidates.plan import PLAN_NAME
 from pipeline.pairs.votes import VOTES_NAME
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ def main(argv: list[str]) -> int:
     votes, contest = ledger.votes(), open_contest(asked.run)
     if asked.results:
         print(table(results(contest, votes)))
-        print(f"next: drspo vote {shlex.quote(asked.run)} for more votes, or pairs by --pairs.source votes")
+        print(f"next: drspo vote {shlex.quote(asked.run)} for more votes{_pairs_by_votes(asked.run)}")
         return 0
     questions = ballots(contest, asked.per_prompt, asked.checks, asked.seed)
     if asked.label_studio:
@@ -40,6 +42,8 @@ def main(argv: list[str]) -> int:
         print("next: import tasks.json into a project of Label Studio whose interface is interface.xml")
         return 0
     serve(Judges(contest, questions, ledger, public_name(asked.run)), asked.port, asked.open)
+    print(f"votes: {ledger.path} ({len(ledger.votes())})")
+    print(f"next: drspo vote {shlex.quote(asked.run)} --results{_pairs_by_votes(asked.run)}")
     return 0
 
 
@@ -71,6 +75,17 @@ def _place(run: str, votes: str) -> Path:
     return Path(place)
 
 
+def _pairs_by_votes(where: str) -> str:
+    """How pairs are made of the votes, behind another command; nothing of a benchmark, which has no pairs."""
+    run = RunDir(where)
+    if not run.exists(PLAN_NAME):
+        return ""
+    again = "the command that began the run, with"
+    if run.is_local:
+        again = shlex.join(["python", "-m", "dataset_builder", "--config", f"{run.base}/config.yaml"])
+    return f"; pairs of them: {again} --pairs.source votes"
+
+
 def serve(state: Judges, port: int, show: bool) -> None:
     """Answers on 127.0.0.1 until Ctrl-C."""
     import uvicorn
@@ -98,8 +113,6 @@ def serve(state: Judges, port: int, show: bool) -> None:
         raise
     except KeyboardInterrupt:
         pass  # the way to end it
-    print(f"votes: {state.ledger.path} ({len(state.ledger.votes())})")
-    print(f"next: drspo vote {state.title} --results, or pairs of them by --pairs.source votes")
 
 
 def table(found: dict) -> str:

@@ -15,8 +15,8 @@ from drspo.errors import UserError
 from drspo.files.pictures import read_picture
 from drspo.files.run import RunDir
 from drspo.hashing import content_hash, seed_from
-from eval.cells import Cell
-from eval.suite import RECORDS
+from eval.benchmark.cells import Cell
+from eval.benchmark.records import RECORDS
 from pipeline.candidates.plan import PLAN_NAME, read_plan
 from pipeline.pairs.scores import scan_units
 from pipeline.records import DEAD, prompt_id

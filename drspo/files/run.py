@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,16 @@ class RunDir(Storage):
         *,
         reusable: Sequence[str] = (),
         stale: Sequence[str] = (),
+        extends: Callable[[dict[str, Any]], bool] = lambda old: False,
     ) -> bool:
         """Begins the run, or continues it: True when the folder already held the same run.
 
         `config` is the resolved dataclass; `config_hash` covers what changes results. A folder of another
         configuration that holds no result yet takes the corrected one. No results are the run's own first
         files, those under names that begin with one of `reusable`, which stay, and with one of `stale`,
-        which are removed. Raises UserError with the difference when there is anything else, and when
-        another program wrote the folder.
+        which are removed. Where `extends` says that what is asked only adds to the configuration that is
+        there, the folder takes it and remembers when and by which revision. Raises UserError with the
+        difference when there is anything else, and when another program wrote the folder.
         """
         asked = to_dict(config)
         manifest = {
@@ -61,6 +63,8 @@ class RunDir(Storage):
             "phases": {},
         }
         fresh = self.create(MANIFEST, _encode(manifest))
+        if not fresh and self._extend(program, config, config_hash, extends):
+            return True
         if not fresh and self._differs(program, asked, config_hash, (*reusable, *stale)):
             for name in self.list():
                 if name.startswith(tuple(stale)):
@@ -124,6 +128,19 @@ class RunDir(Storage):
                 hint="Choose another folder.",
             )
         return found
+
+    def _extend(
+        self, program: str, config: Any, config_hash: str, extends: Callable[[dict[str, Any]], bool]
+    ) -> bool:
+        """Whether the folder of a smaller configuration has taken this one."""
+        found = self.require(program)
+        if found["config_hash"] == config_hash or not extends(found["config"]):
+            return False
+        added = [*found.get("extended", ()), {"at": _now(), "revision": revision()}]
+        found |= {"config_hash": config_hash, "config": to_dict(config), "extended": added}
+        self.write(MANIFEST, _encode(found))
+        self.write(CONFIG, dump(config).encode("utf-8"))
+        return True
 
     def _differs(
         self, program: str, asked: dict[str, Any], config_hash: str, no_results: tuple[str, ...]

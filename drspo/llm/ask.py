@@ -51,11 +51,17 @@ class Answer:
 class LLM:
     """One language model with its journal, its pace and its budget. Use it from one event loop."""
 
-    def __init__(self, settings: LLMSettings, storage: Storage | None, folder: str = FOLDER) -> None:
+    def __init__(
+        self,
+        settings: LLMSettings,
+        storage: Storage | None,
+        folder: str = FOLDER,
+        pace: Pace | None = None,
+    ) -> None:
         self.settings = settings
         self.journal = Journal(storage, folder)
         self.wire = Wire(settings)
-        self.pace = Pace(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute)
+        self.pace = pace or Pace.of(settings)
         self.report = LLMReport()
         self.fatal: UserError | None = None
         self._works = self.journal.has_answers()
@@ -187,7 +193,7 @@ class LLM:
         finally:
             used = await self._pay(line)
             self._reserved -= most.most
-            self.pace.tokens.give_back(most.most - used)
+            await self.pace.give_back(most.most - used)
         return _as_answer(line)
 
     def _read(self, reply: Reply, most: Bill, question: _Question) -> Line:
@@ -275,7 +281,7 @@ class LLM:
     async def _wait(self, error: Failure, key: str, attempt: int) -> None:
         """Wait as the server asks, everybody with it, or twice as long each time when it says nothing."""
         if error.wait > 0:
-            self.pace.pause(error.wait)
+            await self.pace.pause(error.wait)
             return
         jitter = 0.75 + 0.5 * seed_from(key, attempt) / 2**31
         await asyncio.sleep(min(30.0, self.wire.first_wait * 2 ** (attempt - 1)) * jitter)

@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from drspo.llm.settings import LLMSettings
+
 
 class TokenBucket:
     """A bucket that fills evenly up to one minute's worth; `take` waits until the amount is there.
@@ -53,7 +55,16 @@ class Pace:
         self.tokens = TokenBucket(tokens_per_minute)
         self.not_before = 0.0
 
-    def pause(self, seconds: float) -> None:
+    @classmethod
+    def of(cls, settings: LLMSettings) -> Pace:
+        """The gate for one program alone."""
+        return cls(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute)
+
+    async def give_back(self, tokens: float) -> None:
+        """Return tokens that were reserved and not used."""
+        self.tokens.give_back(tokens)
+
+    async def pause(self, seconds: float) -> None:
         """Hold back every request that has not left yet for this many seconds."""
         self.not_before = max(self.not_before, time.monotonic() + seconds)
 

@@ -8,24 +8,36 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from typing import Annotated
+from functools import partial
+from itertools import pairwise
+from typing import Annotated, Any
 
-from drspo.config import config_hash, load, to_dict
+from drspo.config import config_hash, find_config, load, to_dict
 from drspo.demo.command import Program, run_program
 from drspo.errors import UserError
-from drspo.files.run import RunDir
+from drspo.files.run import MANIFEST, RunDir
+from drspo.hashing import content_hash
 from drspo.log import setup
 from drspo.ranges import Natural, Range
 
 log = logging.getLogger(__name__)
 
 DESCRIPTION = """The paper in miniature: from the embedded zoo to both tables with intervals, and its claims
-one by one as seen, not seen or reversed. The same command again continues."""
+one by one as seen, not seen or reversed. The same command again continues, and paints what has been added
+since: rows of a later version, more prompts or seeds."""
 
 FORMATS = {"1:4": (128, 512), "1:8": (128, 1024), "1:16": (128, 2048)}
 """The paper's scroll at an eighth of its size, and the very long ones."""
 LONG_ROWS = ("multidiffusion", "sdxl", "mad", "drspo", "drspo-without-control", "drspo-without-blueprint")
 """What is painted at the longer formats."""
+
+
+PLACES = ("out", "page", "workers")
+"""What changes no result."""
+GROWING = ("prompts", "long_prompts", "seeds")
+"""What a finished study may be asked for more of."""
+MOST_PROMPTS = 48
+"""How many test prompts there are; --prompts 0 takes all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +54,7 @@ class StudyConfig:
     """Optimiser steps of each stage."""
     prompts: Natural = 0
     """The first N of the 48 test prompts at 1:4; 0 takes all."""
-    long_prompts: Annotated[int, Range(1, 48)] = 12
+    long_prompts: Annotated[int, Range(1, MOST_PROMPTS)] = 12
     """Test prompts at 1:8 and 1:16."""
     seeds: Annotated[int, Range(1, 100)] = 2
     """Seeds for each test prompt at 1:4; the longer formats have one."""
@@ -59,20 +71,23 @@ def main(argv: list[str]) -> int:
         raise UserError("the study needs a local folder", where="--out")
     setup()
     run = RunDir(config.out)
-    kept = {key: value for key, value in to_dict(config).items() if key not in ("out", "page", "workers")}
-    run.start("study", config, config_hash(kept))
+    kept = {key: value for key, value in to_dict(config).items() if key not in PLACES}
+    run.start("study", config, config_hash(kept), extends=partial(extends, config))
     parts = plan(config)
-    left = [name for name in parts if name not in run.phases()]
+    asked = {name: _asked(program) for name, program in parts.items()}
+    left = [name for name in parts if not _done(run, name, asked[name])]
     log.info("%d of %d parts to do, %s in all", len(left), len(parts), about(config, *left))
     for number, (name, program) in enumerate(parts.items(), 1):
-        if name in run.phases():
+        if name not in left:
             continue
         log.info("part %d of %d: %s (%s)", number, len(parts), name, about(config, name))
         started = time.monotonic()
-        run_program(program, lambda progress: None)
+        run_program(program if name != "page" else _report(config, run), lambda progress: None)
         if name != "page":
-            run.phase_done(name, seconds=round(time.monotonic() - started, 1))
-    print(f"page      {config.page}\nnext      docs/how-it-works.md tells what its tables mean")
+            before = run.phases().get(name, {}).get("seconds", 0)
+            seconds = round(before + time.monotonic() - started, 1)
+            run.phase_done(name, seconds=seconds, asked=asked[name])
+    print(f"page      {config.page}\nnext      docs/evaluate.md tells what its tables mean")
     return 0
 
 
@@ -100,8 +115,31 @@ def plan(config: StudyConfig) -> dict[str, Program]:
         parts[f"scrolls {title}"] = Program(
             "eval.command:main", _evaluate(config, title, size, loras), "scrolls", 1
         )
-    parts["page"] = Program("eval.command:main", _report(config), "", 1)
+    parts["page"] = _report(config, RunDir(config.out))
     return parts
+
+
+def extends(config: StudyConfig, old: dict[str, Any]) -> bool:
+    """Whether `config` asks for no less than the configuration `old`, on the same pairs and LoRAs."""
+    now = to_dict(config)
+    if any(old.get(key) != now[key] for key in now if key not in (*PLACES, *GROWING)):
+        return False
+    grown = [(old.get(key) or MOST_PROMPTS, now[key] or MOST_PROMPTS) for key in GROWING]
+    return all(before <= after for before, after in grown)
+
+
+def _asked(program: Program) -> str:
+    """What a part depends on: its command, and the presets that this names, which may get rows later."""
+    package = program.target.partition(".")[0]
+    named = [value for flag, value in pairwise(program.argv) if flag == "--config"]
+    texts = [find_config(name, package).read_text(encoding="utf-8") for name in named]
+    return content_hash(*program.argv, *texts, length=16)
+
+
+def _done(run: RunDir, name: str, asked: str) -> bool:
+    """Pairs and LoRAs are made once; scrolls again where more are asked for, which paints only those."""
+    done = run.phases().get(name)
+    return done is not None and (not name.startswith("scrolls") or done.get("asked") == asked)
 
 
 def _evaluate(
@@ -117,15 +155,25 @@ def _evaluate(
     return tuple(argv if whole else [*argv, "--methods", *LONG_ROWS, "--options"])
 
 
-def _report(config: StudyConfig) -> tuple[str, ...]:
+def _report(config: StudyConfig, run: RunDir) -> Program:
+    seconds = sum(done.get("seconds", 0) for done in run.phases().values()) if run.exists(MANIFEST) else 0
     facts = {
+        "command": _command(config),
+        "took": f"{seconds // 3600:.0f} h {seconds % 3600 / 60:.0f} min, {config.workers} processes painting",
         "pairs from": f"{config.pairs_prompts} prompts, preset miniature",
         "training": f"{config.train_steps} steps of each stage, preset miniature",
         "denoising steps": str(config.denoising_steps),
     }
     told = [token for key, value in facts.items() for token in ("--fact", f"{key}={value}")]
     runs = [f"{title}={_folder(config, title)}" for title in FORMATS]
-    return ("study", *runs, "--out", config.page, *told)
+    return Program("eval.command:main", ("study", *runs, "--out", config.page, *told), "", 1)
+
+
+def _command(config: StudyConfig) -> str:
+    """The command that a reader types to get the same, without the places of this machine."""
+    usual, now = to_dict(StudyConfig()), to_dict(config)
+    told = [(key, value) for key, value in now.items() if key not in PLACES and value != usual[key]]
+    return " ".join(["drspo study", *(f"--{key.replace('_', '-')} {value}" for key, value in told)])
 
 
 def _folder(config: StudyConfig, title: str) -> str:
@@ -134,7 +182,7 @@ def _folder(config: StudyConfig, title: str) -> str:
 
 def about(config: StudyConfig, *names: str) -> str:
     """How long parts take together on two cores, roughly, so that nobody waits in the dark."""
-    pictures = (config.prompts or 48) * config.seeds * 10
+    pictures = (config.prompts or MOST_PROMPTS) * config.seeds * 10
     longer = config.long_prompts * len(LONG_ROWS)
     scroll = SECONDS * config.denoising_steps / 25 / min(config.workers, 2) / 60
     minutes = {

@@ -27,7 +27,7 @@ class CropWarning:
             self._said = True
             log.warning(
                 "The official preprocessing of %s sees only the middle %.0f %% of these images. "
-                "Use view=%s to judge the whole scroll.",
+                "Its option view (%s) judges the whole scroll.",
                 self.metric,
                 100 * share,
                 self.whole,

@@ -107,6 +107,17 @@ def load_controlnet(found: Checkpoint, dtype: torch.dtype) -> Any:
         )
 
 
+def load_denoiser(found: Checkpoint) -> Any:
+    """A UNet or transformer by itself, in float32."""
+    import diffusers
+
+    quiet()
+    with _damage_named(found, ""):
+        return getattr(diffusers, found.config("")["_class_name"]).from_pretrained(
+            found.folder, dtype=torch.float32, use_safetensors=True, variant=found.variant("")
+        )
+
+
 @contextlib.contextmanager
 def _damage_named(found: Checkpoint, part: str) -> Iterator[None]:
     """Turns what the libraries raise for files that are cut off or contradictory into a UserError."""

@@ -137,6 +137,26 @@ def locate(
     return _checked(source, folder, prefer_half, single)
 
 
+def locate_denoiser(source: str, base: Checkpoint) -> Checkpoint:
+    """Another UNet or transformer for a checkpoint: a Hub id or folder that is one, or that has one in it.
+
+    UserError where there is none, or one of another class.
+    """
+    cls, half = str(base.config(base.network)["_class_name"]), bool(base.variant(base.network))
+
+    def inside(folder: Path) -> Checkpoint:
+        own = folder / base.network
+        return _checked(source, own if own.is_dir() else folder, half, cls)
+
+    if Path(source).expanduser().is_dir():
+        return inside(Path(source).expanduser())
+    _refuse_single_file(source)
+    weights = [[*_candidates(base.network, half), *_candidates("", half)]]
+    settings = [f"{base.network}/config.json", "config.json"]
+    folder = fetch(source, settings, weights, inside, ())
+    return replace(inside(folder), commit=folder.name)
+
+
 def _refuse_single_file(source: str) -> None:
     path = Path(source).expanduser()
     if path.suffix not in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):

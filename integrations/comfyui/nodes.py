@@ -14,6 +14,10 @@ LARGEST_SEED = 2**53 - 1
 """The largest whole number that a browser keeps exactly."""
 OWN = -1
 """The model's own number, as in every configuration of drspo."""
+LARGEST_SIDE = 65536
+"""Of a scroll in pixels; `_require_room` weighs height and width together."""
+BYTES_PER_PIXEL = 24
+"""Of what a node gives: the scroll and its line art, each as three 32-bit floats per pixel."""
 CATEGORY = "DRSPO"
 HANDLE = "DRSPO_MODEL"
 
@@ -33,8 +37,8 @@ def _asked() -> dict[str, tuple]:
         "model": (HANDLE, {"tooltip": "from DRSPO model"}),
         "prompt": _text("a lighthouse by the sea at dusk", "what the scroll shows", multiline=True),
         "negative_prompt": _text("", "what it should not show", multiline=True),
-        "height": _number(OWN, OWN, 1 << 20, "of the scroll in pixels; -1: the model's own"),
-        "width": _number(OWN, OWN, 1 << 20, "of the scroll in pixels; -1: the model's own"),
+        "height": _number(OWN, OWN, LARGEST_SIDE, "of the scroll in pixels; -1: the model's own"),
+        "width": _number(OWN, OWN, LARGEST_SIDE, "of the scroll in pixels; -1: the model's own"),
         "steps": _number(OWN, OWN, 1000, "denoising steps; -1: the model's own"),
         "guidance_scale": _number(OWN, OWN, 100, "-1: the model's own", "FLOAT", 0.1),
         "seed": ("INT", seed),
@@ -125,7 +129,6 @@ class Blueprint:
 
     def draw(self, model: Any, **asked: Any) -> tuple[Any]:
         request = _request(model, **asked)
-        model.check([request])
         return (_tensor(model.draw(request, _watch(_planned(model, request))).image),)
 
 
@@ -145,7 +148,6 @@ class PaintAlong:
         from generate.methods.drspo.blueprint import check_sketch
 
         request, images = _request(model, **asked), _images(picture)
-        model.check([request])
         for image in images:
             check_sketch(image.size, request)
         steps = model.count_steps(request) - _planned(model, request)
@@ -158,7 +160,7 @@ def _request(model: Any, prompt: str, negative_prompt: str, seed: int, **numbers
     from generate.request import Request, own
 
     spec = model.family.spec
-    return Request(
+    request = Request(
         prompt=prompt,
         negative_prompt=negative_prompt,
         seed=seed,
@@ -167,6 +169,24 @@ def _request(model: Any, prompt: str, negative_prompt: str, seed: int, **numbers
         steps=own(int(numbers["steps"]), spec.steps),
         guidance_scale=own(float(numbers["guidance_scale"]), spec.guidance_scale),
     )
+    _require_room(request.height, request.width)
+    model.check([request])
+    return request
+
+
+def _require_room(height: int, width: int) -> None:
+    """UserError for pictures that this machine could not hold: the whole server would die of them."""
+    import psutil
+
+    from drspo.errors import UserError
+
+    needed, free = height * width * BYTES_PER_PIXEL, psutil.virtual_memory().available
+    if needed > free:
+        raise UserError(
+            f"a scroll of {height}x{width} and its line art take {needed / 2**30:.0f} GiB as ComfyUI hands "
+            f"pictures on, and {free / 2**30:.0f} GiB are free",
+            hint="Ask for a smaller scroll; `python -m generate --endless` paints long ones in flat memory.",
+        )
 
 
 def _planned(model: Any, request: Any) -> int:

@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 # Logical CPUs that actors never take: without one, the tasks that feed them starve, and the run hangs.
 RESERVED_CPUS = 1.0
-_COMMIT_CPUS = 0.1
+_COMMIT_CPUS = TEXT_CPUS = 0.1
+_EPSILON = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,45 +34,76 @@ class Capacity:
     scorer_gpus: float
     actor_cpus: float
     in_flight: int
+    text_actors: int = 0
 
     def __str__(self) -> str:
         gpus = f", {self.generator_gpus:g} + {self.scorer_gpus:g} GPU each" if self.generator_gpus else ""
         return f"up to {self.generators} generator and {self.scorers} scorer actors{gpus}"
 
     @classmethod
-    def of_cluster(cls, settings: ResourceSettings, units: int) -> Capacity:
+    def of_cluster(
+        cls, settings: ResourceSettings, units: int = 1 << 40, *, blocks: int = 0, painting: bool = True
+    ) -> Capacity:
         """The pools for the cluster that we are connected to. UserError when not one actor fits."""
-        found = ray.cluster_resources()
-        cpus, gpus = found.get("CPU", 0.0), found.get("GPU", 0.0)
-        wanted = settings.generator_gpus + settings.scorer_gpus
-        if settings.generator_gpus and gpus < wanted - 1e-9:
-            raise UserError(
-                f"the actors want {wanted:g} GPU, and the cluster has {gpus:g}",
-                "resources.generator_gpus",
-                "Without a GPU: --resources.generator-gpus 0 --resources.scorer-gpus 0.",
-            )
-        by_gpu = int(gpus / settings.generator_gpus + 1e-9) if settings.generator_gpus else 1
-        # A scorer needs its share of some GPU too, and must find it while every generator is up.
-        if wanted > 1 and by_gpu >= gpus:
-            by_gpu = max(1, int(gpus) - 1)
-        most = max(1, min(settings.generator_actors or by_gpu, units))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         scorers = max(1, min(settings.scorer_actors, units))
-        share = settings.actor_cpus
-        free = cpus - RESERVED_CPUS - _COMMIT_CPUS - scorers * share
-        if free < share:
+        by_gpu = _generators_by_gpu(settings, [node.get("GPU", 0.0) for node in nodes], scorers)
+        most = max(
+            1, min(settings.generator_actors or by_gpu, by_gpu if settings.generator_gpus else units, units)
+        )
+        share, texts = settings.actor_cpus, min(settings.text_actors, blocks)
+        cpus = sum(node.get("CPU", 0.0) for node in nodes)
+        free = cpus - RESERVED_CPUS - _COMMIT_CPUS - (texts + 2) * TEXT_CPUS * bool(blocks)
+        if painting and free - scorers * share < share:
             raise UserError(
                 f"{cpus:g} logical CPUs are too few for actors of {share:g} and the tasks that feed them",
                 "resources.actor_cpus",
                 "Give actors a smaller share; it is bookkeeping and limits nothing.",
             )
         return cls(
-            generators=min(most, int(free / share)) if share else most,
+            generators=min(most, int((free - scorers * share) / share)) if share else most,
             scorers=scorers,
             generator_gpus=settings.generator_gpus,
             scorer_gpus=settings.scorer_gpus,
             actor_cpus=share,
             in_flight=settings.in_flight,
+            text_actors=texts,
         )
+
+
+def _generators_by_gpu(settings: ResourceSettings, nodes: list[float], scorers: int) -> int:
+    """How many generators the nodes' GPUs hold beside the scorers: an actor's share lies on one node.
+
+    UserError where no node has what one actor wants, or no room is left for both kinds.
+    """
+    generator, scorer = settings.generator_gpus, settings.scorer_gpus
+    if not generator:
+        return 1
+    largest = max(nodes, default=0.0)
+    hint = "Without a GPU: --resources.generator-gpus 0 --resources.scorer-gpus 0."
+    for name, share in (("generator", generator), ("scorer", scorer)):
+        if share > largest + _EPSILON:
+            raise UserError(
+                f"a {name} wants {share:g} GPU, and the largest node of the cluster has {largest:g}",
+                f"resources.{name}_gpus",
+                hint,
+            )
+    most = [_times(node, generator) for node in nodes]
+    while sum(most):
+        left = sum(_times(node - used * generator, scorer) for node, used in zip(nodes, most, strict=True))
+        if not scorer or left >= scorers:
+            return sum(most)
+        most[most.index(max(most))] -= 1
+    raise UserError(
+        f"the cluster's GPUs ({', '.join(f'{node:g}' for node in nodes)} on its nodes) have no room for a "
+        f"generator of {generator:g} beside {scorers} scorers of {scorer:g}",
+        "resources.scorer_gpus",
+        hint,
+    )
+
+
+def _times(whole: float, share: float) -> int:
+    return int(whole / share + _EPSILON) if share else 0
 
 
 def connect(settings: ResourceSettings) -> None:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from drspo.errors import UserError
-from drspo.files.parquet import DAMAGES, open_parquet
 from drspo.files.storage import Storage
 from pipeline.records import OK, PLAN_SCHEMA, unit_id
+from pipeline.tables import read_table, store_table
 
 PLAN_NAME = "plan.parquet"
 
 
-def make_plan(prompts: pa.Table, config_hash: str, prompts_per_unit: int = 1) -> pa.Table:
-    """The plan over the accepted prompts, in their order: a table of PLAN_SCHEMA.
+def make_plan(prompts: pa.Table, config_hash: str, prompts_per_unit: int = 1, first: int = 0) -> pa.Table:
+    """The plan over the accepted prompts, in their order: a table of PLAN_SCHEMA, positions from `first` on.
 
     A unit's id depends on its prompts and on the configuration, never on block or worker layout.
     """
@@ -30,7 +28,7 @@ def make_plan(prompts: pa.Table, config_hash: str, prompts_per_unit: int = 1) ->
     batches = (_units(batch, config_hash, prompts_per_unit) for batch in _groups(prompts, prompts_per_unit))
     tables = [pa.Table.from_pylist(rows, schema=PLAN_SCHEMA) for rows in batches]
     plan = pa.concat_tables(tables) if tables else PLAN_SCHEMA.empty_table()
-    positions = pa.array(range(plan.num_rows), pa.int64())
+    positions = pa.array(range(first, first + plan.num_rows), pa.int64())
     return plan.set_column(1, PLAN_SCHEMA.field("position"), positions)
 
 
@@ -64,32 +62,12 @@ def freeze_plan(storage: Storage, plan: pa.Table) -> pa.Table:
             "no prompt was accepted, so there is nothing to generate",
             hint="`drspo status` shows why prompts were dropped.",
         )
-    buffer = io.BytesIO()
-    pq.write_table(plan, buffer, compression="zstd")
-    storage.create(PLAN_NAME, buffer.getvalue())
-    return read_plan(storage)
+    return store_table(storage, PLAN_NAME, plan)
 
 
 def read_plan(storage: Storage) -> pa.Table:
     """The stored plan. Raises UserError when it is truncated or foreign: nothing can replace it."""
     return read_table(storage, PLAN_NAME, PLAN_SCHEMA)
-
-
-def read_table(storage: Storage, name: str, schema: pa.Schema) -> pa.Table:
-    """A table of the run folder, refused with its name when it is damaged or has other columns."""
-    try:
-        table = open_parquet(io.BytesIO(storage.read(name)), storage.url(name)).read()
-    except (UserError, *DAMAGES) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise UserError(
-            f"{name} is not a whole Parquet file: {error}",
-            storage.url(name),
-            "Units refer to it, so it is not replaced silently. Restore it, or use a new run folder.",
-        ) from error
-    if not table.schema.equals(schema):
-        raise UserError(f"{name} has other columns than this version writes", storage.url(name))
-    return table
 
 
 def todo(plan: pa.Table, done: set[str]) -> pa.Table:

@@ -8,8 +8,8 @@ from typing import Any
 from drspo.errors import UserError
 from drspo.files.run import MANIFEST, RunDir
 from drspo.files.storage import Storage
-from pipeline.candidates.plan import read_table
 from pipeline.records import OK, PROMPT_SCHEMA
+from pipeline.tables import read_table
 
 PROMPTS_NAME = "prompts.parquet"
 FILES = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")

@@ -19,12 +19,11 @@ import pyarrow.compute as pc
 from drspo.files.storage import Storage
 from drspo.llm.account import summary
 from drspo.llm.settings import LLMSettings
-from drspo.log import progress
 from pipeline.ideas.dedup import KeptTexts
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import Item, PromptSettings, read_source
-from pipeline.ideas.stages import ExpandStage, FilterStage, TextStage, clean
+from pipeline.ideas.stages import ExpandStage, FilterStage, NewPace, TextStage, clean
 from pipeline.records import DROPPED, OK, PROMPT_SCHEMA, UNFINISHED, Prompt, prompt_id
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ def ingest(settings: PromptSettings, advance: Advance = lambda count: None) -> p
 
     Accepted texts are normalised (NFC, single spaces, no control characters); `source_text` is the original.
     """
-    return _table(_ideas(settings, advance))
+    return table_of(ideas(settings, advance))
 
 
 def screen_freely(table: pa.Table, settings: FilterSettings, kept: KeptTexts | None = None) -> pa.Table:
@@ -55,9 +54,10 @@ def screen_asking(
     llm: LLMSettings,
     storage: Storage,
     advance: Advance = lambda count: None,
+    pace: NewPace | None = None,
 ) -> pa.Table:
     """The ideas with the objections of the filters that ask a language model."""
-    return run_stage(FilterStage(settings, llm, storage, "idea", asking=True), table, advance)
+    return run_stage(FilterStage(settings, llm, storage, "idea", asking=True, pace=pace), table, advance)
 
 
 def expand(
@@ -66,9 +66,10 @@ def expand(
     llm: LLMSettings,
     storage: Storage,
     advance: Advance = lambda count: None,
+    pace: NewPace | None = None,
 ) -> pa.Table:
     """The prompts of the accepted ideas: k rows, or one dropped or dead, for each; other rows unchanged."""
-    return run_stage(ExpandStage(settings, llm, storage), table, advance)
+    return run_stage(ExpandStage(settings, llm, storage, pace), table, advance)
 
 
 def filter_prompts(
@@ -80,8 +81,20 @@ def filter_prompts(
     kept: KeptTexts | None = None,
 ) -> pa.Table:
     """The table with the filters' objections, exact and near duplicates marked as dropped rows."""
-    table = drop_duplicates(run_stage(FilterStage(settings, llm, storage, "prompt"), table, advance))
+    table = drop_duplicates(object_to(table, settings, llm, storage, advance))
     return drop_near_duplicates(table, settings.near_duplicates, kept)
+
+
+def object_to(
+    table: pa.Table,
+    settings: FilterSettings,
+    llm: LLMSettings,
+    storage: Storage,
+    advance: Advance = lambda count: None,
+    pace: NewPace | None = None,
+) -> pa.Table:
+    """The table with the filters' objections to each prompt by itself."""
+    return run_stage(FilterStage(settings, llm, storage, "prompt", pace=pace), table, advance)
 
 
 def run_stage(stage: TextStage, table: pa.Table, advance: Advance = lambda count: None) -> pa.Table:
@@ -94,19 +107,26 @@ def run_stage(stage: TextStage, table: pa.Table, advance: Advance = lambda count
             advance(len(batch))
 
     with stage:
-        done = _table(rows())
+        done = table_of(rows())
         if report := stage.report():
             log.info("language model: %s", summary(report))
         return done
 
 
-def drop_duplicates(table: pa.Table) -> pa.Table:
-    """Of accepted rows with the same id the first stays; the others are dropped and name it as the reason."""
+def drop_duplicates(table: pa.Table, seen: set[bytes] | None = None) -> pa.Table:
+    """Of accepted rows with the same id the first stays; the others are dropped and name it as the reason.
+
+    `seen` are the ids of earlier blocks, to which this one's are added.
+    """
+    seen = set() if seen is None else seen
     accepted = pc.indices_nonzero(pc.equal(table["status"], OK))
     ids = table["prompt_id"].take(accepted)
-    first = dict(zip(reversed(ids.to_pylist()), reversed(accepted.to_pylist()), strict=True))
-    twins = zip(accepted.to_pylist(), ids.to_pylist(), strict=True)
-    return _dropped(table, {row: f"duplicate of {id_}" for row, id_ in twins if first[id_] != row})
+    twins = {}
+    for row, id_ in zip(accepted.to_pylist(), ids.to_pylist(), strict=True):
+        if (key := bytes.fromhex(id_)) in seen:
+            twins[row] = f"duplicate of {id_}"
+        seen.add(key)
+    return _dropped(table, twins)
 
 
 def drop_near_duplicates(table: pa.Table, threshold: float, kept: KeptTexts | None = None) -> pa.Table:
@@ -120,11 +140,12 @@ def drop_near_duplicates(table: pa.Table, threshold: float, kept: KeptTexts | No
     accepted = pc.indices_nonzero(pc.equal(table["status"], OK)).to_pylist()
     texts = table["text"].take(pa.array(accepted, pa.int64())).to_pylist()
     start = kept.count
-    with progress(len(texts), "near duplicates", "prompts") as bar:
-        twins = kept.add(texts, bar.advance)
     return _dropped(
         table,
-        {accepted[i - start]: f"near duplicate of {prompt_id(kept.text(j))}" for i, j in twins.items()},
+        {
+            accepted[i - start]: f"near duplicate of {prompt_id(kept.text(j))}"
+            for i, j in kept.add(texts).items()
+        },
     )
 
 
@@ -140,7 +161,8 @@ def reason_kind(reason: str) -> str:
     return reason.partition(":")[0]
 
 
-def _ideas(settings: PromptSettings, advance: Advance) -> Iterator[Row]:
+def ideas(settings: PromptSettings, advance: Advance = lambda count: None) -> Iterator[Row]:
+    """The source's ideas as rows of PROMPT_SCHEMA, one after the other; see `ingest`."""
     seen: set[bytes] = set()
     for count, item in enumerate(read_source(settings), 1):
         row = _idea(item, settings)
@@ -213,7 +235,7 @@ def _dropped(table: pa.Table, reasons: dict[int, str]) -> pa.Table:
     return table
 
 
-def _table(rows: Iterable[Row]) -> pa.Table:
+def table_of(rows: Iterable[Row]) -> pa.Table:
     """Rows as a table, a batch at a time, so that only Arrow's compact form grows."""
     batches: list[pa.RecordBatch] = []
     pending: list[Row] = []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any, Literal
 
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from drspo.llm.ask import LLM
+from drspo.llm.pace import Pace
 from drspo.llm.settings import LLMSettings
 from drspo.registry import lookup
 from pipeline import EXPANDERS, FILTERS
@@ -19,6 +20,7 @@ from pipeline.ideas.filters import FilterSettings, Objection
 from pipeline.records import DEAD, OK, normalise_text, prompt_id
 
 Row = dict[str, Any]
+NewPace = Callable[[], Pace]  # a gate of one event loop
 KEEPS_THE_IDEA = ("none", "grammar")  # expanders whose prompts show what the idea names, only more of it
 # Controls, the byte order mark, and marks that turn the direction of text: invisible, never part of a scene.
 _HIDDEN = re.compile(
@@ -31,8 +33,8 @@ class TextStage:
 
     batch_rows = 4096
 
-    def __init__(self, llm: LLMSettings, storage: Storage | str) -> None:
-        self._settings, self._storage = llm, storage
+    def __init__(self, llm: LLMSettings, storage: Storage | str, pace: NewPace | None = None) -> None:
+        self._settings, self._storage, self._pace = llm, storage, pace
         self._model: LLM | None = None
         self._runner: asyncio.Runner | None = None
 
@@ -70,7 +72,7 @@ class TextStage:
     def _llm(self) -> LLM:
         if self._model is None:
             storage = self._storage if isinstance(self._storage, Storage) else Storage(self._storage)
-            self._model = LLM(self._settings, storage)
+            self._model = LLM(self._settings, storage, pace=self._pace() if self._pace else None)
         return self._model
 
     async def _guarded(self, row: Row) -> list[Row]:
@@ -91,8 +93,14 @@ class TextStage:
 class ExpandStage(TextStage):
     """Idea rows in; for each, its prompts or one dropped or dead row out."""
 
-    def __init__(self, settings: ExpandSettings, llm: LLMSettings, storage: Storage | str) -> None:
-        super().__init__(llm, storage)
+    def __init__(
+        self,
+        settings: ExpandSettings,
+        llm: LLMSettings,
+        storage: Storage | str,
+        pace: NewPace | None = None,
+    ) -> None:
+        super().__init__(llm, storage, pace)
         if settings.per_idea < 1:
             raise UserError(f"{settings.per_idea} prompts per idea leave nothing", "--expand.per-idea")
         self.expander = lookup(EXPANDERS, settings.expander, "expander")(settings, self._llm)
@@ -119,8 +127,9 @@ class FilterStage(TextStage):
         storage: Storage | str,
         what: Literal["idea", "prompt"] = "prompt",
         asking: bool | None = None,
+        pace: NewPace | None = None,
     ) -> None:
-        super().__init__(llm, storage)
+        super().__init__(llm, storage, pace)
         self.what = what
         found: list[Any] = [lookup(FILTERS, name, "filter") for name in settings.filters]
         shown = [f for f in found if what in getattr(f, "judges", ("prompt",))]

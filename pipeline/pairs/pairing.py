@@ -14,7 +14,7 @@ import polars as pl
 from drspo.errors import UserError, did_you_mean
 from drspo.hashing import seed_from
 from drspo.ranges import check_ranges
-from pipeline.pairs.votes import Vote, check_vote_settings, vote_sides
+from pipeline.pairs.votes import Vote, tell_what_scores_decide, vote_sides
 from pipeline.records import SCHEMA_VERSION, pair_id
 from pipeline.settings import PairSettings
 
@@ -34,16 +34,16 @@ def choose_pairs(
     """
     check_ranges(settings)
     if settings.source == "votes":
-        check_vote_settings(settings)
+        tell_what_scores_decide(settings)
         pairs = vote_sides(candidates, votes, SIDE)
         if settings.balance == "same_generator":
             pairs = pairs.filter(pl.col("chosen_generator") == pl.col("rejected_generator"))
     else:
         scored = candidates.with_columns(score=combined_score(candidates, settings, scorers))
         pairs = _sides(ranked(scored, settings), settings)
+        if settings.method == "pareto":
+            pairs = pairs.filter(dominates(score_weights(settings, scorers)))
     pairs = pairs.filter((pl.col("margin") > 0) & (pl.col("margin") >= settings.min_margin))
-    if settings.method == "pareto":
-        pairs = pairs.filter(dominates(score_weights(settings, scorers)))
     splits = split_prompts(candidates["prompt_id"], settings)
     pairs = pairs.with_columns(_pair_ids(pairs), _splits(pairs, splits))
     if settings.most_per_prompt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -13,6 +14,7 @@ from drspo.errors import UserError
 from drspo.files.storage import Storage
 from pipeline.settings import PairSettings
 
+log = logging.getLogger(__name__)
 VOTES_NAME = "votes.jsonl"
 Verdict = Literal["first", "second", "tie", "bad"]
 
@@ -69,15 +71,16 @@ def _take(line: dict[str, Any], found: dict[tuple[str, str], Vote]) -> None:
     found[key] = Vote(**{name: str(line[name]) for name in names})  # type: ignore[arg-type]
 
 
-def check_vote_settings(settings: PairSettings) -> None:
-    """UserError for settings that weigh scores where votes decide."""
-    for name in ("weights", "method", "k", "normalise"):
-        if getattr(settings, name) != getattr(PairSettings(), name):
-            raise UserError(
-                f"pairs.{name} chooses by scores, and these pairs come from votes",
-                f"--pairs.{name}",
-                "Leave it out, or choose --pairs.source scores.",
-            )
+def tell_what_scores_decide(settings: PairSettings) -> None:
+    """Names the settings that weigh scores, such as a preset's, and have no say where votes decide."""
+    own = PairSettings()
+    idle = [
+        name
+        for name in ("weights", "method", "k", "normalise")
+        if getattr(settings, name) != getattr(own, name)
+    ]
+    if idle:
+        log.info("votes decide: %s have no say", ", ".join(f"pairs.{name}" for name in idle))
 
 
 def tally(votes: Iterable[Vote]) -> dict[tuple[str, str], dict[str, float]]:

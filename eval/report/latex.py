@@ -7,8 +7,9 @@ import io
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 
-from eval.statistics import Interval
-from eval.tables import Comparison, Record
+from eval.benchmark.records import Record
+from eval.report.comparison import Comparison
+from eval.statistics.intervals import Interval
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",

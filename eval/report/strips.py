@@ -13,8 +13,7 @@ from drspo.errors import UserError
 from drspo.files.pictures import read_picture, rgb
 from drspo.files.run import RunDir
 from drspo.files.storage import Storage
-from eval.cells import Cell
-from eval.score import ENDINGS
+from eval.benchmark.cells import ENDINGS, Cell
 
 Rows = list[tuple[str, list[tuple[str, Image.Image | None]]]]
 """(a prompt or a picture's name, [(method, picture)])"""
@@ -54,9 +53,9 @@ def figure(rows: Rows, width: int = 1600, gap: int = 12) -> Image.Image:
 def run_rows(run: RunDir, methods: Sequence[str], prompts: Sequence[str], count: int, seed: int) -> Rows:
     """The rows of a benchmark's run: the first `count` prompts, of those that hold one of the words."""
     from drspo.config import from_dict
+    from eval.benchmark.methods import rows as named
+    from eval.benchmark.prompt_lists import all_prompts
     from eval.config import EvalConfig
-    from eval.methods import rows as named
-    from eval.prompt_lists import all_prompts
 
     manifest = run.require("eval")
     config = from_dict(EvalConfig, manifest["config"])

@@ -19,15 +19,15 @@ from drspo.files.pictures import read_picture, rgb
 from drspo.files.run import RunDir
 from drspo.leaving import public_name
 from drspo.web import viewer
-from eval.cells import Cell
+from eval.benchmark.cells import Cell
+from eval.benchmark.prompt_lists import strata
+from eval.benchmark.suite import cells
 from eval.config import EvalConfig
-from eval.figures import dots
-from eval.latex import csv_tables, latex
-from eval.markdown import bounds
 from eval.metrics.surplus import glow, heat_map
-from eval.prompt_lists import strata
-from eval.suite import cells
-from eval.tables import Comparison
+from eval.report.comparison import Comparison
+from eval.report.figures import dots
+from eval.report.latex import csv_tables, latex
+from eval.report.markdown import bounds
 
 SMALL = 768
 """Pixels of width of the pictures that the page shows before one is opened."""
@@ -47,7 +47,7 @@ def write_report(config: EvalConfig, run: RunDir, found: Comparison) -> None:
 
 def page(config: EvalConfig, found: Comparison) -> str:
     """The page's HTML without its scrolls, which its script fetches from data.js."""
-    environment = Environment(loader=PackageLoader("eval"), autoescape=select_autoescape(["jinja"]))
+    environment = Environment(loader=PackageLoader("eval.report"), autoescape=select_autoescape(["jinja"]))
     every = cells(config)
     return environment.get_template("report.html.jinja").render(
         config=config,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from eval.statistics import t_bounds
+from eval.statistics.intervals import t_bounds
 
 SIZES = (8, 16, 40, 220)
 PROMISE = (0.93, 0.98)

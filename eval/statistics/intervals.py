@@ -1,7 +1,7 @@
 """Intervals and comparisons over prompts, the unit that repeats (numpy and scipy only).
 
 Student's t for means and paired differences: at n = 8 it covers where the percentile bootstrap does not (see
-`eval.coverage`). NaN is a missing number and never a loss. Below five prompts there is no interval.
+`coverage`). NaN is a missing number and never a loss. Below five prompts there is no interval.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from drspo.markup import code, inline
-from eval.ranks import Standing
-from eval.statistics import Interval
-from eval.tables import Comparison, Row
+from eval.report.comparison import Comparison, Row
+from eval.statistics.intervals import Interval
+from eval.statistics.ranks import Standing
 
 
 def markdown(found: Comparison) -> str:

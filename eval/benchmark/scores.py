@@ -20,9 +20,9 @@ from drspo.files.storage import Storage
 from drspo.hashing import content_hash
 from drspo.log import progress
 from eval.base import about, is_number, release
-from eval.cells import Cell
-from eval.claims import Claims, share
-from eval.tables import Record
+from eval.benchmark.cells import Cell
+from eval.benchmark.claims import Claims, share
+from eval.benchmark.records import Record
 
 _TEXTS = (
     "method",
@@ -47,7 +47,7 @@ FIELDS = pa.schema(
         ("picture", pa.string()),
     ]
 )
-"""A record's columns (`eval.tables.Record`) and the picture's digest, empty where it never changes."""
+"""The columns of a `Record` and the picture's digest, empty where it never changes."""
 
 Number = tuple[float, str]
 """A number and, where it is NaN, the reason."""

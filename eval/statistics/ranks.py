@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from eval.statistics import LEAST, NAN, Interval
+from eval.statistics.intervals import LEAST, NAN, Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,41 @@ def standings(values: np.ndarray, draws: int = 2000, seed: int = 0) -> list[Stan
     point = ranks(values.mean(axis=2)).mean(axis=0)
     if count < LEAST:
         return [Standing(Interval(float(rank), NAN, NAN, count), NAN) for rank in point]
-    rng = np.random.default_rng(seed)
-    picks = rng.multinomial(count, np.full(count, 1 / count), draws) / count
-    drawn = ranks(np.einsum("smp,dp->dsm", values, picks)).mean(axis=1)
+    drawn = drawn_ranks(values, draws, seed)
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     first = np.isclose(drawn, drawn.min(axis=1, keepdims=True))
     best = (first / first.sum(axis=1, keepdims=True)).mean(axis=0)
     return [
         Standing(Interval(float(point[n]), float(low[n]), float(high[n]), count), float(best[n]))
+        for n in range(values.shape[1])
+    ]
+
+
+def drawn_ranks(values: np.ndarray, draws: int = 2000, seed: int = 0) -> np.ndarray:
+    """Average ranks [draws, methods] on prompts drawn again; values: [metrics, methods, prompts]."""
+    count = values.shape[2]
+    picks = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws) / count
+    return np.asarray(ranks(np.einsum("smp,dp->dsm", values, picks)).mean(axis=1))
+
+
+def rank_differences(values: np.ndarray, ours: int) -> list[Standing]:
+    """Each method's average rank less that of the method `ours`, and the chance that it stands before it.
+
+    values: [metrics, methods, prompts], higher is better, no NaN. The same draws as `standings`; a tie in a
+    draw counts half. Below five prompts there is no interval and no chance.
+    """
+    count = values.shape[2]
+    point = ranks(values.mean(axis=2)).mean(axis=0)
+    if count < LEAST:
+        return [Standing(Interval(float(rank), NAN, NAN, count), NAN) for rank in point - point[ours]]
+    apart = drawn_ranks(values)
+    apart = np.round(apart - apart[:, [ours]], 9)
+    low, high = np.quantile(apart, [0.025, 0.975], axis=0)
+    before = (apart < 0).mean(axis=0) + (apart == 0).mean(axis=0) / 2
+    return [
+        Standing(
+            Interval(float(point[n] - point[ours]), float(low[n]), float(high[n]), count), float(before[n])
+        )
         for n in range(values.shape[1])
     ]
 

@@ -11,7 +11,7 @@ from drspo.files.storage import Storage
 from drspo.files.texts import read_text
 from eval.config import EvalConfig
 
-PROMPTS = Path(__file__).parent / "prompts"
+PROMPTS = Path(__file__).parent.parent / "prompts"
 MOST_PROMPTS = 64 << 20  # bytes of a list of prompts
 HELD_OUT = "export/data/validation"
 """How the names of the files begin in which a run's held-out pairs lie."""

@@ -14,13 +14,13 @@ from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.leaving import without_secrets
 from drspo.log import progress
-from eval.cells import Cell
-from eval.claims import Claims, share
+from eval.benchmark.cells import Cell
+from eval.benchmark.claims import Claims, share
+from eval.benchmark.methods import rows
+from eval.benchmark.prompt_lists import all_prompts
+from eval.benchmark.records import RECORDS, Record
+from eval.benchmark.scores import measure
 from eval.config import EvalConfig
-from eval.methods import rows
-from eval.prompt_lists import all_prompts
-from eval.scores import measure
-from eval.tables import Record
 from generate.images.upscale import SOURCES
 from generate.methods.upscaled import smaller
 from generate.models.specs import MODELS
@@ -29,7 +29,6 @@ from generate.program.session import Setup, lora_hash, open_session
 from generate.request import Request, check_request, generator_class, own, settings_of
 
 log = logging.getLogger(__name__)
-RECORDS = "records.jsonl"
 BLUEPRINTS = "blueprints"
 """The folder of the plans that pictures of two stages were painted from."""
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from drspo.hashing import content_hash
 
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+"""How the names of pictures end that were made elsewhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:

@@ -15,9 +15,9 @@ import numpy as np
 
 from drspo.errors import UserError
 from drspo.leaving import public_text
+from eval.benchmark.records import Record
 from eval.metrics.pickscore import shares
-from eval.ranks import Standing, agreement, leave_one_out, ranks, standings
-from eval.statistics import (
+from eval.statistics.intervals import (
     NAN,
     Interval,
     holm,
@@ -27,28 +27,7 @@ from eval.statistics import (
     verdict,
     win_rate,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """One number of one image, with everything it depends on; NaN with the reason in `error`."""
-
-    method: str
-    prompt: str
-    seed: int
-    scorer: str
-    unit: str
-    view: str
-    checkpoint: str
-    checkpoint_hash: str
-    higher_is_better: bool
-    value: float
-    version: str = "1"
-    revision: str = ""
-    text_limit: int = 0
-    """The most tokens of a prompt that were read; 0 where none are, or where there is no limit."""
-    aggregate: str = "mean"
-    error: str = ""
+from eval.statistics.ranks import Standing, agreement, leave_one_out, ranks, standings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,12 +144,13 @@ class Comparison:
             for (scorer, method, mean, difference, wins, _), p in zip(drafts, adjusted, strict=True)
         ]
 
-    def array(self, scorers: Sequence[str] | None = None) -> np.ndarray:
+    def array(self, scorers: Sequence[str] | None = None, methods: Sequence[str] | None = None) -> np.ndarray:
         """[scorers, methods, prompts], higher is better, over the pictures that every scorer has of all."""
         chosen = list(self.scorers if scorers is None else scorers)
+        named = list(self.methods if methods is None else methods)
         common: set[tuple[str, int]] | None = None
         for scorer in chosen:
-            for method in self.methods:
+            for method in named:
                 known = {cell for cell, value in self._known[scorer][method].items() if np.isfinite(value)}
                 common = known if common is None else common & known
         cells = sorted(common or ())
@@ -183,11 +163,11 @@ class Comparison:
                         self._aggregate(scorer),
                     ).values()
                 )
-                for method in self.methods
+                for method in named
             ]
             for scorer in chosen
         ]
-        return np.array(rows).reshape(len(chosen), len(self.methods), -1)
+        return np.array(rows).reshape(len(chosen), len(named), -1)
 
     @cached_property
     def standings(self) -> dict[str, Standing]:

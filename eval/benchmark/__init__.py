@@ -1,0 +1,1 @@
+"""The benchmark: rows, prompts, pictures and their numbers, shared by any number of processes."""

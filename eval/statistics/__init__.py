@@ -1,0 +1,1 @@
+"""Intervals and ranks that keep their promise."""

@@ -1,0 +1,157 @@
+"""Prompts in blocks: what comes out is what one block gives, whatever happens in between."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from dataset_builder.report import status
+from drspo.errors import UserError
+from drspo.llm.settings import LLMSettings
+from pipeline.ideas import prompts as phases
+from pipeline.ideas.blocks import Ask, Finish, Screen, Texts, TextSpec
+from pipeline.ideas.expanders import ExpandSettings
+from pipeline.ideas.filters import FilterSettings
+from pipeline.ideas.sources import PromptSettings
+from tests.building import IDEAS, build, fake_config, final_tables, ideas_file
+
+# Copies, exact and near, of ideas far before them, and one that a filter objects to.
+MANY = [
+    *IDEAS,
+    "a lighthouse at dusk by the sea",
+    "a windmill on a green hill.",
+    "castle",
+    "a canal between old houses",
+    "a castle above a foggy valley!",
+    "an island with one palm tree",
+    "a canal between old houses,",
+    "a glacier under a pale moon",
+]
+NEAR = FilterSettings(near_duplicates=0.7)
+
+
+def tables(folder: Path, block: int, **changes) -> dict[str, str]:
+    """The final tables of a run in blocks of that many ideas."""
+    folder.mkdir()
+    config = fake_config(folder, folder / "run", MANY, **{"filter": NEAR, **changes})
+    build(replace(config, block=block))
+    return final_tables(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict[str, str]:
+    return tables(tmp_path_factory.mktemp("whole") / "one", 0)
+
+
+@pytest.mark.parametrize("block", [1, 3, 5, 14, 100])
+def test_blocks_of_any_size_come_out_as_one(tmp_path, whole, block):
+    assert tables(tmp_path / "many", block) == whole
+
+
+def test_the_count_of_accepted_prompts_goes_on_over_blocks(tmp_path):
+    asked = replace(NEAR, accept=5)
+    one, many = tables(tmp_path / "one", 0, filter=asked), tables(tmp_path / "many", 2, filter=asked)
+    assert one == many
+    found = pq.read_table(tmp_path / "many/run/prompts.parquet")
+    assert found["status"].to_pylist().count("ok") == 5
+
+
+def test_units_of_several_prompts_end_with_their_block(tmp_path):
+    config = fake_config(tmp_path, tmp_path / "run", MANY, filter=NEAR, block=4)
+    config = replace(config, candidates=replace(config.candidates, prompts_per_unit=3))
+    outcome = build(config)
+    plan = pq.read_table(tmp_path / "run/plan.parquet")
+    assert plan["position"].to_pylist() == list(range(plan.num_rows))
+    texts = [prompt["text"] for unit in plan["prompts"].to_pylist() for prompt in unit]
+    prompts = pq.read_table(tmp_path / "run/prompts.parquet").to_pylist()
+    assert texts == [row["text"] for row in prompts if row["status"] == "ok"]
+    assert outcome.made_now == plan.num_rows and build(config).made_now == 0
+
+
+@pytest.mark.parametrize("at", ["screen", "filter", "finish"])
+@pytest.mark.parametrize("nth", [1, 2, 4])
+def test_a_start_that_breaks_off_in_any_phase_changes_nothing(tmp_path, whole, monkeypatch, at, nth):
+    name = {"screen": "screen_asking", "filter": "object_to", "finish": "drop_near_duplicates"}[at]
+    real, calls = getattr(phases, name), []
+
+    def breaks(*given, **named):
+        calls.append(name)
+        if len(calls) == nth:
+            raise KeyboardInterrupt
+        return real(*given, **named)
+
+    folder = tmp_path / "many"
+    with monkeypatch.context() as patch:
+        patch.setattr(phases, name, breaks)
+        with pytest.raises(KeyboardInterrupt):
+            tables(folder, 3)
+    config = fake_config(folder, folder / "run", MANY, filter=NEAR, block=3)
+    build(config)
+    assert final_tables(folder / "run") == whole
+
+
+def test_a_source_that_changed_meanwhile_is_refused(tmp_path):
+    spec = spec_of(tmp_path, MANY)
+    first = iter(Texts(spec))
+    next(first)
+    (tmp_path / "phases/blocks.json").unlink()
+    ideas_file(tmp_path, ["a bridge at night", *MANY])
+    with pytest.raises(UserError, match="other ideas than when this run began"):
+        next(iter(Texts(spec)))
+
+
+def test_status_counts_the_blocks_that_stand(tmp_path, monkeypatch, capsys):
+    real, calls = phases.object_to, []
+
+    def breaks(*given, **named):
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*given, **named)
+
+    config = fake_config(tmp_path, tmp_path / "run", MANY, filter=NEAR, block=4)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(phases, "object_to", breaks)
+        build(config)
+    assert status.main([config.out]) == 0
+    said = capsys.readouterr().out
+    assert "6 accepted of 8 so far, in 2 blocks" in said and "of 6 units" in said
+
+
+def test_another_size_of_blocks_is_another_run(tmp_path):
+    config = fake_config(tmp_path, tmp_path / "run", MANY, block=4)
+    build(config)
+    with pytest.raises(UserError, match="other configuration|another configuration"):
+        build(replace(config, block=5))
+
+
+def test_a_screen_that_lost_its_memory_screens_alike(tmp_path):
+    spec = spec_of(tmp_path, MANY)
+    list(Texts(spec))
+    numbers = range(5)
+    orderly = Screen(spec)
+    expected = [orderly(number) for number in numbers]
+    assert all(Screen(spec)(number).equals(expected[number]) for number in numbers)
+    muddled = Screen(spec)
+    assert all(muddled(number).equals(expected[number]) for number in (3, 1, 4, 0, 2))
+
+
+def test_a_block_that_comes_early_is_not_finished(tmp_path):
+    spec = spec_of(tmp_path, MANY)
+    screen, ask, finish = Screen(spec), Ask(spec), Finish(spec)
+    list(zip(range(1), Texts(spec), strict=False))  # the first one, and that all ideas are stored
+    assert finish(2, ask(2, screen(2))) is None
+    assert finish(1, ask(1, screen(1))) is not None and finish(2, ask(2, screen(2))) is not None
+
+
+def spec_of(folder: Path, ideas: list[str]) -> TextSpec:
+    return TextSpec(
+        url=str(folder),
+        prompts=PromptSettings(source=str(ideas_file(folder, ideas))),
+        expand=ExpandSettings(expander="none"),
+        filter=NEAR,
+        llm=LLMSettings(),
+        config_hash="c",
+        block=3,
+    )
