@@ -22,11 +22,12 @@ class PainterConfig:
     poison: str = ""
     how: str = "raise"
     meet: int = 0
+    awaits: str = ""
 
 
 class Painter(Generator):
     """Noise from (prompt, seed); on a prompt with the poison word it raises, crashes or hangs; with `meet`
-    it begins once so many processes paint."""
+    it begins once so many processes paint, with `awaits` once a text with that word was filtered."""
 
     name = "painter"
     config_class = PainterConfig
@@ -44,6 +45,7 @@ class Painter(Generator):
             append(log, f"{type(self).__name__} {request.prompt} {request.seed}")
             append(f"{log}.pids", str(os.getpid()))
             wait_for_processes(Path(f"{log}.pids"), self.config.meet)
+            wait_for_text(log, self.config.awaits)
         time.sleep(seconds)
         rng = np.random.default_rng(seed_from(type(self).__name__, request.prompt, request.seed))
         pixels = rng.integers(0, 255, (request.height // 8, request.width // 8, 3), dtype=np.uint8)
@@ -88,6 +90,24 @@ def wait_for_processes(pids: Path, count: int, seconds: float = 300) -> None:
         if time.monotonic() > ends:
             raise RuntimeError(f"only {set(pids.read_text().split())} came to work")
         time.sleep(0.05)
+
+
+def wait_for_text(log: str, word: str, seconds: float = 120) -> None:
+    """Until `tells` has seen a text with the word; RuntimeError when it has not."""
+    deadline = time.monotonic() + seconds
+    while word and not any(word in line for line in _lines(Path(f"{log}.texts"))):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"nobody has filtered a text with {word!r}")
+        time.sleep(0.02)
+
+
+def tells(row: dict) -> None:
+    """A filter that objects to nothing, and leaves every text that it saw."""
+    append(f"{os.environ['FAKE_LOG']}.texts", row["text"])
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
 
 
 def misbehave(how: str) -> None:

@@ -14,7 +14,7 @@ from pipeline.ideas.blocks import Ask, Finish, Screen, Texts, TextSpec
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import PromptSettings
-from tests.building import IDEAS, build, fake_config, final_tables, ideas_file
+from tests.building import FAKES, IDEAS, build, fake_config, final_tables, ideas_file, with_candidates
 
 # Copies, exact and near, of ideas far before them, and one that a filter objects to.
 MANY = [
@@ -99,6 +99,14 @@ def test_a_source_that_changed_meanwhile_is_refused(tmp_path):
     ideas_file(tmp_path, ["a bridge at night", *MANY])
     with pytest.raises(UserError, match="other ideas than when this run began"):
         next(iter(Texts(spec)))
+
+
+def test_the_next_block_is_asked_while_this_one_is_painted(tmp_path):
+    filters = replace(NEAR, filters=(*NEAR.filters, f"{FAKES}:tells"))
+    config = fake_config(tmp_path, tmp_path / "run", MANY, filter=filters, block=2)
+    # The second block has the castle; no picture of the first is made before its text was filtered.
+    outcome = build(with_candidates(config, f"{FAKES}:Painter.awaits=castle"))
+    assert outcome.dead == 0 and outcome.made_now == 10
 
 
 def test_status_counts_the_blocks_that_stand(tmp_path, monkeypatch, capsys):
