@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from eval.config import EvalConfig
 from eval.judges import build_judges, columns_of
 from eval.report.comparison import Comparison
 from eval.report.markdown import markdown
+from eval.report.order import order
 from eval.report.page import write_report
 
 OTHERS = {
@@ -62,7 +63,8 @@ def main(argv: list[str]) -> int:
     found = Comparison(records, config.baseline, config.judges.trained, config.judges.aside)
     text = markdown(found) + by_stratum(config, records)
     run.write("tables.md", text.encode())
-    run.write("tables.json", json.dumps(found.as_json(), indent=2).encode())
+    facts = {"order": [asdict(place) for place in order(found)], **found.as_json()}
+    run.write("tables.json", json.dumps(facts, indent=2).encode())
     write_report(config, run, found)
     print(text)
     print(f"page      {run.url('index.html')}")

@@ -9,13 +9,19 @@ import numpy as np
 
 from drspo.markup import code, inline
 from eval.report.comparison import Comparison, Row
+from eval.report.order import order
 from eval.statistics.intervals import Interval
 from eval.statistics.ranks import Standing
 
+RULE = (
+    "Who has clearly fewer surplus objects stands first (after Holm over all pairs; how many fewer in "
+    "brackets); where none is clear, the average rank below decides."
+)
+
 
 def markdown(found: Comparison) -> str:
-    """All tables: one per scorer, then ranks, what they hang on, and how the scorers agree."""
-    parts = [_scorer(found, scorer) for scorer in found.scorers]
+    """All tables: the methods in order, one per scorer, ranks, what they hang on, how scorers agree."""
+    parts = [_order(found), *(_scorer(found, scorer) for scorer in found.scorers)]
     parts += [_ranks(found), _leave_one_out(found), _correlations(found), _shares(found)]
     return "\n".join(part for part in parts if part)
 
@@ -25,6 +31,22 @@ def bounds(interval: Interval, form: str = ".4f") -> str:
     if not interval.known:
         return f"(n = {interval.n}, no interval)"
     return f"[{interval.low:{form}}, {interval.high:{form}}]"
+
+
+def _order(found: Comparison) -> str:
+    placed = order(found)
+    if not placed:
+        return ""
+    head = ["", "method", "surplus objects [95 %]", "clearly fewer than", "average rank"]
+    lines = [f"### In order\n\n{RULE}\n", _cells(head), _cells(["---"] * len(head))]
+    for number, place in enumerate(placed, 1):
+        fewer = [
+            f"{inline(name)} ({gap.mean:.2f} {bounds(gap, '.2f')})" for name, gap in place.before.items()
+        ]
+        surplus = f"{place.surplus.mean:.2f} {bounds(place.surplus, '.2f')}"
+        cells = [str(number), inline(place.method), surplus, ", ".join(fewer), f"{place.rank:.2f}"]
+        lines.append(_cells(cells))
+    return "\n".join(lines) + "\n"
 
 
 def _scorer(found: Comparison, scorer: str) -> str:

@@ -27,7 +27,8 @@ from eval.metrics.surplus import glow, heat_map
 from eval.report.comparison import Comparison
 from eval.report.figures import dots
 from eval.report.latex import csv_tables, latex
-from eval.report.markdown import bounds
+from eval.report.markdown import RULE, bounds
+from eval.report.order import order
 
 SMALL = 768
 """Pixels of width of the pictures that the page shows before one is opened."""
@@ -55,6 +56,8 @@ def page(config: EvalConfig, found: Comparison) -> str:
         found=found,
         ranks=sorted(found.standings.items(), key=lambda item: item[1].rank.mean),
         bounds=bounds,
+        placed=order(found),
+        rule=RULE,
         dots=lambda scorer: dots(*found.prompt_means(scorer)),
         viewer=viewer(),
         prompts=len({cell.prompt for cell in every}),
