@@ -182,10 +182,14 @@ def test_a_folder_without_a_result_takes_a_corrected_configuration(tmp_path):
 def test_prompts_outlive_a_correction_of_the_images(tmp_path):
     """The language model was paid for them; the plan is made anew."""
     from dataset_builder.build import Build
+    from pipeline.ideas.blocks import Texts
+    from pipeline.local import run_units
     from tests.building import build, fake_config, with_candidates
 
-    def out_of_memory(units, spec):
-        raise UserError("the model does not fit")
+    def out_of_memory(work, spec):
+        if not isinstance(work, Texts):
+            raise UserError("the model does not fit")
+        yield from run_units(work, spec)
 
     asked = fake_config(tmp_path, tmp_path / "run")
     large = with_candidates(asked, height=64)

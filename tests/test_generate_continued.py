@@ -130,7 +130,7 @@ def test_the_join_has_no_seam(method, change):
     for column in (512,) if change.extends else (224, 352):
         assert strength[column - 3 : column + 4].max() < 1.0
     pasted = np.array(made.image)
-    pasted[:, 256:] = np.clip(pasted[:, 256:].astype(int) + 12, 0, 255)  # what a seam looks like
+    pasted[:, 256:] = np.clip(pasted[:, 256:].astype(int) + 16, 0, 255)  # what a seam looks like
     assert seam_strength(pasted)[253:260].max() > 1.5
 
 
