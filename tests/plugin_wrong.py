@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from tests.plugin_fakes import Brightness, Painter
+from tests.plugin_fakes import Brightness, Painter, PainterConfig
 
 BAD_IMAGES: dict[str, Any] = {
     "none": lambda good: None,
@@ -43,10 +43,8 @@ BAD_SCORES: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class WrongConfig:
+class WrongConfig(PainterConfig):
     how: str = ""
-    poison: str = ""
-    meet: int = 0
 
 
 class WrongPainter(Painter):
