@@ -9,6 +9,7 @@ The last lines weigh what stands beside the UNet in a unit of the data set, a pr
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import transformers
@@ -35,6 +36,7 @@ def operations(forward: Callable[[int, int, int], object], size: tuple[int, int]
     return counter.get_total_flops() / 1e12
 
 
+@cache
 def works() -> dict[str, float]:
     """10^12 operations of what one does with SDXL, by name."""
     before = torch.get_default_dtype()
