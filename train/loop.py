@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from train.lora.start import begin_from, read_start
 from train.lora.twins import trainable
 from train.memory import explain_out_of_memory, make_room
 from train.objective.draws import timestep_range
-from train.objective.noise import noise_process
+from train.objective.noise import NoiseProcess, noise_process
 from train.objective.references import open_references
 from train.objective.trainee import Trainee
 from train.pairs.data_order import pair_index
@@ -85,17 +86,29 @@ def wear_lora(family: ModelFamily, config: TrainConfig) -> None:
 def make_trainee(family: ModelFamily, canvas: TrainingCanvas, config: TrainConfig, **more: Any) -> Trainee:
     """A family's network with its LoRA, as a run trains it; `more` are the fields that have defaults."""
     dtype = precision_of(config, family.device)
+
+    @cache
+    def of_size(height: int, width: int) -> tuple[TrainingCanvas, NoiseProcess]:
+        other = make_canvas(config, family.spec, (height, width))
+        return other, process_on(family, other, config)
+
     return Trainee(
         network=family.network,
         denoiser=None if family.unet is not None else family.denoiser,
         trainable=trainable(family.network),
-        process=noise_process(family.scheduler_config, config.noise.target, canvas.windows[0].shape),
+        process=process_on(family, canvas, config),
         canvas=canvas,
         config=config,
         device=family.device,
         autocast=DTYPES[dtype] if dtype != "float32" else None,
+        of_size=of_size if config.data.sizes == "own" else None,
         **more,
     )
+
+
+def process_on(family: ModelFamily, canvas: TrainingCanvas, config: TrainConfig) -> NoiseProcess:
+    """How a pair on this canvas is noised; some flow schedules are shifted by the size of what is seen."""
+    return noise_process(family.scheduler_config, config.noise.target, canvas.windows[0].shape)
 
 
 class Run:
@@ -114,16 +127,14 @@ class Run:
         self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep_last)
         self.origin = {"configuration": identity(config), "base model": self.family.fingerprint}
         trained_on = self._last_origin().get("pairs", "")
-        process = noise_process(
-            self.family.scheduler_config, config.noise.target, self.canvas.windows[0].shape
-        )
-        timestep_range(process.timesteps, config.noise)
+        timestep_range(process_on(self.family, self.canvas, config).timesteps, config.noise)
         # Before the pairs, because what cannot be trained is to be said before hours go into encoding.
         self._add_adapter()
         self.parameters = lora_parameters(self.family.network)
         self.optimizer = build_optimizer(self.parameters, config.optimizer)
+        fit = partial(make_canvas, config, self.family.spec)
         prepared = prepare_pairs(
-            self.family, self.canvas, config.data, self.out, self.accelerator, trained_on
+            self.family, self.canvas, config.data, self.out, self.accelerator, fit, trained_on
         )
         self.pairs = prepared.training
         self.origin["pairs"] = prepared.digest
@@ -192,8 +203,9 @@ class Run:
         first = step * count + self.accelerator.process_index * self.share
         for position in range(first, first + self.share):
             pair = self.pairs[pair_index(self.config.seed, position, len(self.pairs))]
-            with self._memory_advice():
-                result = self.trainee.gradients(pair, position)
+            trainee = self.trainee.fitted(pair)
+            with self._memory_advice(trainee.canvas):
+                result = trainee.gradients(pair, position)
             measured.append(result.metrics | {"finite": float(result.finite)})
             total = add_share(total, result.grads, count)
         if self.accelerator.num_processes > 1:
@@ -279,8 +291,8 @@ class Run:
             )
 
     @contextmanager
-    def _memory_advice(self) -> Iterator[None]:
+    def _memory_advice(self, canvas: TrainingCanvas | None = None) -> Iterator[None]:
         try:
             yield
         except torch.OutOfMemoryError as error:
-            raise explain_out_of_memory(self.config, self.canvas, error) from error
+            raise explain_out_of_memory(self.config, canvas or self.canvas, error) from error

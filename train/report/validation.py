@@ -53,7 +53,7 @@ class Validator:
         config = self.trainee.config
         drawn = grid_draw(config.seed, pair.pair_id, t, tuple(pair.latents_w.shape), config.noise)
         kept = self.references.get((index, t))
-        result = self.trainee.errors(pair, drawn, lambda ask: kept or ask())
+        result = self.trainee.fitted(pair).errors(pair, drawn, lambda ask: kept or ask())
         if config.loss.reference_anchor == 0:
             # Two floats per point are kept, not the reference's scrolls: so there is no KL proxy here, not
             # even the first time, and a resumed run writes the same records as an unbroken one.
