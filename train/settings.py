@@ -171,6 +171,9 @@ class MemoryConfig:
     """Windows per model call; in stage blueprint 2 takes winner and loser in one call."""
     gradient_checkpointing: bool = False
     """Recompute the network's activations in the backward pass."""
+    shard_weights: bool = False
+    """Each of several processes holds its part of the frozen network and gathers a block while it is used
+    (FSDP2); the LoRA stays whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
