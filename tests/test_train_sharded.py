@@ -20,7 +20,7 @@ from train.command import main
 from train.config import TrainConfig
 from train.settings import DataConfig, MemoryConfig
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 TOLD = {
