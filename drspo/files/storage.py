@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from drspo.errors import UserError
 from drspo.files.backends import Folder, LocalFolder, RemoteFolder
@@ -81,6 +82,31 @@ class Storage:
         """The sorted names of all files, at any depth, that begin with `prefix`; no temporary files."""
         with self._explained(prefix):
             return self._folder.list(prefix)
+
+    def level(self, folder: str) -> list[str]:
+        """The sorted names directly below `folder` ("" or "name/"); those that end with "/" are folders."""
+        with self._explained(folder):
+            return self._folder.level(folder)
+
+    def spool(self) -> BinaryIO:
+        """An empty file without a name on the local disk, beside the run's where that is local.
+
+        It is gone when it is closed, however the process ends; `put` stores what was written to it.
+        """
+        if self.is_local:
+            with self._explained(""):
+                os.makedirs(self.base, exist_ok=True)
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=self.base if self.is_local else None))
+
+    def put(self, name: str, file: BinaryIO) -> None:
+        """Writes all of a spool file as `write` does, without having it in memory."""
+        with self._explained(name):
+            self._folder.put(_checked(name), file)
+
+    def put_new(self, name: str, file: BinaryIO) -> bool:
+        """Writes all of a spool file as `create` does: True for the first writer, False for others."""
+        with self._explained(name):
+            return self._folder.put_new(_checked(name), file)
 
     def delete(self, name: str) -> None:
         """Removes a file; one that is absent already is no error."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 import pyarrow as pa
@@ -70,7 +70,7 @@ def read_plan(storage: Storage) -> pa.Table:
     return read_table(storage, PLAN_NAME, PLAN_SCHEMA)
 
 
-def todo(plan: pa.Table, done: set[str]) -> pa.Table:
+def todo(plan: pa.Table, done: Set[str]) -> pa.Table:
     """The units of the plan that have no file yet, in the plan's order."""
     missing = [unit not in done for unit in plan["unit_id"].to_pylist()]
     return plan.filter(pa.array(missing, pa.bool_()))
