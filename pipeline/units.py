@@ -37,6 +37,9 @@ class DamagedFile(UserError):
         self.name = name
         self.why = why
 
+    def __reduce__(self) -> tuple[type[DamagedFile], tuple[str, str]]:
+        return type(self), (self.name, self.why)
+
 
 def unit_name(unit_id: str) -> str:
     """The path of a unit's file in the run folder, spread over 256 prefixes."""
@@ -60,6 +63,16 @@ class UnitIds(Set[str]):
         wanted = np.frombuffer(bytes.fromhex(str(unit)), dtype="S16")[0]
         place = int(np.searchsorted(self.ids, wanted))
         return place < self.ids.size and bool(self.ids[place] == wanted)
+
+    def without(self, others: UnitIds) -> list[str]:
+        """Those that are not among the others, which hold most of these."""
+        found = []
+        for start in range(0, self.ids.size, 4096):
+            own = self.ids[start : start + 4096]
+            places = np.minimum(np.searchsorted(others.ids, own), max(0, others.ids.size - 1))
+            alone = own[others.ids[places] != own] if others.ids.size else own
+            found += [bytes(each).ljust(16, b"\0").hex() for each in alone.tolist()]
+        return found
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, self.ids.size, 4096):

@@ -12,6 +12,7 @@ from dataset_builder.build import Build
 from dataset_builder.ideas import make_prompts
 from dataset_builder.report import status
 from drspo.errors import UserError
+from pipeline.candidates.plan import read_plan
 from pipeline.local import run_units
 from pipeline.shards import read_pairs
 from tests.building import IDEAS, build, fake_config, final_tables, with_candidates
@@ -24,7 +25,9 @@ def test_status_follows_a_run_from_its_first_file_to_its_last(
     builder = Build(config, run_units)
     builder._begin()
     assert "not yet" in status.describe(status.read_status(config.out))
-    plan = builder._plan(make_prompts(builder.run, config))
+    make_prompts(builder.run, config)
+    builder._plan()
+    plan = read_plan(builder.run)
     assert "0 of 6 units, 6 remaining" in status.describe(status.read_status(config.out))
     units = run_units(plan, builder.spec)
     next(units), next(units)

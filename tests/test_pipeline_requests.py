@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import fsspec
@@ -94,7 +95,7 @@ def test_the_thousandth_unit_asks_as_much_of_the_store_as_the_tenth(url: str) ->
             pass
         commit(made)
 
-    asked = [counted(lambda: unit(number)) for number in range(1000)]
+    asked = [counted(partial(unit, number)) for number in range(1000)]
     assert asked[10] == asked[998] == {"list": 1, "put": 2, "delete": 2}
     assert asked[11] == asked[999] == {"list": 1, "put": 3, "delete": 1}
     assert len(Storage(url).list("dead/")) == 500

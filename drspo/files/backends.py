@@ -31,8 +31,8 @@ class Folder(Protocol):
     def exists(self, name: str) -> bool: ...
     def put(self, name: str, file: BinaryIO) -> None: ...
     def put_new(self, name: str, file: BinaryIO) -> bool: ...
-    def list(self, prefix: str) -> list[str]: ...
     def level(self, folder: str) -> list[str]: ...
+    def list(self, prefix: str) -> list[str]: ...
     def delete(self, name: str) -> None: ...
     def open(self, name: str, mode: str) -> BinaryIO: ...
     def url(self, name: str) -> str: ...
@@ -227,6 +227,15 @@ class RemoteFolder:
     def exists(self, name: str) -> bool:
         return bool(patiently(lambda: self.filesystem.exists(self.path(name)), self.url(name)))
 
+    def level(self, folder: str) -> list[str]:
+        start = self.path(folder).rstrip("/")
+        try:
+            found = patiently(lambda: self.filesystem.ls(start, detail=True), self.url(folder))
+        except FileNotFoundError:
+            return []
+        names = [(each["name"].rstrip("/").rpartition("/")[2], each["type"]) for each in found]
+        return sorted(f"{folder}{name}{'/' * (kind == 'directory')}" for name, kind in names if name)
+
     def list(self, prefix: str) -> list[str]:
         folder, _, stem = prefix.rpartition("/")
         start = self.path(folder).rstrip("/")
@@ -239,15 +248,6 @@ class RemoteFolder:
             return []
         names = [path.removeprefix(self.root).lstrip("/") for path in found]
         return sorted(name for name in names if name.startswith(prefix))
-
-    def level(self, folder: str) -> list[str]:
-        start = self.path(folder).rstrip("/")
-        try:
-            found = patiently(lambda: self.filesystem.ls(start, detail=True), self.url(folder))
-        except FileNotFoundError:
-            return []
-        names = [(each["name"].rstrip("/").rpartition("/")[2], each["type"]) for each in found]
-        return sorted(f"{folder}{name}{'/' * (kind == 'directory')}" for name, kind in names if name)
 
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -252,8 +252,8 @@ class Commit:
     def _forget_the_living(self, unit: str, rows: list[UnitRow], won: bool) -> None:
         """Take back reasons that another worker, or an earlier life, left of rows that are alive.
 
-        By their names, which follow from the ids: no listing, however many prompts are dead. Whoever lost takes
-        back what it said itself.
+        By their names, which follow from the ids: no listing, however many prompts are dead. Whoever lost
+        takes back what it said itself.
         """
         states = {row.prompt_id: row.status for row in rows}
         if not won:
