@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -47,6 +48,7 @@ class Spill:
         if self._writer is None:
             options = pa.ipc.IpcWriteOptions(compression="lz4")
             self._writer = pa.ipc.new_stream(_Shared(self.file), table.schema, options=options)
+        self.file.seek(0, os.SEEK_END)
         self._writer.write_table(table)
         self._waiting, self._count = [], 0
 
@@ -55,13 +57,9 @@ class Spill:
         self.flush()
         if self._writer is None:
             return
-        end = self.file.tell()
         self.file.seek(0)
-        try:
-            for batch in pa.ipc.open_stream(_Shared(self.file)):
-                yield pl.DataFrame(pl.from_arrow(batch))
-        finally:
-            self.file.seek(end)
+        for batch in pa.ipc.open_stream(_Shared(self.file)):
+            yield pl.DataFrame(pl.from_arrow(batch))
 
     def whole(self) -> pl.DataFrame:
         """All rows at once; no rows and no columns where nothing was added."""
