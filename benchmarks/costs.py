@@ -3,13 +3,16 @@
 Operations of one evaluation are counted by torch on the meta device, attention included, at SDXL's published
 shape; evaluations are those of `generate.catalogue`. Text encoders, ControlNet, autoencoder and everything
 around the UNet are not counted. Seconds are operations over SHARE of a card's peak: assumed, not measured.
+The last lines weigh what stands beside the UNet in a unit of the data set, a prompt with its six scrolls.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
+import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.memory import sdxl
@@ -22,6 +25,8 @@ SHARE = 0.4
 CARDS = {"RTX 3090": 71, "RTX 4090": 165, "L40S": 362, "A100": 312, "H100 SXM": 989}
 """Dense bfloat16 TFLOP/s with sums in float32, as their maker states them."""
 PAIRS, STEPS = 1000, 1000
+VIT_L = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+         "patch_size": 14, "image_size": 224, "projection_dim": 768}  # fmt: skip
 
 
 def operations(forward: Callable[[int, int, int], object], size: tuple[int, int]) -> float:
@@ -31,6 +36,7 @@ def operations(forward: Callable[[int, int, int], object], size: tuple[int, int]
     return counter.get_total_flops() / 1e12
 
 
+@cache
 def works() -> dict[str, float]:
     """10^12 operations of what one does with SDXL, by name."""
     before = torch.get_default_dtype()
@@ -60,6 +66,27 @@ def works() -> dict[str, float]:
     }
 
 
+def beside() -> dict[str, float]:
+    """10^12 operations of a unit's text encoders (its prompt and the negative one) and of its scorer."""
+    with torch.device("meta"), torch.no_grad():
+        encoders = sdxl().text
+        eye = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**VIT_L))
+        found = {}
+        with FlopCounterMode(display=False) as counter:
+            for encoder in encoders:
+                encoder(torch.zeros((2, 77), dtype=torch.long))
+        found["text encoders, prompt and negative"] = counter.get_total_flops() / 1e12
+        with FlopCounterMode(display=False) as counter:
+            eye(torch.empty((6, 3, 224, 224)))
+        found["ViT-L/14 on six scrolls, one view each"] = counter.get_total_flops() / 1e12
+    return found
+
+
+def unit() -> float:
+    """10^12 operations of the UNet for a unit of the data set."""
+    return next(tera for name, tera in works().items() if name.startswith("a data set")) / PAIRS
+
+
 def said(seconds: float) -> str:
     """A time with two digits, in the unit that fits."""
     for unit, size in (("s", 90), ("min", 90 * 60), ("h", 90 * 3600)):
@@ -79,3 +106,6 @@ def table() -> str:
 
 if __name__ == "__main__":
     print(table())
+    whole = unit()
+    for what, tera in beside().items():
+        print(f"{what}: {tera:.2g} TFLOP a unit, 1 / {float(f'{whole / tera:.2g}'):,.0f} of its {whole:,.0f}")

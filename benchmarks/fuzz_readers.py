@@ -99,8 +99,8 @@ class Yaml:
 
     def eval(self, argv: list[str], path: Path) -> None:
         from drspo.config import load
-        from eval.command import check
         from eval.config import EvalConfig
+        from eval.program import check
 
         check(load(EvalConfig, argv, package="eval", prog="eval"))
 

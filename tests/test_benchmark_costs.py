@@ -26,3 +26,11 @@ def test_the_unets_count_is_the_one_that_is_published_for_it():
     )
     assert 5.5 < windows / 1300 < 7.5
     assert direct / 100 > 4 * windows / 1300  # four squares of pixels, and attention grows faster
+
+
+@pytest.mark.slow
+def test_text_encoders_and_scorers_are_too_small_a_part_of_a_unit_to_be_batched_across_units(repository):
+    page = (repository / "docs" / "cluster.md").read_text()
+    found = costs.beside()
+    assert all(tera < costs.unit() / 10_000 for tera in found.values())
+    assert all(f"{tera:.2g}" in page for tera in found.values()) and f"{costs.unit():,.0f}" in page

@@ -13,9 +13,10 @@ from eval.benchmark import suite
 from eval.benchmark.methods import ABLATIONS, rows
 from eval.benchmark.prompt_lists import read_prompts
 from eval.benchmark.suite import cells
-from eval.command import check, main
+from eval.command import main
 from eval.config import EvalConfig, Judges, Pictures
 from eval.judges import build_judges
+from eval.program import check
 
 MADE: list[tuple[str, int]] = []
 

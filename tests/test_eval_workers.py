@@ -11,8 +11,8 @@ import torch
 from drspo.errors import UserError
 from eval.benchmark import workers
 from eval.benchmark.workers import VISIBLE, gpus_for, helpers, pinned
-from eval.command import check
 from eval.config import EvalConfig
+from eval.program import check
 
 SAYS = "import os, sys, pathlib; pathlib.Path(sys.argv[1], os.environ['CUDA_VISIBLE_DEVICES']).touch()"
 

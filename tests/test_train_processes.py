@@ -32,12 +32,14 @@ ACCELERATE = (
     "-m",
     "train",
 )
+TOLD = {"max_steps": 3, "pairs_per_step": 2, "validation__every": 3, "data__sizes": "own"}
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     os.environ["DRSPO_CACHE"] = ENV["DRSPO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    yield write(tmp_path_factory.mktemp("pairs") / "pairs.parquet", pair_rows(10, (32, 64)))
+    rows = pair_rows(6, (32, 64)) + pair_rows(4, (64, 32), start=6)
+    yield write(tmp_path_factory.mktemp("pairs") / "pairs.parquet", rows)
     del os.environ["DRSPO_CACHE"]
 
 
@@ -47,7 +49,7 @@ def alone(golden, source, tmp_path_factory):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("runs") / "one"
-    yield train(golden, source, out, max_steps=3, pairs_per_step=2, validation__every=3)
+    yield train(golden, source, out, **TOLD)
     torch.set_num_threads(before)
 
 
@@ -55,11 +57,7 @@ def alone(golden, source, tmp_path_factory):
 def test_two_processes_with_one_pair_each_equal_one_process_with_two(
     golden, source, alone, tmp_path, launcher
 ):
-    argv = [
-        *flags(golden, source, max_steps=3, pairs_per_step=2, validation__every=3),
-        "--out",
-        str(tmp_path),
-    ]
+    argv = [*flags(golden, source, **TOLD), "--out", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, *launcher, *argv], env=ENV, capture_output=True, text=True, timeout=850
     )

@@ -14,7 +14,7 @@ from train.config import TrainConfig
 
 @dataclass(frozen=True)
 class TrainingCanvas:
-    """What every pair of a run is trained on; pixels outside, latents inside."""
+    """What the pairs of one size are trained on; pixels outside, latents inside."""
 
     height: int
     """Pixels."""
@@ -28,14 +28,16 @@ class TrainingCanvas:
     """Pixels along a side of one latent, the autoencoder's."""
 
 
-def make_canvas(config: TrainConfig, spec: Any) -> TrainingCanvas:
+def make_canvas(config: TrainConfig, spec: Any, size: tuple[int, int] | None = None) -> TrainingCanvas:
     """The canvas of the configured stage; what the configuration leaves at -1 comes from the model's `spec`.
 
-    Stage blueprint is the paper's stage LR: the whole small scroll is one window. Raises `UserError` for
-    windows that do not fit.
+    Stage blueprint is the paper's stage LR: the whole small scroll is one window. `size`, height and width in
+    pixels, stands in place of the configured one, with the same windows. Raises `UserError` for windows that
+    do not fit.
     """
     default = spec.blueprint if config.stage == "blueprint" else spec.scroll
-    height, width = own(config.canvas.height, default[0]), own(config.canvas.width, default[1])
+    configured = own(config.canvas.height, default[0]), own(config.canvas.width, default[1])
+    height, width = size or configured
     window, stride = own(config.canvas.window, spec.window), own(config.canvas.stride, spec.stride)
     factor = spec.factor
     _require_whole_latents({"height": height, "width": width, "window": window, "stride": stride}, factor)

@@ -34,6 +34,7 @@ def check_config(config: TrainConfig) -> None:
             "a LoRA sits on layers that have a name", "--lora.targets", "such as to_q to_k to_v to_out.0"
         )
     _check_held_out(config)
+    _check_sharded(config)
     losses.check(config.loss)
     _check_packages(config)
 
@@ -46,6 +47,22 @@ def _check_held_out(config: TrainConfig) -> None:
             "--data.validation-pairs",
             "hold out 16 or more",
         )
+
+
+def _check_sharded(config: TrainConfig) -> None:
+    """Shards are gathered by all processes at once, so nothing may let one call the network more often."""
+    if not config.memory.shard_weights:
+        return
+    why = "with --memory.shard-weights every process must call the network equally often"
+    if config.data.sizes == "own":
+        hint = "train one size per run, or with the whole network on each card"
+        raise UserError(f"{why}, and pairs of several sizes have different windows", "--data.sizes", hint)
+    if config.data.cache_references:
+        hint = "leave it out: the references are then asked for at every step"
+        raise UserError(f"{why}, and one may find a reference that another lacks", _REFERENCES, hint)
+
+
+_REFERENCES = "--data.cache-references"
 
 
 def _check_packages(config: TrainConfig) -> None:
@@ -73,16 +90,20 @@ def check_launch(config: TrainConfig, environment: Mapping[str, str]) -> None:
     """Raises `UserError` for a way of starting several processes that would not do what it says.
 
     The gradient passes the plain network, window by window (docs/mathematics.md, section 4), which an engine
-    that shards it does not allow.
+    that wraps it does not allow; `train.sharding` spreads its weights without wrapping it.
     """
     for name, engine in OTHER_ENGINES.items():
         if environment.get(name, "false").lower() in ("true", "1", "yes"):
-            hint = "launch with --multi_gpu, or by torchrun: each process holds the whole frozen network"
+            hint = "launch with --multi_gpu, or by torchrun; --memory.shard-weights shards the frozen network"
             raise UserError(f"training does not run under {engine}", f"{name} of accelerate's launch", hint)
     if started_alone(environment):
         hint = "torchrun --nproc_per_node 2 -m train ... starts two on this machine"
         raise UserError("accelerate launch starts one process here, whatever number was asked", "--cpu", hint)
-    pairs_per_process(config, world_size(environment) or 1)
+    processes = world_size(environment) or 1
+    if config.memory.shard_weights and processes < 2:
+        hint = "start several (torchrun --nproc-per-node 2 -m train ...), or leave it out"
+        raise UserError("one process has nobody to share weights with", "--memory.shard-weights", hint)
+    pairs_per_process(config, processes)
 
 
 def pairs_per_process(config: TrainConfig, processes: int) -> int:

@@ -97,6 +97,8 @@ def identity(config: TrainConfig) -> str:
     for later in ("columns", "flips"):  # runs of versions that did not have them go on
         if not kept["data"][later]:
             del kept["data"][later]
+    if config.data.sizes == "canvas":
+        del kept["data"]["sizes"]
     if config.optimizer.decay != "constant":
         kept["max_steps"] = config.max_steps  # the rate of every step hangs on it
     return config_hash(kept)

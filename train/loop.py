@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,16 @@ from train.canvas import TrainingCanvas, make_canvas
 from train.checks import pairs_per_process
 from train.config import TrainConfig, identity
 from train.engine.predictor import check_network
-from train.launch import DTYPES, device_of, make_accelerator, precision_of
-from train.lora.adapters import (
-    add_lora,
-    attention_of,
-    load_lora_state,
-    lora_norm,
-    lora_parameters,
-    lora_state,
-)
+from train.launch import device_of, make_accelerator, precision_of
+from train.lora.adapters import load_lora_state, lora_norm, lora_parameters, lora_state
 from train.lora.average import Average
 from train.lora.checkpoint import Checkpoints, State, refuse_foreign
 from train.lora.optimizers import build_optimizer
 from train.lora.start import begin_from, read_start
-from train.lora.twins import trainable
 from train.memory import explain_out_of_memory, make_room
+from train.network import make_trainee, process_on, wear_lora
 from train.objective.draws import timestep_range
-from train.objective.noise import noise_process
 from train.objective.references import open_references
-from train.objective.trainee import Trainee
 from train.pairs.data_order import pair_index
 from train.pairs.prepare import no_prompt, prepare_pairs
 from train.report.finish import write_results
@@ -46,6 +38,7 @@ from train.report.samples import Sampler
 from train.report.tally import Tally
 from train.report.tracking import Tracker
 from train.report.validation import Validator, held_out_line
+from train.sharding import shard
 from train.step import add_share, apply_gradient, sum_over_processes
 
 log = logging.getLogger(__name__)
@@ -71,33 +64,6 @@ def train(config: TrainConfig) -> None:
     run.finish()
 
 
-def wear_lora(family: ModelFamily, config: TrainConfig) -> None:
-    """Puts a new LoRA on the family's network, as configured, and makes both ready to be trained."""
-    lora, network = config.lora, family.network
-    targets = lora.targets or attention_of(family.kind)
-    add_lora(network, lora.rank, lora.alpha, targets, seed=config.seed, dropout=lora.dropout)
-    if config.memory.gradient_checkpointing:
-        network.enable_gradient_checkpointing()
-    # Training mode lets the LoRA's dropout act; the network itself has none.
-    network.train()
-
-
-def make_trainee(family: ModelFamily, canvas: TrainingCanvas, config: TrainConfig, **more: Any) -> Trainee:
-    """A family's network with its LoRA, as a run trains it; `more` are the fields that have defaults."""
-    dtype = precision_of(config, family.device)
-    return Trainee(
-        network=family.network,
-        denoiser=None if family.unet is not None else family.denoiser,
-        trainable=trainable(family.network),
-        process=noise_process(family.scheduler_config, config.noise.target, canvas.windows[0].shape),
-        canvas=canvas,
-        config=config,
-        device=family.device,
-        autocast=DTYPES[dtype] if dtype != "float32" else None,
-        **more,
-    )
-
-
 class Run:
     """The state of one training run on one process."""
 
@@ -107,28 +73,27 @@ class Run:
         self.accelerator: Accelerator = make_accelerator(config)
         self.device = device_of(self.accelerator)
         self.share = pairs_per_process(config, self.accelerator.num_processes)
-        dtype = precision_of(config, self.device)
-        self.family = load_family(config.model, device=str(self.device), dtype=dtype)
+        self.family = self._load_family()
         check_network(self.family)
         self.canvas = make_canvas(config, self.family.spec)
         self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep_last)
         self.origin = {"configuration": identity(config), "base model": self.family.fingerprint}
         trained_on = self._last_origin().get("pairs", "")
-        process = noise_process(
-            self.family.scheduler_config, config.noise.target, self.canvas.windows[0].shape
-        )
-        timestep_range(process.timesteps, config.noise)
+        timestep_range(process_on(self.family, self.canvas, config).timesteps, config.noise)
         # Before the pairs, because what cannot be trained is to be said before hours go into encoding.
         self._add_adapter()
         self.parameters = lora_parameters(self.family.network)
         self.optimizer = build_optimizer(self.parameters, config.optimizer)
+        fit = partial(make_canvas, config, self.family.spec)
         prepared = prepare_pairs(
-            self.family, self.canvas, config.data, self.out, self.accelerator, trained_on
+            self.family, self.canvas, config.data, self.out, self.accelerator, fit, trained_on
         )
         self.pairs = prepared.training
         self.origin["pairs"] = prepared.digest
         promptless = no_prompt(self.family) if config.data.prompt_dropout else None
         make_room(self.family, config)
+        if config.memory.shard_weights:
+            shard(self.family.network, self.device, self.accelerator.num_processes)
         self.trainee = make_trainee(
             self.family,
             self.canvas,
@@ -140,9 +105,23 @@ class Run:
         self.validator = Validator(self.trainee, prepared.held_out, self.accelerator)
         main = self.accelerator.is_main_process
         self.tracker = Tracker(self.out, config.tracking, to_dict(config), active=main)
-        self.sampler = Sampler(self.family, self.canvas, config, prepared.held_out, active=main)
+        # Of a network that is shared out, nobody can draw alone.
+        draws = main or config.memory.shard_weights
+        self.sampler = Sampler(self.family, self.canvas, config, prepared.held_out, active=draws, writes=main)
         self.done = 0
         self.tally = Tally()
+
+    def _load_family(self) -> ModelFamily:
+        """The model, of which a network that will be shared out waits in host memory."""
+        config = self.config
+        waits = config.memory.shard_weights and self.device.type != "cpu"
+        dtype = precision_of(config, self.device)
+        family = load_family(config.model, device=str(self.device), dtype=dtype, offload=waits)
+        if waits:
+            family.offload = None
+            for network in (family.vae, *family.text_encoders):
+                network.to(self.device)
+        return family
 
     def _last_origin(self) -> dict[str, str]:
         """What the newest whole checkpoint was trained from, empty where there is none; refused when it is
@@ -192,8 +171,9 @@ class Run:
         first = step * count + self.accelerator.process_index * self.share
         for position in range(first, first + self.share):
             pair = self.pairs[pair_index(self.config.seed, position, len(self.pairs))]
-            with self._memory_advice():
-                result = self.trainee.gradients(pair, position)
+            trainee = self.trainee.fitted(pair)
+            with self._memory_advice(trainee.canvas):
+                result = trainee.gradients(pair, position)
             measured.append(result.metrics | {"finite": float(result.finite)})
             total = add_share(total, result.grads, count)
         if self.accelerator.num_processes > 1:
@@ -279,8 +259,8 @@ class Run:
             )
 
     @contextmanager
-    def _memory_advice(self) -> Iterator[None]:
+    def _memory_advice(self, canvas: TrainingCanvas | None = None) -> Iterator[None]:
         try:
             yield
         except torch.OutOfMemoryError as error:
-            raise explain_out_of_memory(self.config, self.canvas, error) from error
+            raise explain_out_of_memory(self.config, canvas or self.canvas, error) from error

@@ -30,9 +30,12 @@ class DataConfig:
     """Held-out pairs to measure on; 0 measures nothing."""
     limit: Natural = 0
     """Train on the first N rows only; 0 takes all."""
+    sizes: Literal["canvas", "own"] = "canvas"
+    """canvas: every pair has the canvas's size. own: each keeps its own size and aspect, of as many pixels as
+    the canvas has at most."""
     resize: Literal["none", "downscale"] = "none"
-    """none: a picture must have the canvas's size. downscale: larger ones of the same aspect are reduced
-    (Lanczos)."""
+    """none: a picture is taken at its own size or not at all. downscale: one that is too large is reduced,
+    its aspect kept (Lanczos)."""
     flips: bool = False
     """Train on every pair's mirror image too, unless the prompt names a side, a direction or lettering."""
     prompt_dropout: Decay = 0.0
@@ -168,6 +171,9 @@ class MemoryConfig:
     """Windows per model call; in stage blueprint 2 takes winner and loser in one call."""
     gradient_checkpointing: bool = False
     """Recompute the network's activations in the backward pass."""
+    shard_weights: bool = False
+    """Each of several processes holds its part of the frozen network and gathers a block while it is used
+    (FSDP2); the LoRA stays whole."""
 
 
 @dataclass(frozen=True, kw_only=True)

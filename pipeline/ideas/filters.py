@@ -128,6 +128,7 @@ _LIKENESS = re.compile(
     r"\b(?:shaped like|in the (?:form|shape) of|printed with|(?:tattoo|mural|print|icon) of)\b[^,.;]*"
     r"|\b[\w-]+-(?:shaped|themed|colou?red|flavou?red|inspired|print|patterned)\b"
     r"|\b\w+ (?:print|motif|company|app|murals?)\b"
+    r"|\b(?:words?|text|letters?)\s+(?:\"[^\"]*\"|'[^']*'|“[^”]*”|‘[^’]*’)"  # writing
 )
 
 

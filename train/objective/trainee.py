@@ -36,9 +36,21 @@ class Trainee:
     """What evaluates the network where that is a transformer."""
     promptless: tuple[torch.Tensor, torch.Tensor | None] | None = None
     """Embeddings (and pooled) of no prompt, which `data.prompt_dropout` of the draws are shown."""
+    of_size: Callable[[int, int], tuple[TrainingCanvas, NoiseProcess]] | None = None
+    """The canvas of another height and width in pixels, and how noise is counted there; None where every pair
+    has the size of `canvas`."""
+
+    def fitted(self, pair: EncodedPair) -> "Trainee":
+        """Itself on the canvas that the pair's own latents fill."""
+        height, width = (side * self.canvas.factor for side in pair.latents_w.shape[-2:])
+        if self.of_size is None or (height, width) == (self.canvas.height, self.canvas.width):
+            return self
+        canvas, process = self.of_size(height, width)
+        return replace(self, canvas=canvas, process=process, of_size=None)
 
     def gradients(self, pair: EncodedPair, position: int) -> PairResult:
-        """Loss, LoRA gradient and metrics of the pair at `position`, counted over the whole run."""
+        """Loss, LoRA gradient and metrics of the pair at `position`, counted over the whole run; the pair has
+        the canvas's size (`fitted`)."""
         config, shape = self.config, tuple(pair.latents_w.shape)
         drawn = step_draw(config.seed, position, pair.pair_id, shape, self.process.timesteps, config.noise)
         # Dropout draws from torch's own generator; seeding it here makes its masks a function of the position

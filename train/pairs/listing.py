@@ -102,10 +102,19 @@ def _say(merged: dict[str, Any], parts: list[dict[str, Any]], config: DataConfig
         log.info("%d of the training pairs are mirror images of others (data.flips)", mirrored)
     if config.resize == "downscale":
         log.info("pictures larger than the canvas are reduced with Lanczos (data.resize)")
+    if config.sizes == "own":
+        log.info("pairs by size: %s (data.sizes)", _sizes(parts))
     if merged["dropped"]:
         log.warning(
             "%d rows left out, see %s: %s", len(merged["dropped"]), out / "dropped.jsonl", _reasons(merged)
         )
+
+
+def _sizes(parts: list[dict[str, Any]]) -> str:
+    found: Counter[str] = Counter()
+    for part in parts:
+        found.update(part["sizes"])
+    return ", ".join(f"{count} of {size}" for size, count in sorted(found.items()))
 
 
 def _reasons(merged: dict[str, Any]) -> str:

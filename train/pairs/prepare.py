@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,9 +24,23 @@ from train.pairs.cache import Encoded, TensorCache, cache_folder, image_key, tex
 from train.pairs.encoders import image_encoder_mark, text_encoder_mark
 from train.pairs.listing import listing_digest, merge_parts, refuse_changed, write_dropped
 from train.pairs.mirrored import names_a_side
-from train.pairs.rows import SAME, Dropped, PairRow, canvas_picture, check_pair, has_split, read_rows
+from train.pairs.pair_set import EncodedPair, ListedPair, PairSet
+from train.pairs.rows import (
+    SAME,
+    Dropped,
+    PairRow,
+    canvas_picture,
+    check_pair,
+    common_size,
+    has_split,
+    read_rows,
+    sized,
+)
+from train.pairs.sizes import Fit, own_size
 from train.pairs.sources import source_stamp
 from train.settings import DataConfig
+
+__all__ = ["EncodedPair", "ListedPair", "PairSet", "Preparer", "no_prompt", "prepare_pairs"]
 
 log = logging.getLogger(__name__)
 
@@ -34,63 +49,22 @@ SAY_EVERY = 30.0
 """Seconds between lines in the log; the number of rows is not known beforehand for every source."""
 
 
-@dataclass(frozen=True, slots=True)
-class ListedPair:
-    """One pair as names of cache entries."""
-
-    row: int
-    pair_id: str
-    prompt: str
-    chosen: str
-    rejected: str
-    text: str
-    mirrored: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPair:
-    """One pair as tensors on the CPU, float32."""
-
-    pair_id: str
-    latents_w: torch.Tensor
-    latents_l: torch.Tensor
-    embeds: torch.Tensor
-    pooled: torch.Tensor | None
-
-
-class PairSet:
-    """Prepared pairs that load one at a time from the cache."""
-
-    def __init__(self, pairs: list[ListedPair], latents: TensorCache, texts: TensorCache) -> None:
-        self.pairs, self.latents, self.texts = pairs, latents, texts
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> EncodedPair:
-        pair = self.pairs[index]
-        text = self.texts.read(pair.text)
-        latents_w = self.latents.read(pair.chosen)["latents"][None].float()
-        latents_l = self.latents.read(pair.rejected)["latents"][None].float()
-        return EncodedPair(pair.pair_id, latents_w, latents_l, text["embeds"].float(), text.get("pooled"))
-
-
 class Preparer:
-    """Encodes what the cache lacks, with one family's encoders, for one canvas."""
+    """Encodes what the cache lacks, with one family's encoders, for one canvas or for each pair's own."""
 
-    def __init__(self, family: Any, canvas: TrainingCanvas, config: DataConfig) -> None:
-        self.family, self.canvas, self.config = family, canvas, config
+    def __init__(self, family: Any, canvas: TrainingCanvas, config: DataConfig, fit: Fit) -> None:
+        self.family, self.canvas, self.config, self.fit = family, canvas, config, fit
         folder = cache_folder(config.cache)
         self.latents = TensorCache(folder, "latents", image_encoder_mark(family))
         self.texts = TensorCache(folder, "texts", text_encoder_mark(family))
         self.truncated = 0
+        self.sizes: Counter[str] = Counter()
 
     def prepare(self, row: PairRow, number: int, *, mirrored: bool = False) -> ListedPair:
         """The names of the row's cache entries, which exist afterwards; `Dropped` when it cannot be used.
 
         mirrored: both pictures with left and right exchanged, under a pair id that says so."""
-        size = self.canvas.height, self.canvas.width
-        check_pair(row, *size, self.config.resize)
+        size = self._size(row)
         if check_prompt(self.family, row.prompt):
             if self.config.long_prompts == "drop":
                 raise Dropped("prompt longer than the tokenizer's window")
@@ -98,7 +72,7 @@ class Preparer:
         how = f"{self.config.resize}, mirrored" if mirrored else self.config.resize
         keys = [image_key(data, *size, how) for data in (row.chosen, row.rejected)]
         chosen, rejected = (
-            _finite(self.latents, key, partial(self._latents, data, mirrored), f"latents of {name}")
+            _finite(self.latents, key, partial(self._latents, data, size, mirrored), f"latents of {name}")
             for key, data, name in ((keys[0], row.chosen, "chosen"), (keys[1], row.rejected, "rejected"))
         )
         if torch.equal(chosen["latents"], rejected["latents"]):
@@ -106,16 +80,23 @@ class Preparer:
         text = text_key(row.prompt)
         _finite(self.texts, text, lambda: self._embeddings(row.prompt), "embeddings of the prompt")
         pair_id = f"{row.pair_id}-mirrored" if mirrored else row.pair_id
+        self.sizes[sized(size)] += 1
         return ListedPair(number, pair_id, row.prompt, keys[0], keys[1], text, mirrored)
 
-    def _latents(self, data: bytes, mirrored: bool = False) -> Encoded:
-        picture = canvas_picture(data, self.canvas.height, self.canvas.width)
+    def _size(self, row: PairRow) -> tuple[int, int]:
+        if self.config.sizes == "own":
+            return own_size(common_size(row), self.canvas, self.fit, self.config.resize)
+        check_pair(row, self.canvas.height, self.canvas.width, self.config.resize)
+        return self.canvas.height, self.canvas.width
+
+    def _latents(self, data: bytes, size: tuple[int, int], mirrored: bool = False) -> Encoded:
+        picture = canvas_picture(data, *size)
         if mirrored:
             picture = ImageOps.mirror(picture)
         try:
             return {"latents": encode_images(self.family.vae, from_pil([picture]))[0].float()}
         except torch.OutOfMemoryError as error:
-            raise explain_encoding_out_of_memory(self.canvas, error) from error
+            raise explain_encoding_out_of_memory(self.fit(size), error) from error
 
     def _embeddings(self, prompt: str) -> Encoded:
         embeds, pooled = encode_text(self.family, [prompt], long_prompt="truncate")
@@ -157,16 +138,23 @@ class PreparedPairs:
 
 
 def prepare_pairs(
-    family: Any, canvas: TrainingCanvas, config: DataConfig, out: Path, accelerator: Any, trained_on: str = ""
+    family: Any,
+    canvas: TrainingCanvas,
+    config: DataConfig,
+    out: Path,
+    accelerator: Any,
+    fit: Fit,
+    trained_on: str = "",
 ) -> PreparedPairs:
     """All usable pairs, cached; the rows left out are in OUT/dropped.jsonl.
 
     Each of n processes encodes every n-th row. A run that is resumed finds its list of pairs in
-    OUT/pairs.json and reads no picture again, unless files of the source have changed. trained_on: the digest
-    of the list that a checkpoint was trained on. Raises `UserError` when nothing is left to train on, or when
+    OUT/pairs.json and reads no picture again, unless files of the source have changed. fit: the canvas of
+    any other size, where pairs keep their own. trained_on: the digest of the list that a checkpoint was
+    trained on. Raises `UserError` when nothing is left to train on, or when
     the list is no longer that one; OUT is then as it was.
     """
-    preparer = Preparer(family, canvas, config)
+    preparer = Preparer(family, canvas, config, fit)
     listing, stamp = out / LISTING, source_stamp(config.source)
     rank, world = accelerator.process_index, accelerator.num_processes
     # The first process's files count: copies on other machines have other times. And nobody writes the
@@ -233,6 +221,7 @@ def _prepare_share(preparer: Preparer, config: DataConfig, out: Path, rank: int,
             log.info("prepared %d rows, %d pictures encoded", number + 1, preparer.latents.counts["misses"])
     part["counts"] = dict(preparer.latents.counts)
     part["truncated"] = preparer.truncated
+    part["sizes"] = dict(preparer.sizes)
     part["seconds"] = time.perf_counter() - started
     Storage(out).write(f".part-{rank}.json", json.dumps(part).encode())
 

@@ -9,7 +9,16 @@ from drspo.files.pictures import picture_size, read_picture
 from train.pairs.columns import Dropped, PairRow, pairs_of
 from train.pairs.sources import has_split, open_source, picture_folders
 
-__all__ = ["Dropped", "PairRow", "canvas_picture", "check_pair", "has_split", "read_rows"]
+__all__ = [
+    "Dropped",
+    "PairRow",
+    "canvas_picture",
+    "check_pair",
+    "common_size",
+    "has_split",
+    "read_rows",
+    "sized",
+]
 
 SAME = "chosen and rejected are the same picture"
 
@@ -38,22 +47,29 @@ def check_pair(row: PairRow, height: int, width: int, resize: str) -> None:
     `resize="none"` accepts pictures of `height` x `width` pixels only. `resize="downscale"` also accepts
     larger ones of the same aspect. Nothing is ever cropped, padded or enlarged.
     """
+    size = common_size(row)
+    if size == (height, width):
+        return
+    said = f"{sized(size)} on a canvas of {sized((height, width))}"
+    if resize == "none":
+        raise Dropped(f"{said} and data.resize is none")
+    if size[0] < height or size[1] < width:
+        raise Dropped(f"{said}: smaller pictures are not enlarged")
+    if size[0] * width != size[1] * height:
+        raise Dropped(f"{said}: another aspect")
+
+
+def common_size(row: PairRow) -> tuple[int, int]:
+    """Height and width of both pictures in pixels, by their headers; `Dropped` where they differ, and for a
+    row that nothing can be learnt from."""
     if not row.prompt.strip():
         raise Dropped("empty prompt")
     if row.chosen == row.rejected:
         raise Dropped(SAME)
     sizes = [_size(data, name) for data, name in ((row.chosen, "chosen"), (row.rejected, "rejected"))]
     if sizes[0] != sizes[1]:
-        raise Dropped(f"unequal sizes: chosen {_text(sizes[0])}, rejected {_text(sizes[1])}")
-    if sizes[0] == (width, height):
-        return
-    said = f"{_text(sizes[0])} on a canvas of {_text((width, height))}"
-    if resize == "none":
-        raise Dropped(f"{said} and data.resize is none")
-    if sizes[0][1] < height or sizes[0][0] < width:
-        raise Dropped(f"{said}: smaller pictures are not enlarged")
-    if sizes[0][1] * width != sizes[0][0] * height:
-        raise Dropped(f"{said}: another aspect")
+        raise Dropped(f"unequal sizes: chosen {sized(sizes[0])}, rejected {sized(sizes[1])}")
+    return sizes[0]
 
 
 def canvas_picture(data: bytes, height: int, width: int) -> Image.Image:
@@ -70,10 +86,12 @@ def canvas_picture(data: bytes, height: int, width: int) -> Image.Image:
 
 def _size(data: bytes, name: str) -> tuple[int, int]:
     try:
-        return picture_size(data)
+        width, height = picture_size(data)
+        return height, width
     except UserError as error:
         raise Dropped(f"{name}: broken image ({error.what})") from error
 
 
-def _text(size: tuple[int, int]) -> str:
-    return f"{size[1]}x{size[0]}"
+def sized(size: tuple[int, int]) -> str:
+    """Height and width in words."""
+    return f"{size[0]}x{size[1]}"

@@ -40,7 +40,7 @@ def write_card(out: Path, facts: dict[str, Any], config: TrainConfig, base: str)
         base=inline(_called(base)),
         fingerprint=code(facts["base_fingerprint"], cell=True),
         dataset=inline(facts["dataset"]),
-        canvas="x".join(map(str, facts["canvas"])),
+        canvas=_canvas(facts),
         windows=_windows(facts),
         snippet=fenced(_snippet(base), "python"),
         command=fenced(_command(facts["base_model"], base), "sh"),
@@ -106,6 +106,11 @@ def _command(model: str, base: str) -> str:
     known = _on_hub(base) or base.startswith("package:")
     argument = shlex.quote(model if known else f"FOLDER_OF/{base}")
     return f'python -m generate "a lighthouse at dusk" --model {argument} --lora THIS_FOLDER --out scroll.png'
+
+
+def _canvas(facts: dict[str, Any]) -> str:
+    size = "x".join(map(str, facts["canvas"]))
+    return f"any aspect, with no more than {size}" if facts.get("sizes") == "own" else size
 
 
 def _windows(facts: dict[str, Any]) -> str:

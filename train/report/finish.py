@@ -48,6 +48,7 @@ def lora_facts(
         base_model=base,
         base_fingerprint=family.fingerprint,
         canvas=[canvas.height, canvas.width],
+        sizes=config.data.sizes,
         window=[window.height * canvas.factor, window.width * canvas.factor],
         stride=own(config.canvas.stride, family.spec.stride) if config.stage == "highres" else 0,
         weights=config.canvas.weights,

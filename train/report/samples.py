@@ -26,9 +26,15 @@ class Sampler:
     windows."""
 
     def __init__(
-        self, family: Any, canvas: TrainingCanvas, config: TrainConfig, held_out: PairSet, active: bool
+        self,
+        family: Any,
+        canvas: TrainingCanvas,
+        config: TrainConfig,
+        held_out: PairSet,
+        active: bool,
+        writes: bool = True,
     ) -> None:
-        self.active = active and config.samples.every > 0
+        self.active, self.writes = active and config.samples.every > 0, writes
         self.config = config.samples
         prompts = list(dict.fromkeys(pair.prompt for pair in held_out.pairs))[: config.samples.count]
         self.prompts = config.samples.prompts or tuple(prompts)
@@ -39,18 +45,21 @@ class Sampler:
         self.method, self.settings = _method(config, canvas, family.spec)
 
     def draw(self, step: int, out: Path) -> None:
-        """Writes OUT/samples/step-NNNNNN/NN.png and brings the timeline up to date."""
+        """Writes OUT/samples/step-NNNNNN/NN.png and brings the timeline up to date; one that does not write
+        only takes its part in the network's calls."""
         if not self.active:
             return
         generator = build_generator(self.method, self.family, self.settings)
-        folder = out / "samples" / f"step-{step:06d}"
-        folder.mkdir(parents=True, exist_ok=True)
         self.family.network.eval()
         try:
             with torch.no_grad():
                 made = generator.generate([self._request(index) for index in range(len(self.prompts))])
         finally:
             self.family.network.train()
+        if not self.writes:
+            return
+        folder = out / "samples" / f"step-{step:06d}"
+        folder.mkdir(parents=True, exist_ok=True)
         for index, result in enumerate(made):
             save_picture(result.image, folder / f"{index:02d}.png")
         write_timeline(out / "samples", len(self.prompts))

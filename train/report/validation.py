@@ -35,16 +35,21 @@ class Validator:
             return {}
         config, process = self.trainee.config, self.trainee.process
         times = grid_timesteps(process.timesteps, config.noise, config.validation.timesteps)
-        own = range(self.accelerator.process_index, len(self.pairs), self.accelerator.num_processes)
+        count, world = len(self.pairs), self.accelerator.num_processes
+        # Everybody measures equally often, since a network that is shared out is called by all or by none;
+        # what comes after the last pair is measured twice and counted once.
+        own = range(self.accelerator.process_index, count + -count % world, world)
         self.trainee.network.eval()
         try:
-            measured = [(index, self._measure(index, t)) for index in own for t in times]
+            measured = [(index, self._measure(index % count, t)) for index in own for t in times]
         finally:
             self.trainee.network.train()
         if self.accelerator.num_processes > 1:
             measured = gather_object(measured)
         # In the order of the pairs, so that the sums do not depend on the number of processes.
-        ordered = sorted(measured, key=lambda item: (item[0], item[1]["t"]))
+        ordered = sorted(
+            (item for item in measured if item[0] < count), key=lambda item: (item[0], item[1]["t"])
+        )
         record = relative_drift(summarise([metrics for _, metrics in ordered], process.timesteps))
         return record | pair_accuracy(ordered)
 
@@ -53,7 +58,7 @@ class Validator:
         config = self.trainee.config
         drawn = grid_draw(config.seed, pair.pair_id, t, tuple(pair.latents_w.shape), config.noise)
         kept = self.references.get((index, t))
-        result = self.trainee.errors(pair, drawn, lambda ask: kept or ask())
+        result = self.trainee.fitted(pair).errors(pair, drawn, lambda ask: kept or ask())
         if config.loss.reference_anchor == 0:
             # Two floats per point are kept, not the reference's scrolls: so there is no KL proxy here, not
             # even the first time, and a resumed run writes the same records as an unbroken one.
