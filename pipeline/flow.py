@@ -49,7 +49,7 @@ def texts_graph(blocks: int, texts: Texts, spec: StageSpec, capacity: Capacity, 
         )
     finished = rows.flat_map(
         Actor,
-        fn_constructor_args=(FinishBlock, spec, texts.spec, None if texts.alone else spec),
+        fn_constructor_args=(FinishBlock, spec, texts.spec, None if texts.alone else spec, gate),
         compute=pool(1, 4),
         num_cpus=TEXT_CPUS,
     )
@@ -145,7 +145,11 @@ class RayExecutor:
         log.info("%d blocks of prompts, %s", blocks, capacity)
         # As many waits at once as requests may be under way in all actors.
         waiting = max(1000, 2 * capacity.text_actors * work.spec.llm.concurrency)
-        gate = ray.remote(num_cpus=0)(Gate).options(max_concurrency=waiting).remote(work.spec.llm)
+        gate = (
+            ray.remote(num_cpus=0)(Gate)
+            .options(max_concurrency=waiting)
+            .remote(work.spec.llm, work.spec.url, capacity.text_actors)
+        )
         rows = texts_graph(blocks, work, spec, capacity, gate)
         yield from (rows if work.alone else candidates_graph(rows, spec, capacity)).iter_rows()
 

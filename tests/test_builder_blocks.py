@@ -1,5 +1,6 @@
 """Prompts in blocks: what comes out is what one block gives, whatever happens in between."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,9 +53,34 @@ def test_blocks_of_any_size_come_out_as_one(tmp_path, whole, block):
 def test_the_count_of_accepted_prompts_goes_on_over_blocks(tmp_path):
     asked = replace(NEAR, accept=5)
     one, many = tables(tmp_path / "one", 0, filter=asked), tables(tmp_path / "many", 2, filter=asked)
+    for found in (one, many):  # what comes after the fifth is judged in the one block, and not in many
+        del found["prompts.parquet"], found["stats.json"]
     assert one == many
     found = pq.read_table(tmp_path / "many/run/prompts.parquet")
     assert found["status"].to_pylist().count("ok") == 5
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_nothing_is_asked_about_blocks_after_enough_prompts_were_found(tmp_path, again):
+    told = tmp_path / "made.log.texts"
+    filters = replace(NEAR, accept=5, filters=(*NEAR.filters, f"{FAKES}:tells"))
+    config = fake_config(tmp_path, tmp_path / "run", MANY, filter=filters, block=3)
+    outcome = build(config)
+    if again:  # what an earlier start has finished is counted too
+        for name in ("prompts-000004", "prompts-000003", "plan-000004", "plan-000003"):
+            (tmp_path / f"run/phases/{name}.parquet").unlink()
+        shutil.move(tmp_path / "run/prompts.parquet", tmp_path / "before.parquet")
+        told.unlink()
+        build(config)
+        assert not told.exists()
+        assert (tmp_path / "run/prompts.parquet").read_bytes() == (tmp_path / "before.parquet").read_bytes()
+        return
+    assert outcome.accepted == outcome.made_now == 5
+    assert set(told.read_text().splitlines()) == set(MANY[:6]), "the second block holds the fifth"
+    rows = pq.read_table(tmp_path / "run/prompts.parquet").to_pylist()
+    assert [row["source_text"] for row in rows] == MANY
+    later = {row["reason"] for row in rows[6:]} - {f"duplicate of {row['prompt_id']}" for row in rows}
+    assert later == {"surplus: 5 prompts were asked for"}
 
 
 def test_units_of_several_prompts_end_with_their_block(tmp_path):

@@ -136,6 +136,31 @@ def test_several_actors_ask_a_language_model_for_each_answer_once(
     assert tables[0] == tables[1] and asked[0] == asked[1]
 
 
+def test_several_actors_keep_one_budget_and_stop_once_enough_prompts_were_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    tables, asked = [], []
+    for name, resources in (("local", RESOURCES), ("ray", SEVERAL)):
+        (tmp_path / name).mkdir()
+        with HostileLLM() as server:
+            monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+            config = asking(tmp_path / name, server)
+            filters = replace(config.filter, accept=8)
+            config = replace(config, until="prompts", block=1, filter=filters, resources=resources)
+            make = build if name == "local" else build_on_ray
+            if name == "ray":
+                short = replace(config, llm=replace(config.llm, token_budget=2000))
+                with pytest.raises(UserError, match="llm budget"):
+                    make(short)
+                assert 2000 - 1600 < server.billed <= 2000  # one request is estimated at less than 1600
+            make(config)
+            asked.append(len(server.requests) // 3)  # each idea, and its two prompts
+        tables.append(Path(config.out, "prompts.parquet").read_bytes())
+    # The fourth block of ten fills the eight; no block is begun that is four ahead of those finished.
+    assert tables[0] == tables[1] and asked[0] == 4 <= asked[1] <= 3 + 2 * SEVERAL.text_actors
+
+
 def test_a_worker_that_dies_while_it_asks_loses_no_prompt(tmp_path: Path, session: Path) -> None:
     (tmp_path / "calm").mkdir()
     calm = fake_config(tmp_path / "calm", tmp_path / "calm/out")

@@ -12,6 +12,7 @@ import pytest
 from drspo import consent
 from drspo.errors import UserError
 from drspo.files.storage import Storage
+from drspo.llm.account import bill
 from drspo.llm.ask import DOUBTS, LLM
 from drspo.llm.journal import Journal
 from drspo.llm.pace import TokenBucket
@@ -316,10 +317,11 @@ def test_a_server_that_is_gone_stops_the_run_instead_of_killing_every_row(server
 
 def test_the_budget_is_kept_and_a_larger_one_continues_without_paying_twice(server, tmp_path):
     texts = [f"a lake number {number}" for number in range(12)]
-    small = run(server, tmp_path, *texts, token_budget=6000, max_output_tokens=200, concurrency=3)
+    small = run(server, tmp_path, *texts, token_budget=1500, max_output_tokens=200, concurrency=3)
     stopped = [row for row in small.to_pylist() if row["reason"].startswith("llm budget")]
     assert 0 < len(stopped) < 12 and unfinished(small) == len(stopped)
-    assert server.total * 120 <= 6000
+    estimate = bill("", server.bodies[-1], llm_settings(server, max_output_tokens=200)).most
+    assert 1500 - estimate < server.total * 120 <= 1500, "what is left would not hold one more"
     again = run(server, tmp_path, *texts, token_budget=server.total * 120 + 1, max_output_tokens=200)
     assert server.total == 12 - len(stopped) and unfinished(again) == len(stopped)
     full = run(server, tmp_path, *texts, token_budget=100_000, max_output_tokens=200)

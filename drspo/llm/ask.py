@@ -62,13 +62,13 @@ class LLM:
         self.journal = Journal(storage, folder)
         self.wire = Wire(settings)
         self.pace = pace or Pace.of(settings)
+        self.budget = self.pace.budget(settings, self.journal)
         self.report = LLMReport()
         self.fatal: UserError | None = None
         self._works = self.journal.has_answers()
         self._known = asyncio.Event()  # set when it is known whether the server works at all
         self._doubts: list[Failure] = []
         self._open = self._waiting = 0
-        self._tokens = self._reserved = 0
         self._failures_in_a_row = 0
         self._unconfirmed: list[Line] = []
         self._under_way: dict[str, asyncio.Future[Answer]] = {}
@@ -153,12 +153,13 @@ class LLM:
         body, failures, unreadable = question.body, 0, 0
         while True:
             most = bill(question.key, body, self.settings, question.picture_tokens)
-            if not await self._reserve(most.most):
-                reason = f"the token budget of {self.settings.token_budget} is used up"
-                return Answer(request_hash=question.key, kind="budget", reason=reason)
             try:
                 async with self.pace.slots:
-                    return await self._request(body, most, question)
+                    held = await self.budget.reserve(most.most, self.journal.writer)
+                    if not held:
+                        reason = f"the token budget of {self.settings.token_budget} is used up"
+                        return Answer(request_hash=question.key, kind="budget", reason=reason)
+                    return await self._request(body, most, question, held)
             except Garbage as error:
                 unreadable += 1
                 if unreadable > self.settings.invalid_retries:
@@ -173,9 +174,9 @@ class LLM:
                     return Answer(request_hash=question.key, kind="transient", reason=reason)
                 await self._wait(error, question.key, failures)
 
-    async def _request(self, body: dict[str, Any], most: Bill, question: _Question) -> Answer:
+    async def _request(self, body: dict[str, Any], most: Bill, question: _Question, held: int) -> Answer:
         """One request at its turn; what it cost is stored, whatever comes of it."""
-        reply, line, used = None, None, 0
+        reply, line, used = None, None, most.most
         try:
             await self.pace.ready(most.most)
             self._check_fatal()
@@ -191,9 +192,11 @@ class LLM:
             self._note("unreadable", error)
             raise
         finally:
-            used = await self._pay(line)
-            self._reserved -= most.most
-            await self.pace.give_back(most.most - used)
+            try:
+                used = await self._pay(line)
+            finally:
+                await self.budget.settle(held, used)
+                await self.pace.give_back(most.most - used)
         return _as_answer(line)
 
     def _read(self, reply: Reply, most: Bill, question: _Question) -> Line:
@@ -217,7 +220,6 @@ class LLM:
             lines += self._unconfirmed
             self._unconfirmed = []
         self.report.count(line, self.settings)
-        self._tokens += line.books.tokens
         try:
             await self.journal.add(*lines)
         except UserError as error:
@@ -285,15 +287,6 @@ class LLM:
             return
         jitter = 0.75 + 0.5 * seed_from(key, attempt) / 2**31
         await asyncio.sleep(min(30.0, self.wire.first_wait * 2 ** (attempt - 1)) * jitter)
-
-    async def _reserve(self, tokens: int) -> bool:
-        """Set tokens of the budget aside for a request; False when they do not fit."""
-        budget = self.settings.token_budget
-        others = await asyncio.to_thread(self.journal.by_others) if budget else 0
-        if budget and others + self._tokens + self._reserved + tokens > budget:
-            return False
-        self._reserved += tokens
-        return True
 
 
 @dataclass(frozen=True)

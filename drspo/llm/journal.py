@@ -34,6 +34,8 @@ class Journal:
     def __init__(self, storage: Storage | None, folder: str = FOLDER) -> None:
         self.storage, self.folder = storage, folder.rstrip("/")
         self.writer = uuid.uuid4().hex[:12]
+        self.counted = {self.writer}
+        """Writers whose tokens somebody counts as they are spent: none of them is among the others."""
         self._segments: dict[str, Segment] = {}
         self._own: dict[int, list[str]] = {}
         self._recent: dict[str, Line] = {}
@@ -122,7 +124,8 @@ class Journal:
                 if name in gone or (name not in names and self.writer not in name):
                     self._segments.pop(name, None)
             self._foreign = sum(
-                (one.books for one in list(self._segments.values()) if self.writer not in one.name), Books()
+                (one.books for one in list(self._segments.values()) if _writer(one.name) not in self.counted),
+                Books(),
             )
             self._looked = time.monotonic()
 
@@ -214,6 +217,11 @@ class Journal:
                 return Line.read(stream.read(length))
         except (FileNotFoundError, ValueError):
             return None
+
+
+def _writer(name: str) -> str:
+    """Who stored a segment, by its name: folder/level-writer-number.jsonl."""
+    return name.rpartition("/")[2].split("-")[1] if name.count("-") >= 2 else ""
 
 
 def _withdrawn(line: Line, match: str) -> Line:

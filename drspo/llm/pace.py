@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from drspo.llm.budget import Budget
+from drspo.llm.journal import Journal
 from drspo.llm.settings import LLMSettings
 
 
@@ -59,6 +61,10 @@ class Pace:
     def of(cls, settings: LLMSettings) -> Pace:
         """The gate for one program alone."""
         return cls(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute)
+
+    def budget(self, settings: LLMSettings, journal: Journal) -> Budget:
+        """The budget of those who pass this gate, for the one with this journal."""
+        return Budget(settings.token_budget, journal, settings.timeout)
 
     async def give_back(self, tokens: float) -> None:
         """Return tokens that were reserved and not used."""

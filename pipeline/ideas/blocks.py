@@ -2,8 +2,9 @@
 
 One block holds everything unless `block` says how many ideas it has; then the next is asked while this one is
 painted. Blocks come out as one block would: duplicates, exact and near, are sought in all earlier ones, and
-the count of accepted prompts goes on. Every table is stored before the next is begun. `Screen` and `Finish`
-take blocks in order; `Ask` takes them in any, on as many machines as there are.
+the count of accepted prompts goes on; once as many are accepted as were asked for, the blocks that follow
+are asked nothing, and their ideas leave as surplus. Every table is stored before the next is begun. `Screen`
+and `Finish` take blocks in order; `Ask` takes them in any, on as many machines as there are.
 """
 
 from __future__ import annotations
@@ -161,10 +162,14 @@ class Ask:
     def __init__(self, spec: TextSpec, tell: Tell = silent, pace: NewPace | None = None) -> None:
         self.spec, self.tell, self.pace = spec, tell, pace
 
+    def is_needed(self, number: int) -> bool:
+        """Whether anything is still to be asked about the block."""
+        return not (self.spec.taken or self.spec.storage().exists(self.spec.name("prompts", number)))
+
     def __call__(self, number: int, screened: pa.Table) -> pa.Table:
         """The block's prompts before duplicates are sought; the ideas again where the block is finished."""
         spec, storage = self.spec, self.spec.storage()
-        if spec.taken or storage.exists(spec.name("prompts", number)):
+        if not self.is_needed(number):
             return screened
         asked = self._stored("screened", number, lambda: self._screen(screened, storage))
         expanded = self._stored("expanded", number, lambda: self._expand(asked, storage))
@@ -200,18 +205,31 @@ class Finish:
         threshold = spec.filter.near_duplicates
         self.kept = KeptTexts(threshold) if threshold else None
         self.stopped = False
-        spec.storage().delete(UNFINISHED_TABLE)
         """Whether the language model left a block unfinished, so that no later one can be finished."""
+        spec.storage().delete(UNFINISHED_TABLE)
+
+    @property
+    def enough(self) -> bool:
+        """Whether as many prompts are accepted as were asked for: of later blocks nothing need be known."""
+        most = self.spec.filter.accept
+        return not self.spec.taken and 0 < most <= self.accepted
 
     def __call__(self, number: int, prompts: pa.Table) -> pa.Table | None:
-        """The block's part of the plan, stored with its prompts; None where it cannot be finished yet."""
+        """The block's part of the plan, stored with its prompts; None where it cannot be finished yet.
+
+        Once there are enough, what was made of a block does not count: its ideas leave as surplus.
+        """
         while self.next < number and self._is_stored(self.next):
             self._remember(self.next)
         if self._is_stored(number):
             return self._remember(number)
         if self.stopped or self.next < number:
             return None
-        table = prompts if self.spec.taken else self._without_copies(prompts)
+        if self.enough:
+            prompts = read_block(self.spec, "ideas", number)
+            table = keep_first(prompts, self.spec.filter.accept, self.accepted)
+        else:
+            table = prompts if self.spec.taken else self._without_copies(prompts)
         if phases.unfinished(table) and not self.spec.accept_unfinished:
             self.stopped = True
             self.spec.storage().delete(UNFINISHED_TABLE)
@@ -270,7 +288,8 @@ class Texts:
     def __iter__(self) -> Iterator[pa.Table]:
         screen, ask, finish = Screen(self.spec), Ask(self.spec, self.tell), Finish(self.spec)
         for number in range(read_blocks(self.spec, self.tell)):
-            plan = finish(number, ask(number, screen(number)))
+            prompts = PROMPT_SCHEMA.empty_table() if finish.enough else ask(number, screen(number))
+            plan = finish(number, prompts)
             if plan is None:
                 return
             yield plan

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
+import ray
 
 from pipeline.candidates.actors import StageSpec
 from pipeline.candidates.plan import todo, unit_payload
@@ -37,19 +38,25 @@ class AskBlock:
 
     def __init__(self, spec: TextSpec, gate: Any) -> None:
         spec.consent()
+        self.gate = gate if spec.filter.accept else None
         self.ask = Ask(spec, pace=lambda: SharedPace(gate, spec.llm.concurrency))
 
     def __call__(self, row: Row) -> Row:
-        """The block's prompts, before duplicates are sought."""
-        return {"block": row["block"], "data": parquet(self.ask(row["block"], from_parquet(row["data"])))}
+        """The block's prompts, before duplicates are sought; its ideas where there are prompts enough."""
+        number = row["block"]
+        gated = self.gate is not None and self.ask.is_needed(number)
+        if gated and not ray.get(self.gate.may_ask.remote(number)):
+            return row
+        return {"block": number, "data": parquet(self.ask(number, from_parquet(row["data"])))}
 
 
 class FinishBlock:
     """{block, data} to the units that have no file yet; a block that comes early waits for the others."""
 
-    def __init__(self, spec: TextSpec, units: StageSpec | None) -> None:
+    def __init__(self, spec: TextSpec, units: StageSpec | None, gate: Any) -> None:
         spec.consent()
-        self.finish = Finish(spec)
+        self.finish, self.gate = Finish(spec), gate
+        ray.get(gate.begin.remote())
         self.store: UnitStore | None = units.store() if units else None
         self.done = self.store.done() if self.store else set()
         self.early: dict[int, pa.Table] = {}
@@ -65,4 +72,5 @@ class FinishBlock:
             del self.early[number]
             if self.store is not None:
                 made += [unit_payload(unit) for unit in todo(plan, self.done).to_pylist()]
+        self.gate.progress.remote(self.finish.next, self.finish.enough or self.finish.stopped)
         return made
