@@ -48,10 +48,15 @@ def regrouped(pieces: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
     for piece in pieces:
         waiting.append(piece)
         count += piece.num_rows
+        del piece  # what was handed on is in nobody's way while its reader works
         while count >= rows:
             whole = pa.concat_tables(waiting)
-            yield whole.slice(0, rows).combine_chunks()
-            waiting, count = [whole.slice(rows)], count - rows
+            # An empty rest would hold on to all the rows before it.
+            waiting, count = [whole.slice(rows)] if count > rows else [], count - rows
+            full = whole.slice(0, rows).combine_chunks()
+            del whole
+            yield full
+            del full
     if count:
         yield pa.concat_tables(waiting).combine_chunks()
 

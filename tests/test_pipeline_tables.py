@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -34,6 +35,19 @@ def test_rows_are_regrouped_without_loss(sizes: list[int], rows: int) -> None:
     groups = list(regrouped((whole.slice(start, n) for start, n in zip(starts, sizes)), rows))
     assert all(group.num_rows == rows for group in groups[:-1])
     assert pa.concat_tables([SCHEMA.empty_table(), *groups]).equals(whole)
+
+
+def test_no_more_than_two_groups_are_in_memory_however_many_pass() -> None:
+    def pieces() -> Iterator[pa.Table]:
+        for _ in range(200):
+            yield pa.table({"n": pa.array(range(1000))})
+
+    before, most = pa.total_allocated_bytes(), 0
+    for group in regrouped(regrouped(pieces(), 10_000), 10_000):
+        size = group.nbytes
+        del group
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert size == 80_000 and most <= 2 * size
 
 
 @pytest.mark.parametrize("rows", [0, 1, 200, 1000])
