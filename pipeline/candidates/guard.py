@@ -62,6 +62,8 @@ class Guard:
         self.settings = settings
         self.session = session
         self.on_deadline = on_deadline or _leave
+        self.excused = False
+        self._open: set[str] = set()
         _record_faults(os.getpid())
 
     @contextlib.contextmanager
@@ -70,7 +72,10 @@ class Guard:
         prefix = f"attempts/{unit}.{part}."
         self._refuse_poison(prefix)
         name = f"{prefix}{uuid.uuid4().hex}.json"
+        self._open.add(name)
         self._write(name, self._mine())
+        if self.excused:
+            self.storage.delete(name)
         watchdog = threading.Timer(self.settings.deadline, self._expire, (name,))
         watchdog.daemon = True
         watchdog.start()
@@ -78,6 +83,13 @@ class Guard:
             yield
         finally:
             watchdog.cancel()
+            self._open.discard(name)
+            self.storage.delete(name)
+
+    def excuse(self) -> None:
+        """Hold no death of this worker against a prompt from now on: its machine is being taken away."""
+        self.excused = True
+        for name in tuple(self._open):
             self.storage.delete(name)
 
     def _refuse_poison(self, prefix: str) -> None:
