@@ -22,7 +22,7 @@ from drspo.errors import UserError
 from drspo.files.storage import Storage
 from pipeline.candidates.actors import Commit, Generate, Score, StageSpec
 from pipeline.candidates.cluster import TEXT_CPUS, Capacity, Pool, connect, quiet_data
-from pipeline.candidates.notice import Notice
+from pipeline.candidates.notice import Notice, is_lost
 from pipeline.candidates.plan import todo, unit_payload
 from pipeline.ideas.blocks import Texts, is_settled, read_blocks
 from pipeline.ideas.flow import AskBlock, FinishBlock, ScreenBlock
@@ -52,14 +52,14 @@ def texts_graph(blocks: int, texts: Texts, spec: StageSpec, capacity: Capacity, 
             fn_constructor_args=(stage, spec, *arguments),
             compute=fixed(size, 1),
             num_cpus=TEXT_CPUS,
-            scheduling_strategy=beside_driver() if stage is ScreenBlock else "DEFAULT",
+            ray_remote_args_fn=beside_driver if stage is ScreenBlock else None,
         )
     finished = rows.flat_map(
         Actor,
         fn_constructor_args=(FinishBlock, spec, texts.spec, None if texts.alone else spec, gate),
         compute=fixed(1, 4),
         num_cpus=TEXT_CPUS,
-        scheduling_strategy=beside_driver(),
+        ray_remote_args_fn=beside_driver,
     )
     return _one_by_one(finished)
 
@@ -100,9 +100,13 @@ def following(pool: Pool, in_flight: int) -> ActorPoolStrategy:
     )
 
 
-def beside_driver() -> NodeAffinitySchedulingStrategy:
-    """The driver's node, if it has room: what knows of all blocks is lost with the driver or not at all."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+def beside_driver() -> dict[str, Any]:
+    """Options for an actor on the driver's node, if it has room.
+
+    What knows of all blocks is then lost with the driver or not at all.
+    """
+    node = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
 
 
 class Actor:
@@ -117,6 +121,8 @@ class Actor:
         except Exception as error:
             Storage(spec.url).write(_failure_name(spec), json.dumps(_as_facts(error)).encode())
             raise
+        if isinstance(self.stage, Generate | Score):
+            self.stage.guard.on_node(ray.get_runtime_context().get_node_id(), is_lost)
         # The finisher alone would lose what it has in its memory.
         self.notice = None if stage is FinishBlock else Notice(self._excuse)
 
@@ -172,7 +178,7 @@ class RayExecutor:
         waiting = max(1000, 2 * capacity.text_actors * work.spec.llm.concurrency)
         gate = (
             ray.remote(num_cpus=0)(Gate)
-            .options(max_concurrency=waiting, scheduling_strategy=beside_driver())
+            .options(max_concurrency=waiting, **beside_driver())
             .remote(work.spec.llm, work.spec.url, capacity.text_actors)
         )
         rows = texts_graph(blocks, work, spec, capacity, gate)

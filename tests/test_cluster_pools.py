@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import threading
@@ -16,6 +15,8 @@ import psutil
 import pytest
 
 from dataset_builder.build import Build, Outcome
+from drspo.files.storage import Storage
+from pipeline.candidates.guard import read_attempts
 from pipeline.settings import ResourceSettings
 from tests.building import build, fake_config, final_tables
 
@@ -24,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 IDEAS = [
     f"a {scene} in {light}"
     for scene in "fjord mesa delta moor canyon glacier".split()
-    for light in "fog rain snow moonlight".split()
+    for light in "fog rain snow moonlight spring winter dusk".split()
 ]
 STORE = 100_000_000
 
@@ -95,7 +96,7 @@ def test_pools_grow_with_the_nodes_outlive_a_lost_one_and_hand_back_what_a_drain
     first = nodes.add()
     ray.init(address=nodes.cluster.address, log_to_driver=False)
     resources = ResourceSettings(
-        generator_gpus=1.0, max_generators=2, generator_label="size=big", scorer_label="size=small"
+        generator_gpus=1.0, max_generators=3, generator_label="size=big", scorer_label="size=small"
     )
     config = fake_config(tmp_path, tmp_path / "out", IDEAS, resources=resources, block=6)
     outcomes: list[Outcome] = []
@@ -111,21 +112,18 @@ def test_pools_grow_with_the_nodes_outlive_a_lost_one_and_hand_back_what_a_drain
 
     wait_until(lambda: len(units(tmp_path / "out")) >= 1, thread)
     assert set(done()) == {first.node_id}
-    second = nodes.add()
-    wait_until(lambda: second.node_id in done(), thread)
+    second, third = nodes.add(), nodes.add()
+    wait_until(lambda: {second.node_id, third.node_id} <= set(done()), thread)
     nodes.lose(first)
-    third = nodes.add()
-    wait_until(lambda: third.node_id in done(), thread)
     nodes.drain(second)
     wait_until(lambda: not alive(second), thread)
-    assert thread.is_alive(), (
-        "a node whose work was handed back is idle, and leaves before its two minutes end"
-    )
+    # A node whose work was handed back is idle, and leaves long before the work and its two minutes end.
+    assert len(units(tmp_path / "out")) <= len(IDEAS) - 3
     thread.join(300)
     (outcome,) = outcomes
     assert (outcome.made_now, outcome.dead) == (len(IDEAS), 0)
     assert set(done("score")) == {nodes.cluster.head_node.node_id}
-    assert not list((tmp_path / "out/attempts").iterdir()) and not list((tmp_path / "out").glob("dead/*"))
+    assert all(left.node == first.node_id for left in read_attempts(Storage(tmp_path / "out")))
     made = (tmp_path / "made.log").read_text().splitlines()
     # The lost node had one unit, of two painters and two seeds; what was drained was painted once.
     assert len(IDEAS) * 4 <= len(made) <= len(IDEAS) * 4 + 8

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import ray
 
 from drspo.errors import UserError
+from pipeline.checks import parse_label
 from pipeline.settings import ResourceSettings
 
 log = logging.getLogger(__name__)
@@ -37,10 +38,11 @@ class Pool:
 
     @classmethod
     def of(cls, size: int, wanted: int, most: int, gpus: float, label: str) -> Pool:
-        """A pool of the size that fits now, of exactly that size unless `most` lets it grow."""
-        grows = most > size
-        least = min(wanted or 1, size) if grows else size
-        return cls(size=size, least=least, most=max(most, size), gpus=gpus, label=parse_label(label))
+        """A pool of the size that fits now, of exactly that size unless `most` lets it grow; 0 does not."""
+        most = most or size
+        size = min(size, most)
+        least = min(wanted or 1, size) if most > size else size
+        return cls(size=size, least=least, most=most, gpus=gpus, label=parse_label(label))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,16 +107,6 @@ class Capacity:
             in_flight=settings.in_flight,
             text_actors=texts,
         )
-
-
-def parse_label(text: str) -> dict[str, str]:
-    """{name: value} of name=value, empty for nothing. UserError for anything else."""
-    if not text:
-        return {}
-    name, equals, value = text.partition("=")
-    if not (name and equals and value) or set(text) & set(" ,\"'"):
-        raise UserError(f"{text!r} is no label of nodes", hint="For example gpu=big, of ray start --labels.")
-    return {name: value}
 
 
 def _takes(settings: ResourceSettings, labels: list[dict[str, str]]) -> list[tuple[bool, bool]]:

@@ -22,6 +22,11 @@ _EVERY = 2.0
 _IDLE = 5.0
 
 
+def is_lost(node: str) -> bool:
+    """Whether a node is not of the cluster any more."""
+    return all(each["NodeID"] != node or not each["Alive"] for each in ray.nodes())
+
+
 def is_drained_here() -> bool:
     """Whether this worker's node was told to drain; False where Ray does not answer."""
     with contextlib.suppress(Exception):
