@@ -1,4 +1,4 @@
-"""A worker on a node that is to be taken away ends what it is at and leaves before it begins anything else."""
+"""A worker on a node that is to be taken away ends what it is at and leaves before anything else begins."""
 
 from __future__ import annotations
 
