@@ -214,7 +214,7 @@ def one_kill(kind: str, nodes: Nodes, driver: Driver, rng: random.Random) -> Non
 def run_through(kind: str, kills: int, nodes: Nodes, rng: random.Random, calm: dict[str, str]) -> str:
     """All kills of one kind, over as many runs as they take; gives the line that tells of them."""
     counts: Counter[str] = Counter()
-    runs = starts = errors = dead = left = 0
+    runs = starts = errors = graphs = dead = left = 0
     same = True
     while counts.total() < kills:
         runs += 1
@@ -229,13 +229,14 @@ def run_through(kind: str, kills: int, nodes: Nodes, rng: random.Random, calm: d
                     driver.kill()
                 starts, errors = starts + driver.starts, errors + driver.errors
             run = folder / "run"
+            graphs += (folder / "log.txt").read_text().count("the graph failed")
             same = same and tables(run) == calm
             dead += len(list(run.glob("dead/*")))
             left += sum(1 for file in run.rglob("*.tmp"))
     told = ", ".join(f"{counts[name]} at {name}" for name in ("prompts", "images", "shards") if counts[name])
     return (
         f"{kind:7} {counts.total()} kills ({told}) in {runs} runs of {starts} starts, {errors} ended with an "
-        f"error; tables {'identical' if same else 'DIFFERENT'}, {dead} dead prompts, {left} temporary files"
+        f"error, {graphs} graphs begun again; tables {'identical' if same else 'DIFFERENT'}, {dead} dead prompts, {left} temporary files"
     )
 
 
