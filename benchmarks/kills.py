@@ -234,9 +234,10 @@ def run_through(kind: str, kills: int, nodes: Nodes, rng: random.Random, calm: d
             dead += len(list(run.glob("dead/*")))
             left += sum(1 for file in run.rglob("*.tmp"))
     told = ", ".join(f"{counts[name]} at {name}" for name in ("prompts", "images", "shards") if counts[name])
+    alike = "identical" if same else "DIFFERENT"
     return (
         f"{kind:7} {counts.total()} kills ({told}) in {runs} runs of {starts} starts, {errors} ended with an "
-        f"error, {graphs} graphs begun again; tables {'identical' if same else 'DIFFERENT'}, {dead} dead prompts, {left} temporary files"
+        f"error, {graphs} graphs begun again; tables {alike}, {dead} dead prompts, {left} temporary files"
     )
 
 
