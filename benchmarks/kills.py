@@ -157,7 +157,10 @@ class Driver:
         code = self.process.poll()
         if code is None or code == 0:
             return code == 0
-        self.errors += code != -signal.SIGKILL
+        if code != -signal.SIGKILL:
+            self.errors += 1
+            last = "\n".join((self.folder / "log.txt").read_text().splitlines()[-12:])
+            print(f"  ended with {code}:\n{last}", file=sys.stderr, flush=True)
         if self.errors > 20:
             raise RuntimeError((self.folder / "log.txt").read_text()[-3000:])
         self.process = self._start()

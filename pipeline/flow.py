@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from drspo.errors import UserError
@@ -118,6 +119,8 @@ class Actor:
     def __init__(self, stage: Callable[..., Stage], spec: StageSpec, *arguments: Any) -> None:
         try:
             self.stage = stage(*arguments)
+        except RayError:  # the gate was lost with its node, say: another start of the graph may do better
+            raise
         except Exception as error:
             Storage(spec.url).write(_failure_name(spec), json.dumps(_as_facts(error)).encode())
             raise

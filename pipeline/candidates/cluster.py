@@ -225,7 +225,7 @@ def _start_own(settings: ResourceSettings, quiet: dict[str, object]) -> None:
     # On a busy machine Ray's agents take longer than the 30 s that it allows them.
     os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
     try:
-        ray.init(num_cpus=cpus, object_store_memory=store, include_dashboard=False, **quiet)
+        ray.init("local", num_cpus=cpus, object_store_memory=store, include_dashboard=False, **quiet)
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
         raise UserError(
