@@ -7,6 +7,8 @@ spill      12 MB images through a 700 MB object store
 resume     a start with nothing to do, and the listing of 100,000 unit files
 journal    100,000 answers of a language model: files, and reads to know what was spent and to find answers
 million    1,000,000 prompts through ingest, expand, filter and plan: peak memory
+ending     from planned prompts to shards, 10,000 simulated units and ten times as many: the driver's peak,
+           and how often each unit is read
 
 Ratios are what counts; the times are this machine's. Needs a quiet machine.
 """
@@ -34,6 +36,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from benchmarks import simulated
 from dataset_builder.build import Build, stage_spec
 from dataset_builder.config import BuildConfig
 from dataset_builder.ideas import make_prompts
@@ -43,13 +46,15 @@ from drspo.hashing import content_hash
 from drspo.llm.journal import Journal
 from drspo.llm.segments import Line
 from generate.request import Generator
-from pipeline.candidates.plan import make_plan
+from pipeline.candidates.plan import PLAN_NAME, make_plan, read_plan
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
+from pipeline.ideas.finished import PROMPTS_NAME
 from pipeline.ideas.sources import CORPUS, PromptSettings
 from pipeline.local import run_units
-from pipeline.records import Prompt, prompt_id, prompt_table
+from pipeline.records import PLAN_SCHEMA, PROMPT_SCHEMA, Prompt, prompt_id, prompt_table
 from pipeline.settings import CandidateSettings, ResourceSettings, ScoringSettings
+from pipeline.tables import store_pieces
 
 HERE = "benchmarks.dataset"
 
@@ -388,7 +393,9 @@ def _million(count: int) -> None:
         config = BuildConfig(out=f"{folder}/run", prompts=PromptSettings(source=str(ideas)))
         builder = Build(config, run_units)
         builder._begin()
-        plan = builder._plan(make_prompts(builder.run, builder.config))
+        make_prompts(builder.run, builder.config)
+        builder._plan()
+        plan = read_plan(builder.run)
         size = len(Storage(config.out).read("plan.parquet"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     seconds = time.monotonic() - began
@@ -398,7 +405,49 @@ def _million(count: int) -> None:
     )
 
 
+def ending(count: int) -> None:
+    """Peak memory of the driver at the end of a run of `count` units, and what ten times as many add."""
+    if os.environ.get("DRSPO_BENCHMARK_CHILD"):
+        _ending(count)
+        return
+    peaks = {}
+    for units in (count, 10 * count):
+        command = [sys.executable, "-m", HERE, "ending", "--count", str(units)]
+        env = {**os.environ, "DRSPO_BENCHMARK_CHILD": "1"}
+        said = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+        print(said, end="", flush=True)
+        peaks[units] = float(said.split("grew by ")[1].split()[0]) * 2**20
+    added = (peaks[10 * count] - peaks[count]) / (9 * count)
+    print(f"ending: the driver's peak takes {added:.0f} bytes for each further unit")
+
+
+def _ending(count: int) -> None:
+    images = 6
+    with tempfile.TemporaryDirectory() as folder:
+        ideas = Path(folder) / "ideas.txt"
+        ideas.write_text("a castle on a hill\n")
+        config = replace(
+            sleepers(0.0, 64, 256, 1), out=f"{folder}/run", prompts=PromptSettings(source=str(ideas))
+        )
+        builder = Build(config, run_units)
+        builder._begin()
+        store_pieces(builder.run, PROMPTS_NAME, PROMPT_SCHEMA, simulated.prompts(count))
+        store_pieces(builder.run, PLAN_NAME, PLAN_SCHEMA, simulated.plan(count, builder.spec.config_hash))
+        store = simulated.Units(builder.run, builder.spec.config_hash, builder.spec.scorers, count, images)
+        builder.store = store
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        outcome = builder()
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    facts, pictures = (store.reads[what] / count for what in ("facts", "images"))
+    print(
+        f"ending: {count} units of {images} images to {sum(outcome.pairs.values())} pairs in "
+        f"{len(outcome.shards)} shards, the driver grew by {grown:.0f} MiB; "
+        f"each unit was read {facts:g} times for its scores and {pictures:g} for its images"
+    )
+
+
 PIECES = {
+    "ending": (ending, 10_000),
     "overhead": (overhead, 200),
     "ray": (overhead_of_ray, 40),
     "scaling": (scaling, 96),

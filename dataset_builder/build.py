@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
 
 from dataset_builder.check import check
-from dataset_builder.config import (
-    BuildConfig,
-    pairs_hash,
-    pairs_settings,
-    run_hash,
-    same_prompts,
-    units_hash,
-    uses_llm,
-    with_added,
-)
-from dataset_builder.export import export, plan_shards
-from dataset_builder.ideas import conclude, count_accepted, texts
+from dataset_builder.config import BuildConfig, run_hash, same_prompts, units_hash, uses_llm
+from dataset_builder.ending import Ending
+from dataset_builder.export import Writer
+from dataset_builder.ideas import conclude, texts
 from dataset_builder.metrics import Metrics
-from dataset_builder.report import stats
-from dataset_builder.report.head import README, about_run
+from dataset_builder.report.stats import Prompts
 from drspo import __version__, consent
 from drspo.config import dump
 from drspo.errors import UserError
@@ -34,29 +25,25 @@ from drspo.files.run import CONFIG, MANIFEST, RunDir
 from drspo.log import progress
 from pipeline.candidates.actors import StageSpec
 from pipeline.candidates.guard import units_with_attempts
-from pipeline.candidates.plan import PLAN_NAME, freeze_plan, make_plan, read_plan, todo
+from pipeline.candidates.plan import PLAN_NAME, freeze_plan, plan_pieces, read_plan_pieces, todo
 from pipeline.candidates.provenance import read_models
 from pipeline.checks import check_weights
 from pipeline.ideas.blocks import Texts
 from pipeline.ideas.finished import PROMPTS_NAME
-from pipeline.ideas.prompts import unfinished
-from pipeline.pairs.columns import join_added
-from pipeline.pairs.pairing import choose_pairs
-from pipeline.pairs.ranking import rank_groups
-from pipeline.pairs.scores import Scan, scan_units
-from pipeline.pairs.votes import read_votes
-from pipeline.records import DEAD, OK
-from pipeline.tables import parquet
-from pipeline.units import DamagedFile, UnitStore, unit_name
+from pipeline.pairs.scanned import Scanned
+from pipeline.records import DEAD, PROMPT_SCHEMA, UNFINISHED
+from pipeline.tables import read_pieces, regrouped
+from pipeline.units import DamagedFile, UnitIds, UnitStore, unit_name
 
 log = logging.getLogger(__name__)
 
-SCORES_NAME = "scores.parquet"
 # Of a run without images: what another configuration of the images goes on with, and what it replaces.
 TEXTS, PLANNED = ("phases/", PROMPTS_NAME), (PLAN_NAME, "attempts/", "models/")
 ANSWERS = "cache/llm/"  # each by its own question, so true for any configuration
 # So many prompts in a row without a single image say that the set-up is wrong, not the prompts.
 HOPELESS = 5
+# Units of a plan that an executor is handed at once: more would be in the driver's memory.
+_AT_ONCE = 1 << 16
 
 Executor = Callable[[pa.Table | Texts, StageSpec], Iterator[dict[str, Any]]]
 """Makes the units of a table, or of blocks of prompts that it makes too, and gives each one's summary."""
@@ -79,10 +66,12 @@ class Outcome:
 class Build:
     """One start of the builder on one run folder."""
 
-    def __init__(self, config: BuildConfig, execute: Executor) -> None:
+    def __init__(self, config: BuildConfig, execute: Executor, write: Writer | None = None) -> None:
         check(config)
         self.config = config
         self.execute = execute
+        self.write = write
+        """What writes shards; None: this process."""
         self.run = RunDir(config.out)
         self.spec = stage_spec(config, self.run.base)
         self.store = UnitStore(self.run, self.spec.config_hash, self.spec.scorers)
@@ -95,10 +84,10 @@ class Build:
         made = self._texts()
         prompts = conclude(self.run, self.config)
         if self.config.until == "prompts":
-            return self._stopped(prompts)
-        plan = self._plan(prompts)
-        made += self._candidates(plan)
-        return self._pairs(prompts, plan, made)
+            return self._outcome(prompts)
+        self._plan()
+        made += self._candidates()
+        return self._pairs(prompts, made)
 
     def _texts(self) -> int:
         """Phases 1 to 4, block by block, each painted while the next is asked; gives the units made."""
@@ -107,23 +96,23 @@ class Build:
         alone = self.config.until == "prompts" or not self.config.block
         blocks = texts(self.config, self.run.base, alone=alone)
         if not alone:
-            return self._make(blocks, len(self.store.done()), 0)
+            return self._make([blocks], len(self.store.done()), 0)
         for _ in self.execute(blocks, self.spec):
             pass
         return 0
 
-    def _stopped(self, prompts: pa.Table) -> Outcome:
-        outcome = Outcome(prompts=prompts.num_rows, accepted=count_accepted(prompts))
-        self._count_dead(outcome, prompts, 0)
-        return outcome
-
-    def _count_dead(self, outcome: Outcome, prompts: pa.Table, dead: int) -> None:
-        """Fill in what was lost: here, and before the plan by death or without an answer."""
-        early = prompts["status"].to_pylist().count(DEAD)
-        outcome.unfinished = unfinished(prompts)
-        outcome.dead = dead + early
-        lost = outcome.dead + outcome.unfinished
-        outcome.dead_share = lost / max(outcome.accepted + early + outcome.unfinished, 1)
+    def _outcome(self, prompts: Prompts, dead: int = 0, **what: Any) -> Outcome:
+        """What the run came to; lost is what died here or before the plan, or was left without an answer."""
+        early, unfinished = prompts.states[DEAD], prompts.states[UNFINISHED]
+        lost = dead + early + unfinished
+        return Outcome(
+            prompts=prompts.rows,
+            accepted=prompts.accepted,
+            dead=dead + early,
+            unfinished=unfinished,
+            dead_share=lost / max(prompts.accepted + early + unfinished, 1),
+            **what,
+        )
 
     def _begin(self) -> None:
         reusable, stale = self._reusable()
@@ -159,35 +148,43 @@ class Build:
 
     # Phase 4 -----------------------------------------------------------------------------------
 
-    def _plan(self, prompts: pa.Table) -> pa.Table:
+    def _plan(self) -> None:
         if self.run.exists(PLAN_NAME):
-            return read_plan(self.run)
-        plan = make_plan(prompts, self.spec.config_hash, self.config.candidates.prompts_per_unit)
-        plan = freeze_plan(self.run, plan)
-        self.run.phase_done("plan", units=plan.num_rows, config_hash=self.spec.config_hash)
-        return plan
+            return
+        prompts = read_pieces(self.run, PROMPTS_NAME, PROMPT_SCHEMA)
+        pieces = plan_pieces(prompts, self.spec.config_hash, self.config.candidates.prompts_per_unit)
+        freeze_plan(self.run, pieces)
+        units = sum(len(units) for units in self._planned())
+        self.run.phase_done("plan", units=units, config_hash=self.spec.config_hash)
+
+    def _planned(self) -> Iterator[list[str]]:
+        """The ids of the plan's units, in order, a piece at a time."""
+        return (piece["unit_id"].to_pylist() for piece in read_plan_pieces(self.run))
 
     # Phase 5 -----------------------------------------------------------------------------------
 
-    def _candidates(self, plan: pa.Table) -> int:
-        planned = set(plan["unit_id"].to_pylist())
+    def _candidates(self) -> int:
+        planned = UnitIds(bytes.fromhex("".join(units)) for units in self._planned())
         done, others = self.store.listing()
-        for name in [*others, *(unit_name(unit) for unit in sorted(done - planned))]:
+        strays = done.without(planned)
+        for name in [*others, *(unit_name(unit) for unit in strays)]:
             self.store.move_aside(name, "no unit of this run's plan")
-        missing = suspects_last(todo(plan, done), units_with_attempts(self.run))
-        if not missing.num_rows:
+        standing = len(done) - len(strays)
+        if standing == len(planned):
             return 0
         if done:
-            log.info("%d of %d units stand already", len(done), plan.num_rows)
-        return self._make(missing, plan.num_rows - missing.num_rows, plan.num_rows)
+            log.info("%d of %d units stand already", len(done), len(planned))
+        suspects = units_with_attempts(self.run)
+        missing = suspects_last((todo(piece, done) for piece in read_plan_pieces(self.run)), suspects)
+        return self._make(regrouped(missing, _AT_ONCE), standing, len(planned))
 
-    def _make(self, work: pa.Table | Texts, done: int, total: int) -> int:
-        """Units made of a table of them, or of blocks, of which nobody knows yet how many (0) they give."""
+    def _make(self, works: Iterable[pa.Table | Texts], done: int, total: int) -> int:
+        """Units made of tables of them, or of blocks, of which nobody knows yet how many (0) they give."""
         metrics = Metrics(self.run, total, done)
         committed = dead = images = 0
         with progress(total, "images", "units") as bar:
             bar.set(done)
-            for unit in self.execute(work, self.spec):
+            for unit in (unit for work in works for unit in self.execute(work, self.spec)):
                 committed += 1
                 dead += unit["dead"]
                 images += unit["images"]
@@ -200,60 +197,41 @@ class Build:
 
     # Phase 6 -----------------------------------------------------------------------------------
 
-    def _pairs(self, prompts: pa.Table, plan: pa.Table, made: int) -> Outcome:
+    def _pairs(self, prompts: Prompts, made: int) -> Outcome:
+        if len(models := read_models(self.run)) > 1:
+            log.warning("images of this run were made by different weights: %s", models)
+        end = Ending(self.run, self.store, self.config, prompts, self.write)
         for _ in range(3):
-            scan = self._scan(plan)
-            try:
-                if not scan.damaged:
-                    return self._export(prompts, scan, made)
-                damaged = scan.damaged
-            except DamagedFile:
-                # An image rotted under intact scores; where one did, others may have.
-                damaged = self._check_images(plan)
+            units = (unit for units in self._planned() for unit in units)
+            count = sum(len(units) for units in self._planned())
+            with self.run.explained(), Scanned(self.store, units, count) as scanned:
+                damaged = scanned.damaged
+                try:
+                    if not damaged:
+                        ended = end(scanned)
+                        facts = {"pairs": ended.pairs, "shards": ended.shards}
+                        return self._outcome(prompts, ended.dead, made_now=made, **facts)
+                except DamagedFile:
+                    # An image rotted under intact scores; where one did, others may have.
+                    damaged = self._check_images()
             for file in damaged:
                 self.store.move_aside(file.name, file.why)
-            made += self._candidates(plan)
+            made += self._candidates()
         raise UserError(
             "unit files are damaged again as soon as they are written", self.run.base, "Check the disk."
         )
 
-    def _scan(self, plan: pa.Table) -> Scan:
-        return scan_units(self.store, plan["unit_id"].to_pylist())
+    def _check_images(self) -> list[DamagedFile]:
+        with ThreadPoolExecutor(4) as pool:
+            found = (error for units in self._planned() for error in pool.map(self._damage, units))
+            return [error for error in found if error]
 
-    def _check_images(self, plan: pa.Table) -> list[DamagedFile]:
-        damaged = []
-        for unit in plan["unit_id"].to_pylist():
-            try:
-                self.store.read(unit)
-            except DamagedFile as error:
-                damaged.append(error)
-        return damaged
-
-    def _export(self, prompts: pa.Table, scan: Scan, made: int) -> Outcome:
-        config, alive = self.config, scan.alive()
-        if len(models := read_models(self.run)) > 1:
-            log.warning("images of this run were made by different weights: %s", models)
-        outcome = Outcome(prompts=prompts.num_rows, accepted=count_accepted(prompts), made_now=made)
-        dead = scan.candidates.filter(pl.col("status") != OK)["prompt_id"].n_unique()
-        self._count_dead(outcome, prompts, dead)
-        self.run.write(SCORES_NAME, parquet(scan.candidates.to_arrow()))
-        votes = read_votes(self.run) if config.pairs.source == "votes" else []
-        if config.pairs.source == "votes" and not votes:
-            raise _no_votes(self.run.base)
-        alive, scorers = join_added(self.run, alive, self.spec.scorers, config.pairs)
-        pairs = choose_pairs(alive, config.pairs, scorers, votes)
-        groups = rank_groups(alive, config.pairs, scorers)
-        shards = plan_shards(pairs, groups, alive, config.export)
-        with progress(len(shards), "export", "shards") as bar:
-            outcome.shards = export(self.store, shards, scorers, config.export, bar.advance)
-        self.run.write(README, about_run(outcome.shards, config.export))
-        stats.write(self.run, stats.collect(prompts, scan, alive, pairs, scorers))
-        outcome.pairs = dict(pairs.group_by("split").len().sort("split").iter_rows())
-        facts = {"pairs": pairs.height, "shards": len(shards), "dead": dead, "hash": pairs_hash(config)}
-        facts |= {"votes": len(votes), "judges": len({vote.judge for vote in votes})} if votes else {}
-        settings = {**pairs_settings(config), "scoring": with_added(config.scoring, self.run, scorers)}
-        self.run.phase_done("export", **facts, settings=settings)
-        return outcome
+    def _damage(self, unit: str) -> DamagedFile | None:
+        try:
+            self.store.read(unit)
+        except DamagedFile as error:
+            return error
+        return None
 
 
 def stage_spec(config: BuildConfig, url: str) -> StageSpec:
@@ -270,17 +248,14 @@ def stage_spec(config: BuildConfig, url: str) -> StageSpec:
     )
 
 
-def suspects_last(units: pa.Table, suspects: set[str]) -> pa.Table:
+def suspects_last(pieces: Iterable[pa.Table], suspects: set[str]) -> Iterator[pa.Table]:
     """The units with those last that were in flight when a worker ended: they may end this one too."""
-    if not suspects:
-        return units
-    suspected = pa.array([unit in suspects for unit in units["unit_id"].to_pylist()], pa.bool_())
-    return pa.concat_tables([units.filter(pa.compute.invert(suspected)), units.filter(suspected)])
-
-
-def _no_votes(where: str) -> UserError:
-    hint = f"`drspo vote {where}` opens the page on which people judge."
-    return UserError("pairs are to come from votes, and nobody has voted yet", where, hint)
+    last = []
+    for units in pieces:
+        suspected = pa.array([unit in suspects for unit in units["unit_id"].to_pylist()], pa.bool_())
+        yield units.filter(pa.compute.invert(suspected))
+        last.append(units.filter(suspected))
+    yield from (units for units in last if units.num_rows)
 
 
 def _hopeless(error: str, where: str) -> UserError:

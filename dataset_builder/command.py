@@ -9,6 +9,7 @@ import sys
 
 from dataset_builder.build import Build, Executor, Outcome, check
 from dataset_builder.config import BuildConfig
+from dataset_builder.export import Writer
 from drspo import log as logs
 from drspo.cli import DEAD
 from drspo.config import load, presets
@@ -33,19 +34,31 @@ def main(argv: list[str]) -> int:
     check(config)
     path = Storage(config.out).local_path("log.txt")
     logs.setup(file=path)
-    return finish(config, Build(config, executor(config))())
+    return finish(config, Build(config, executor(config), writer(config))())
 
 
 def executor(config: BuildConfig) -> Executor:
     """The executor that the configuration and the machine ask for."""
-    kind = config.executor if config.executor != "auto" else _automatic()
-    if kind == "local":
+    if _kind(config) == "local":
         from pipeline.local import run_units
 
         return run_units
     from pipeline.flow import RayExecutor
 
     return RayExecutor(config.resources)
+
+
+def writer(config: BuildConfig) -> Writer | None:
+    """What writes the shards, on the same machines; None where this process does."""
+    if _kind(config) == "local":
+        return None
+    from dataset_builder.spread import RayWriter
+
+    return RayWriter(config.resources)
+
+
+def _kind(config: BuildConfig) -> str:
+    return config.executor if config.executor != "auto" else _automatic()
 
 
 def _automatic() -> str:

@@ -16,8 +16,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataset_builder.build import SCORES_NAME, stage_spec
+from dataset_builder.build import stage_spec
 from dataset_builder.config import BuildConfig, uses_llm
+from dataset_builder.ending import SCORES_NAME
 from dataset_builder.report.stats import prompt_losses
 from drspo.errors import UserError
 from drspo.files.storage import Storage

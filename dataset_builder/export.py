@@ -1,83 +1,135 @@
-"""Rows to shards: where each one goes is decided from scores alone, then images are gathered in order."""
+"""Rows to shards: where each one goes is decided from scores alone, then images are gathered in order.
+
+Rows lie on disk between the passes: what is in memory of all of them is a few bytes each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
-from typing import Any
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import asdict, dataclass, field
 
 import polars as pl
 import pyarrow as pa
 
-from dataset_builder.layouts import PAIRS, RANKING, GetImage, form
+from dataset_builder.gather import Shard, write_shards
+from dataset_builder.layouts import PAIRS, RANKING
 from drspo.config import config_hash
+from drspo.files.storage import Storage
 from drspo.hashing import content_hash
-from pipeline.records import COPIES, Candidate
+from pipeline.records import COPIES
 from pipeline.settings import ExportSettings
-from pipeline.shards import SPLITS, encode_shard, is_shard, shard_identity, shard_name
-from pipeline.units import DamagedFile, UnitStore, unit_name
+from pipeline.shards import SPLITS, is_shard, shard_identity, shard_name
+from pipeline.spill import Spill
+from pipeline.units import UnitStore
 
 FORMAT = 2
 MEGABYTE = 1_000_000
 
+Writer = Callable[[UnitStore, Iterable[Shard], Sequence[str], ExportSettings, Set[str]], Iterator[str]]
+"""Writes shards, given also the names of those that stand; gives each one's name when it is stored."""
 
-@dataclass(frozen=True)
-class Shard:
-    """One file to write: its name, and its rows in row groups."""
 
-    name: str
-    groups: tuple[pl.DataFrame, ...]
-    identity: str
+@dataclass
+class Lane:
+    """The rows of one layout and split, and how many form each row group of each shard."""
+
+    folder: str
+    split: str
+    rows: Spill
+    shards: list[list[int]] = field(default_factory=list)
+
+    def cut(self, settings: ExportSettings) -> None:
+        """Cut the rows where image bytes fill a shard or a row group; rows stay in their order."""
+        sizes = (size for piece in self.rows for size in piece["bytes"].to_list())
+        self.shards = cuts(sizes, settings.shard_mb * MEGABYTE, settings.row_group_mb * MEGABYTE)
+
+    def names(self) -> list[str]:
+        """The names of the lane's shards."""
+        count = len(self.shards)
+        return [shard_name(self.folder, self.split, index, count) for index in range(count)]
+
+    def filled(self, settings: ExportSettings) -> Iterator[Shard]:
+        """The shards with their rows, one after the other."""
+        slices = sliced(self.rows, [sum(groups) for groups in self.shards])
+        for name, groups, rows in zip(self.names(), self.shards, slices, strict=True):
+            yield Shard(name, rows, tuple(groups), _identity(name, rows, settings))
+
+
+class Lanes:
+    """The rows of an export, by layout and split, in files without names that go when this is closed."""
+
+    def __init__(self, storage: Storage, settings: ExportSettings) -> None:
+        self.settings = settings
+        folders = (PAIRS, RANKING) if settings.ranking else (PAIRS,)
+        self.lanes = [Lane(folder, split, Spill(storage)) for folder in folders for split in SPLITS]
+
+    def __enter__(self) -> Lanes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for lane in self.lanes:
+            lane.rows.file.close()
+
+    def add(self, folder: str, rows: pl.DataFrame) -> None:
+        """Add rows of a layout that have their `bytes`, in the order of their units."""
+        for lane in self.lanes:
+            if lane.folder == folder:
+                lane.rows.add(rows.filter(pl.col("split") == lane.split))
+
+    def cut(self) -> list[str]:
+        """Cut all lanes, and give the names of all shards."""
+        for lane in self.lanes:
+            lane.cut(self.settings)
+        return [name for lane in self.lanes for name in lane.names()]
+
+    def shards(self) -> Iterator[Shard]:
+        """All shards, in the order of the first units that they have rows of."""
+        lanes = [lane.filled(self.settings) for lane in self.lanes]
+        return heapq.merge(*lanes, key=lambda shard: str(shard.rows["unit_id"][0]))
 
 
 def export(
     store: UnitStore,
-    plan: list[Shard],
+    lanes: Lanes,
+    names: Sequence[str],
     scorers: Sequence[str],
-    settings: ExportSettings,
+    write: Writer | None = None,
     on_shard: Callable[[], None] = lambda: None,
-) -> list[str]:
-    """Write all shards of the plan, and give their names; shards that stand already are left alone.
+) -> None:
+    """Write the shards of the lanes, which have these names; those that stand already are left alone.
 
     The same rows give the same bytes. Files of an earlier export with another number of shards go.
     Raises DamagedFile when an image's unit cannot be read.
     """
-    get_image = _image_reader(store)
-    for shard in plan:
-        if shard_identity(store.storage, shard.name) != shard.identity:
-            rows, schema = form(shard.name, scorers, settings)
-            data = encode_shard(([*rows(group, get_image)] for group in shard.groups), schema, shard.identity)
-            store.storage.write(shard.name, data)
+    standing = {name for name in store.storage.list("export/") if is_shard(name)}
+    for _ in (write or write_here)(store, lanes.shards(), scorers, lanes.settings, standing):
         on_shard()
-    names = [shard.name for shard in plan]
-    for stale in [name for name in store.storage.list("export/") if is_shard(name) and name not in names]:
+    for stale in standing - set(names):
         store.storage.delete(stale)
-    return names
 
 
-def plan_shards(
-    pairs: pl.DataFrame, groups: pl.DataFrame, candidates: pl.DataFrame, settings: ExportSettings
-) -> list[Shard]:
-    """All shards: rows stay in their order, and are cut where image bytes fill a shard."""
-    tables = {PAIRS: with_bytes(pairs, candidates, settings.pickapic)}
-    if settings.ranking:
-        tables[RANKING] = group_bytes(groups, candidates)
-    found = []
-    for folder, table in tables.items():
-        for split in SPLITS:
-            shards = cut(table.filter(pl.col("split") == split), settings.shard_mb * MEGABYTE)
-            names = (shard_name(folder, split, index, len(shards)) for index in range(len(shards)))
-            found += [_shard(name, shard, settings) for name, shard in zip(names, shards)]
-    return found
+def write_here(
+    store: UnitStore,
+    shards: Iterable[Shard],
+    scorers: Sequence[str],
+    settings: ExportSettings,
+    standing: Set[str],
+) -> Iterator[str]:
+    """Write shards in this process; gives the name of each, also of those that stand."""
+    kept: list[str] = []
 
+    def missing() -> Iterator[Shard]:
+        for shard in shards:
+            if shard.name in standing and shard_identity(store.storage, shard.name) == shard.identity:
+                kept.append(shard.name)
+            else:
+                yield shard
 
-def _shard(name: str, rows: pl.DataFrame, settings: ExportSettings) -> Shard:
-    # The tables are wide; what tells two exports apart is which images there are and what they scored.
-    told = [column for column in rows.columns if column.endswith(("_id", "_ids", "score", "scores"))]
-    facts = [repr(row) for row in rows.select(sorted(told)).iter_rows()]
-    identity = content_hash(FORMAT, name, pa.__version__, config_hash(asdict(settings)), *facts)
-    return Shard(name, tuple(cut(rows, settings.row_group_mb * MEGABYTE)), identity)
+    for name in write_shards(store, missing(), scorers, settings):
+        yield from (*kept, name)
+        kept.clear()
+    yield from kept
 
 
 def with_bytes(pairs: pl.DataFrame, candidates: pl.DataFrame, copies: bool) -> pl.DataFrame:
@@ -96,30 +148,36 @@ def group_bytes(groups: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
     return groups.join(sizes, on="prompt_id", how="left", maintain_order="left")
 
 
-def cut(rows: pl.DataFrame, limit: int) -> list[pl.DataFrame]:
-    """The rows in slices of at most `limit` image bytes each, at least one row each."""
-    slices, start, filled = [], 0, 0
-    for index, size in enumerate(rows["bytes"].to_list()):
-        if index > start and filled + size > limit:
-            slices.append(rows.slice(start, index - start))
-            start, filled = index, 0
-        filled += size
-    if rows.height:
-        slices.append(rows.slice(start))
-    return slices
+def cuts(sizes: Iterable[int], shard_limit: int, group_limit: int) -> list[list[int]]:
+    """How many rows of these bytes each row group of each shard has: at most the limits, at least a row."""
+    shards: list[list[int]] = []
+    in_shard = in_group = 0
+    for size in sizes:
+        if not shards or in_shard + size > shard_limit:
+            shards.append([0])
+            in_shard = in_group = 0
+        elif in_group + size > group_limit:
+            shards[-1].append(0)
+            in_group = 0
+        shards[-1][-1] += 1
+        in_shard, in_group = in_shard + size, in_group + size
+    return shards
 
 
-def _image_reader(store: UnitStore) -> GetImage:
-    """Images by unit and candidate. Pairs are ordered by unit, so one unit in memory is enough."""
+def sliced(pieces: Iterable[pl.DataFrame], heights: Iterable[int]) -> Iterator[pl.DataFrame]:
+    """The rows of the pieces in slices of these heights."""
+    coming, waiting, count = iter(pieces), list[pl.DataFrame](), 0
+    for height in heights:
+        while count < height:
+            waiting.append(next(coming))
+            count += waiting[-1].height
+        whole = pl.concat(waiting)
+        yield whole.head(height)
+        waiting, count = [whole.tail(count - height)], count - height
 
-    @lru_cache(maxsize=1)
-    def images(unit: str) -> dict[str, Candidate]:
-        return {c.candidate_id: c for row in store.read_rows(unit) for c in row.candidates}
 
-    def get(unit: str, candidate: str) -> dict[str, Any]:
-        found = images(unit).get(candidate)
-        if found is None or found.image is None:
-            raise DamagedFile(unit_name(unit), f"candidate {candidate} or its image is missing")
-        return found.image
-
-    return get
+def _identity(name: str, rows: pl.DataFrame, settings: ExportSettings) -> str:
+    # The tables are wide; what tells two exports apart is which images there are and what they scored.
+    told = [column for column in rows.columns if column.endswith(("_id", "_ids", "score", "scores"))]
+    facts = [repr(row) for row in rows.select(sorted(told)).iter_rows()]
+    return content_hash(FORMAT, name, pa.__version__, config_hash(asdict(settings)), *facts)

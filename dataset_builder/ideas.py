@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
 from dataset_builder.config import BuildConfig, prompts_hash, units_hash, uses_llm
-from dataset_builder.report.stats import prompt_losses
+from dataset_builder.report.stats import Prompts, prompt_losses
 from drspo import consent
 from drspo.errors import UserError
 from drspo.files.run import RunDir
@@ -20,8 +21,8 @@ from drspo.log import progress
 from pipeline.ideas import prompts as phases
 from pipeline.ideas.blocks import UNFINISHED_TABLE, Texts, TextSpec, join_blocks, silent
 from pipeline.ideas.finished import PROMPTS_NAME, check_run, is_run
-from pipeline.records import OK, PROMPT_SCHEMA
-from pipeline.tables import read_table
+from pipeline.records import PROMPT_SCHEMA, UNFINISHED
+from pipeline.tables import read_pieces, read_table
 
 log = logging.getLogger(__name__)
 
@@ -60,25 +61,26 @@ def make_prompts(run: RunDir, config: BuildConfig) -> pa.Table:
     if not run.exists(PROMPTS_NAME):
         for _ in texts(config, run.base, alone=True):
             pass
-    return conclude(run, config)
+    conclude(run, config)
+    return read_table(run, PROMPTS_NAME, PROMPT_SCHEMA)
 
 
-def conclude(run: RunDir, config: BuildConfig) -> pa.Table:
-    """Every prompt with its status, when all blocks are finished, which the manifest then says.
+def conclude(run: RunDir, config: BuildConfig) -> Prompts:
+    """What became of the prompts, when all blocks are finished, which the manifest then says.
 
     UserError when the language model left some unanswered, unless the configuration accepts that.
     """
     if not join_blocks(texts(config, run.base, alone=True).spec):
         _refuse_unfinished(run)
-    table = read_table(run, PROMPTS_NAME, PROMPT_SCHEMA)
+    prompts = Prompts.of(read_pieces(run, PROMPTS_NAME, PROMPT_SCHEMA))
     if PHASE in run.phases():
-        return table
+        return prompts
     for name in (UNFINISHED_NAME, UNFINISHED_TABLE):
         run.delete(name)
     facts: dict[str, Any] = {
-        "rows": table.num_rows,
-        "accepted": count_accepted(table),
-        "unfinished": phases.unfinished(table),
+        "rows": prompts.rows,
+        "accepted": prompts.accepted,
+        "unfinished": prompts.states[UNFINISHED],
         "hash": prompts_hash(config),
     }
     if uses_llm(config):
@@ -86,15 +88,10 @@ def conclude(run: RunDir, config: BuildConfig) -> pa.Table:
     if is_run(config.prompts.source):
         facts["taken_from"] = {"run": config.prompts.source, "hash": check_run(config.prompts.source)["hash"]}
     run.phase_done(PHASE, **facts)
-    log.info("%d of %d prompts accepted; lost: %s", count_accepted(table), table.num_rows, _losses(table))
-    if count_accepted(table) < config.filter.accept:
+    log.info("%d of %d prompts accepted; lost: %s", prompts.accepted, prompts.rows, _told(prompts.losses))
+    if prompts.accepted < config.filter.accept:
         log.warning("fewer than the %d prompts that were asked for passed", config.filter.accept)
-    return table
-
-
-def count_accepted(prompts: pa.Table) -> int:
-    """How many of the prompts go on to images."""
-    return int(prompts["status"].to_pylist().count(OK))
+    return prompts
 
 
 def _refuse_unfinished(run: RunDir) -> None:
@@ -102,16 +99,16 @@ def _refuse_unfinished(run: RunDir) -> None:
         raise UserError("the prompts were not finished", run.base, "The same command again goes on.")
     table = read_table(run, UNFINISHED_TABLE, PROMPT_SCHEMA)
     count = phases.unfinished(table)
-    facts = {"rows": table.num_rows, "unfinished": count, "losses": prompt_losses(table)}
+    losses = prompt_losses(table)
+    facts = {"rows": table.num_rows, "unfinished": count, "losses": losses}
     run.write(UNFINISHED_NAME, (json.dumps(facts, indent=2) + "\n").encode())
     raise UserError(
-        f"the language model left {count} of {table.num_rows} prompts unanswered: {_losses(table)}",
+        f"the language model left {count} of {table.num_rows} prompts unanswered: {_told(losses)}",
         run.base,
         "The same command asks again, for these only (raise --llm.token-budget if that ended it). "
         "--accept-unfinished goes on without them.",
     )
 
 
-def _losses(prompts: pa.Table) -> str:
-    losses = prompt_losses(prompts)
-    return ", ".join(f"{count} {kind}" for kind, count in losses.items()) or "none"
+def _told(losses: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(losses.items())) or "none"

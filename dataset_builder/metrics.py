@@ -10,6 +10,8 @@ from drspo.files.storage import Storage
 
 METRICS_NAME = "metrics.jsonl"
 INTERVAL = 10.0
+# Of a long run every second line goes, again and again; the newest stay, which tell the speed of now.
+MOST_LINES, RECENT_LINES = 2000, 200
 
 
 class Metrics:
@@ -36,7 +38,9 @@ class Metrics:
         self.written = time.time()
         line = {"time": self.written, "started": self.started, "work_seconds": self.seconds, **self.counts}
         self.lines.append(json.dumps(line))
-        # An object store cannot append; a line of 150 bytes per ten seconds is small enough to rewrite.
+        if len(self.lines) > MOST_LINES:
+            self.lines = [*self.lines[:-RECENT_LINES:2], *self.lines[-RECENT_LINES:]]
+        # An object store cannot append; so few lines of 150 bytes are small enough to rewrite.
         self.storage.write(METRICS_NAME, ("\n".join(self.lines) + "\n").encode())
 
 

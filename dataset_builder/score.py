@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from dataset_builder.build import SCORES_NAME
+from dataset_builder.ending import SCORES_NAME
 from drspo import log as logs
 from drspo.config import load
 from drspo.errors import UserError

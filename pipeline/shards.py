@@ -9,7 +9,7 @@ import fnmatch
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,27 +29,45 @@ def shard_name(folder: str, split: str, index: int, count: int) -> str:
     return f"{folder}/{split}-{index:05d}-of-{count:05d}.parquet"
 
 
-def encode_shard(groups: Iterable[Sequence[dict[str, Any]]], schema: pa.Schema, identity: str = "") -> bytes:
-    """A shard as Parquet bytes, one row group per group of rows.
+class ShardWriter:
+    """A shard as Parquet, a row group after the other, to a file or a buffer.
 
     Image bytes are stored as they are (they are compressed already, and the Hub deduplicates them
     better so); the same rows give the same bytes. `identity` is kept in the schema's metadata.
     """
-    metadata = {**(schema.metadata or {}), _IDENTITY: identity.encode()}
-    schema = schema.with_metadata(metadata)
-    text = [path for path in _leaf_paths(schema) if not (path.endswith(".bytes") or path in COPIES)]
+
+    def __init__(self, file: BinaryIO, schema: pa.Schema, identity: str = "") -> None:
+        metadata = {**(schema.metadata or {}), _IDENTITY: identity.encode()}
+        self.schema = schema.with_metadata(metadata)
+        text = [path for path in _leaf_paths(schema) if not (path.endswith(".bytes") or path in COPIES)]
+        self.writer = pq.ParquetWriter(
+            file,
+            self.schema,
+            compression=dict.fromkeys(text, "zstd"),
+            use_dictionary=text,
+            write_statistics=text,
+            write_page_index=True,
+            write_page_checksum=True,
+        )
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Add a row group."""
+        self.writer.write_table(
+            pa.Table.from_pylist(list(rows), schema=self.schema), row_group_size=len(rows)
+        )
+
+    def close(self) -> None:
+        """End the file."""
+        self.writer.close()
+
+
+def encode_shard(groups: Iterable[Sequence[dict[str, Any]]], schema: pa.Schema, identity: str = "") -> bytes:
+    """A shard as Parquet bytes, one row group per group of rows, as `ShardWriter` writes it."""
     buffer = io.BytesIO()
-    with pq.ParquetWriter(
-        buffer,
-        schema,
-        compression=dict.fromkeys(text, "zstd"),
-        use_dictionary=text,
-        write_statistics=text,
-        write_page_index=True,
-        write_page_checksum=True,
-    ) as writer:
-        for rows in groups:
-            writer.write_table(pa.Table.from_pylist(list(rows), schema=schema), row_group_size=len(rows))
+    writer = ShardWriter(buffer, schema, identity)
+    for rows in groups:
+        writer.write(rows)
+    writer.close()
     return buffer.getvalue()
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,6 +24,7 @@ from pipeline.records import UnitRow, unit_rows, unit_schema, unit_table
 
 log = logging.getLogger(__name__)
 
+_LISTINGS = 16  # at once
 UNIT_FILE = re.compile(r"units/([0-9a-f]{2})/([0-9a-f]{32})\.parquet")
 
 
@@ -34,10 +37,47 @@ class DamagedFile(UserError):
         self.name = name
         self.why = why
 
+    def __reduce__(self) -> tuple[type[DamagedFile], tuple[str, str]]:
+        return type(self), (self.name, self.why)
+
 
 def unit_name(unit_id: str) -> str:
     """The path of a unit's file in the run folder, spread over 256 prefixes."""
     return f"units/{unit_id[:2]}/{unit_id}.parquet"
+
+
+class UnitIds(Set[str]):
+    """Ids of units, at 16 bytes each: what is done of a run of millions is held by whoever paints it."""
+
+    def __init__(self, parts: Iterable[bytes]) -> None:
+        self.ids = np.sort(np.frombuffer(b"".join(parts), dtype="S16"))
+
+    @classmethod
+    def _from_iterable(cls, ids: Iterable[str]) -> Set[str]:  # type: ignore[override]
+        return set(ids)
+
+    def __len__(self) -> int:
+        return int(self.ids.size)
+
+    def __contains__(self, unit: object) -> bool:
+        wanted = np.frombuffer(bytes.fromhex(str(unit)), dtype="S16")[0]
+        place = int(np.searchsorted(self.ids, wanted))
+        return place < self.ids.size and bool(self.ids[place] == wanted)
+
+    def without(self, others: UnitIds) -> list[str]:
+        """Those that are not among the others, which hold most of these."""
+        found = []
+        for start in range(0, self.ids.size, 4096):
+            own = self.ids[start : start + 4096]
+            places = np.minimum(np.searchsorted(others.ids, own), max(0, others.ids.size - 1))
+            alone = own[others.ids[places] != own] if others.ids.size else own
+            found += [bytes(each).ljust(16, b"\0").hex() for each in alone.tolist()]
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, self.ids.size, 4096):
+            data = self.ids[start : start + 4096].tobytes().hex()
+            yield from (data[at : at + 32] for at in range(0, len(data), 32))
 
 
 class UnitStore:
@@ -52,20 +92,32 @@ class UnitStore:
         """Write the unit's file; False when another worker committed the unit first."""
         return self.storage.create(unit_name(rows[0].unit_id), encode_unit(unit_table(rows, self.scorers)))
 
-    def done(self) -> set[str]:
+    def done(self) -> UnitIds:
         """The ids of all committed units, from file names alone."""
         return self.listing()[0]
 
-    def listing(self) -> tuple[set[str], list[str]]:
-        """(the ids of all committed units, the files under units/ that are none), from names alone."""
-        units, others = set(), []
-        for name in self.storage.list("units/"):
+    def listing(self) -> tuple[UnitIds, list[str]]:
+        """(the ids of all committed units, the files under units/ that are none), from names alone.
+
+        A folder at a time, several at once: a store lists a thousand names a request, one after the other.
+        """
+        units, others = [], []
+        with ThreadPoolExecutor(_LISTINGS) as pool:
+            for found, strays in pool.map(self._listed, self.storage.level("units/")):
+                units.append(found)
+                others += strays
+        return UnitIds(units), others
+
+    def _listed(self, place: str) -> tuple[bytes, list[str]]:
+        """The units' ids, 16 bytes each, and the strays of a folder; a file is one of the two."""
+        ids, others = [], []
+        for name in self.storage.list(place) if place.endswith("/") else [place]:
             match = UNIT_FILE.fullmatch(name)
             if match and match[2].startswith(match[1]):
-                units.add(match[2])
+                ids.append(match[2])
             else:
                 others.append(name)
-        return units, others
+        return bytes.fromhex("".join(ids)), others
 
     def read(self, unit_id: str, columns: list[str] | None = None) -> pa.Table:
         """The unit's table, or the chosen columns of it. Raises DamagedFile for anything unexpected."""

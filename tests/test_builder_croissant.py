@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dataset_builder.export import plan_shards
+from dataset_builder.export import Lanes, group_bytes, with_bytes
 from dataset_builder.hub.publish import main
+from dataset_builder.layouts import PAIRS, RANKING
+from drspo.files.storage import Storage
 from pipeline.pairs.pairing import choose_pairs
 from pipeline.pairs.ranking import rank_groups
 from pipeline.pairs.scores import scan_units
@@ -66,7 +68,7 @@ def test_shards_of_another_export_are_not_described(tree: Path) -> None:
         assert {Path(pattern).name.partition("-")[0] for pattern in file_set["includes"]} == set(SPLITS)
 
 
-def test_a_page_of_rows_is_never_more_than_the_viewer_reads(tree: Path) -> None:
+def test_a_page_of_rows_is_never_more_than_the_viewer_reads(tmp_path: Path) -> None:
     """By the plan of two thousand groups of full-size scrolls under the default settings."""
     import datasets
 
@@ -77,12 +79,18 @@ def test_a_page_of_rows_is_never_more_than_the_viewer_reads(tree: Path) -> None:
     candidates = scrolls(2000)
     groups = rank_groups(candidates, PairSettings(), ("s",))
     pairs = choose_pairs(candidates, PairSettings(method="all", most_per_prompt=2), ("s",))
-    plan = plan_shards(pairs, groups, candidates, ExportSettings(ranking=True))
-    assert {shard.name.split("/")[1] for shard in plan} == {"data", "ranking"}
-    for shard in plan:
-        sizes = [group["bytes"].sum() for group in shard.groups]
-        assert max(sizes) <= limit < VIEWER_LIMIT and sum(sizes) <= most
-    assert sum(group.height for shard in plan for group in shard.groups) == pairs.height + groups.height
+    count = 0
+    with Lanes(Storage(tmp_path), ExportSettings(ranking=True)) as lanes:
+        lanes.add(PAIRS, with_bytes(pairs, candidates, copies=True))
+        lanes.add(RANKING, group_bytes(groups, candidates))
+        assert {name.split("/")[1] for name in lanes.cut()} == {"data", "ranking"}
+        for shard in lanes.shards():
+            rows = shard.rows["bytes"].to_list()
+            starts = [sum(shard.groups[:index]) for index in range(len(shard.groups))]
+            sizes = [sum(rows[start : start + n]) for start, n in zip(starts, shard.groups, strict=True)]
+            assert max(sizes) <= limit < VIEWER_LIMIT and sum(sizes) == sum(rows) <= most
+            count += len(rows)
+    assert count == pairs.height + groups.height
 
 
 def scrolls(prompts: int) -> pl.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
@@ -13,24 +14,55 @@ from hypothesis import strategies as st
 
 from dataset_builder import export as exporting
 from dataset_builder.build import Build
-from dataset_builder.export import cut
+from dataset_builder.export import cuts, sliced
+from dataset_builder.gather import Shard, _by_unit
 from pipeline.local import run_units
+from pipeline.pairs import scanned
 from pipeline.pairs.scores import scan_units
 from pipeline.settings import ExportSettings, PairSettings
 from pipeline.shards import read_pairs
+from pipeline.units import UnitStore
 from tests.building import IDEAS, build, fake_config, final_tables
 
 
-@given(st.lists(st.integers(0, 30), max_size=30), st.integers(1, 40))
-def test_rows_are_cut_where_the_bytes_are_full(sizes: list[int], limit: int) -> None:
-    rows = pl.DataFrame(
-        {"bytes": sizes, "index": range(len(sizes))}, schema={"bytes": pl.Int64, "index": pl.Int64}
-    )
-    parts = cut(rows, limit)
-    assert [i for part in parts for i in part["index"]] == list(range(len(sizes)))
-    assert all(part.height == 1 or part["bytes"].sum() <= limit for part in parts)
-    for part, following in zip(parts, parts[1:]):
-        assert part["bytes"].sum() + following["bytes"][0] > limit
+@given(st.lists(st.integers(0, 30), max_size=30), st.integers(1, 40), st.integers(1, 40))
+def test_rows_are_cut_where_the_bytes_are_full(sizes: list[int], limit: int, group_limit: int) -> None:
+    shards = cuts(sizes, limit, group_limit)
+    queue = list(sizes)
+    filled = [[[queue.pop(0) for _ in range(count)] for count in groups] for groups in shards]
+    assert not queue and all(group for groups in filled for group in groups)
+    rows = [sum(groups, []) for groups in filled]
+    for parts, most in ((rows, limit), *((groups, group_limit) for groups in filled)):
+        assert all(len(part) == 1 or sum(part) <= most for part in parts)
+        for part, following in zip(parts, parts[1:]):
+            assert sum(part) + following[0] > most
+
+
+@given(st.lists(st.integers(0, 5), max_size=8), st.lists(st.integers(1, 4), max_size=8))
+def test_rows_come_out_of_pieces_of_any_size_in_slices_of_any_other(
+    pieces: list[int], heights: list[int]
+) -> None:
+    rows = pl.DataFrame({"row": range(sum(heights))})
+    ends = [min(sum(pieces[: n + 1]), rows.height) for n in range(len(pieces))] + [rows.height]
+    given = (rows[start:end] for start, end in zip([0, *ends], ends))
+    slices = list(sliced(given, heights))
+    assert [part.height for part in slices] == heights
+    assert [row for part in slices for row in part["row"]] == rows["row"].to_list()
+
+
+@given(st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=5).map(sorted), max_size=8))
+def test_a_sweep_asks_for_each_unit_once_and_serves_every_row(shards: list[list[int]]) -> None:
+    frames = [pl.DataFrame({"unit_id": [f"{unit:02d}" for unit in units]}) for units in sorted(shards)]
+    served: dict[int, list[str]] = {}
+    units = []
+    for unit, wanted in _by_unit(Shard(str(n), rows, (), "") for n, rows in enumerate(frames)):
+        units.append(unit)
+        for shard, start, count in wanted:
+            own = served.setdefault(int(shard.shard.name), [])
+            assert start == len(own)
+            own += [unit] * count
+    assert units == sorted({unit for rows in frames for unit in rows["unit_id"]})
+    assert served == {n: rows["unit_id"].to_list() for n, rows in enumerate(frames)}
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +155,46 @@ def test_an_interrupted_export_writes_only_what_is_missing(
     assert final_tables(run) == before
     again = {file for file, time in times.items() if file.stat().st_mtime_ns != time}
     assert again == {lost, cut_short}
+
+
+def exported_again(run: Path, **changes: object) -> dict[str, str]:
+    """The tables of the run, whose shards are written anew."""
+    for file in (run / "export").rglob("*.parquet"):
+        file.unlink()
+    pairs = PairSettings(method="all", validation_fraction=0.3)
+    export = ExportSettings(shard_mb=60, row_group_mb=20, ranking=True)
+    build(fake_config(run.parent, run, pairs=pairs, export=export, **changes))
+    return final_tables(run)
+
+
+def test_each_unit_is_read_once_for_all_shards_of_all_layouts(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "MEGABYTE", 1000)
+    reads: Counter[tuple[str, str]] = Counter()
+    real = UnitStore.read
+
+    def counted(store: UnitStore, unit: str, columns: list[str] | None = None) -> object:
+        reads[unit, "facts" if columns else "images"] += 1
+        return real(store, unit, columns)
+
+    monkeypatch.setattr(UnitStore, "read", counted)
+    before = final_tables(run)
+    assert exported_again(run) == before
+    units = [file.stem for file in (run / "units").rglob("*.parquet")]
+    assert reads == {(unit, what): 1 for unit in units for what in ("facts", "images")}
+    assert len(list((run / "export").rglob("*.parquet"))) > len(units)
+
+
+def test_in_however_many_parts_a_run_is_paired_its_tables_are_the_same(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "MEGABYTE", 1000)
+    before, left = final_tables(run), sorted(run.iterdir())
+    monkeypatch.setattr(scanned, "UNITS_PER_PART", 1)
+    monkeypatch.setattr(scanned, "_WAITING", 3)
+    assert exported_again(run) == before
+    assert sorted(run.iterdir()) == left, "what lay on disk on the way is gone"
 
 
 def test_the_figures_agree_with_the_tables(run: Path) -> None:

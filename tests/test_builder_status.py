@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from dataset_builder import retry
+from dataset_builder import metrics, retry
 from dataset_builder.build import Build
 from dataset_builder.ideas import make_prompts
 from dataset_builder.report import status
 from drspo.errors import UserError
+from drspo.files.storage import Storage
+from pipeline.candidates.plan import read_plan
 from pipeline.local import run_units
 from pipeline.shards import read_pairs
 from tests.building import IDEAS, build, fake_config, final_tables, with_candidates
@@ -24,7 +26,9 @@ def test_status_follows_a_run_from_its_first_file_to_its_last(
     builder = Build(config, run_units)
     builder._begin()
     assert "not yet" in status.describe(status.read_status(config.out))
-    plan = builder._plan(make_prompts(builder.run, config))
+    make_prompts(builder.run, config)
+    builder._plan()
+    plan = read_plan(builder.run)
     assert "0 of 6 units, 6 remaining" in status.describe(status.read_status(config.out))
     units = run_units(plan, builder.spec)
     next(units), next(units)
@@ -97,3 +101,18 @@ def test_units_made_meanwhile_are_not_counted_twice(tmp_path: Path) -> None:
     config = with_candidates(fake_config(tmp_path, tmp_path / "out"), prompts_per_unit=2)
     build(config)
     assert status.as_dict(status.read_status(config.out))["units"]["done"] == 3
+
+
+def test_the_lines_of_a_long_run_are_thinned_and_its_newest_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "MOST_LINES", 50)
+    monkeypatch.setattr(metrics, "RECENT_LINES", 20)
+    kept = metrics.Metrics(Storage(tmp_path), 10_000, 0)
+    for _ in range(400):
+        kept.counts["done"] += 1
+        kept.close()
+    lines = (tmp_path / metrics.METRICS_NAME).read_text().splitlines()
+    done = [json.loads(line)["done"] for line in lines]
+    assert len(done) <= 50 and done == sorted(done) and done[0] == 1
+    assert done[-20:] == list(range(381, 401))

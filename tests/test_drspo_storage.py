@@ -77,6 +77,30 @@ def test_a_listing_names_every_file_below_the_prefix_in_order(storage):
     assert storage.list("nothing/here") == []
 
 
+def test_one_level_of_a_folder_has_its_files_and_folders(storage):
+    for name in ("units/ab/1", "units/ab/2", "units/cd/3", "units/stray", "dead/4"):
+        storage.write(name, b"")
+    assert storage.level("units/") == ["units/ab/", "units/cd/", "units/stray"]
+    assert storage.level("") == ["dead/", "units/"]
+    assert storage.level("none/") == []
+    assert storage.list("units/a") == ["units/ab/1", "units/ab/2"]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_spool_file_is_stored_whole_and_leaves_nothing(storage, large, monkeypatch):
+    size = 5_000_000
+    if large and not storage.base.startswith("s3://"):  # whose client sends large files in parts alone
+        monkeypatch.setattr(backends, "_SENT", 1000)
+    with storage.spool() as file:
+        file.write(b"x" * size)
+        storage.put("a/b", file)
+        assert not storage.put_new("a/b", file) and storage.put_new("a/c", file)
+    assert storage.read("a/b") == storage.read("a/c") == b"x" * size
+    assert storage.list() == ["a/b", "a/c"]
+    if storage.is_local:
+        assert sorted(os.listdir(storage.base)) == ["a"]
+
+
 def test_a_listing_sees_what_another_instance_wrote_a_moment_ago(storage):
     assert storage.list("units/") == []
     Storage(storage.base).write("units/ab/1", b"")

@@ -20,7 +20,7 @@ from drspo.llm.journal import Journal
 from drspo.llm.settings import LLMSettings
 from pipeline.candidates.plan import read_plan
 from pipeline.ideas.filters import FilterSettings
-from pipeline.settings import ResourceSettings
+from pipeline.settings import ExportSettings, PairSettings, ResourceSettings
 from tests.building import ALLOW, FAKES, IDEAS, build, fake_config, final_tables, with_candidates
 from tests.forks import Forks
 from tests.hostile_llm import KEY, HostileLLM
@@ -52,9 +52,10 @@ def session(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def build_on_ray(config: Any) -> Outcome:
+    from dataset_builder.spread import RayWriter
     from pipeline.flow import RayExecutor
 
-    return Build(config, RayExecutor(config.resources))()
+    return Build(config, RayExecutor(config.resources), RayWriter(config.resources))()
 
 
 def test_both_executors_give_the_same_tables(tmp_path: Path) -> None:
@@ -66,6 +67,35 @@ def test_both_executors_give_the_same_tables(tmp_path: Path) -> None:
     assert outcome.made_now == len(IDEAS)
     assert final_tables(tmp_path / "ray/out") == final_tables(tmp_path / "local/out")
     assert build_on_ray(config).made_now == 0
+
+
+def test_tasks_write_the_shards_that_one_process_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataset_builder import export, spread
+
+    monkeypatch.setattr(export, "MEGABYTE", 1000)
+    monkeypatch.setattr(spread, "SHARDS_PER_TASK", 2)
+    settings = {
+        "pairs": PairSettings(method="all", validation_fraction=0.3),
+        "export": ExportSettings(shard_mb=40, row_group_mb=20, ranking=True),
+    }
+    out = tmp_path / "out"
+    config = fake_config(tmp_path, out, resources=RESOURCES, **settings)
+    build(config)
+    before = final_tables(out)
+    shards = sorted((out / "export").rglob("*.parquet"))
+    assert len(shards) > 8
+    for file in shards[1:]:
+        file.unlink()
+    rotten = sorted((out / "units").rglob("*.parquet"))[-1]
+    data = bytearray(rotten.read_bytes())
+    data[data.index(b"RIFF") + 40] ^= 1
+    rotten.write_bytes(data)
+    kept = shards[0].stat().st_mtime_ns
+    assert build_on_ray(config).made_now == 1, "a task that meets a rotten image says which"
+    assert final_tables(out) == before
+    assert shards[0].stat().st_mtime_ns == kept
 
 
 def test_blocks_flow_from_the_first_idea_to_the_last_unit_as_in_one_process(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drspo.errors import UserError
-from pipeline.pairs.pairing import choose_pairs, combined_score, split_of
+from pipeline.pairs.pairing import choose_pairs, combined_score, pairs_of
 from pipeline.pairs.ranking import rank_groups
+from pipeline.pairs.whole import EqualWins, Whole, split_of
 from pipeline.settings import PairSettings
 
 SCORERS = ("aesthetic", "repetition")
@@ -74,6 +76,27 @@ def test_what_holds_for_every_choice_of_pairs(table: pl.DataFrame, asked: PairSe
     order = list(range(table.height))
     rng.shuffle(order)
     assert choose_pairs(table[order], asked, SCORERS).equals(pairs)
+
+
+@settings(max_examples=40, deadline=None)
+@given(candidates, options, st.integers(0, 2))
+def test_groups_that_come_in_parts_are_paired_as_all_at_once(
+    table: pl.DataFrame, asked: PairSettings, held_out: int
+) -> None:
+    prompts = table["prompt_id"].unique(maintain_order=True).to_list()
+    asked = replace(asked, validation_prompts=min(held_out, max(0, len(prompts) - 1)))
+    parts = [
+        table.filter(pl.col("prompt_id").is_in(prompts[at : at + 2])) for at in range(0, len(prompts), 2)
+    ]
+    whole = Whole.of(lambda: parts, asked, SCORERS)
+    pairs = [pairs_of(part, whole, SCORERS) for part in parts]
+    if asked.balance == "equal_wins":
+        pairs = [EqualWins(lambda: pairs)(part) for part in pairs]
+    expected = choose_pairs(table, asked, SCORERS)
+    assert pl.concat([expected.clear(), *pairs]).equals(expected)
+    groups = [rank_groups(part, asked, SCORERS, whole) for part in parts]
+    expected = rank_groups(table, asked, SCORERS)
+    assert pl.concat([expected.clear(), *groups]).equals(expected)
 
 
 @settings(max_examples=40, deadline=None)

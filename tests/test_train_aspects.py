@@ -19,7 +19,7 @@ from train import loop
 from train.canvas import TrainingCanvas, make_canvas
 from train.command import main
 from train.config import TrainConfig, identity
-from train.loop import make_trainee, wear_lora
+from train.network import make_trainee, wear_lora
 from train.objective.trainee import Trainee
 from train.pairs.pair_set import EncodedPair
 from train.pairs.rows import Dropped

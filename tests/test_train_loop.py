@@ -13,6 +13,7 @@ from tests.train_runs import Starter, flags, records, train, weights
 from train import loop
 from train.lora.optimizers import learning_rate
 from train.objective.pair import PairResult
+from train.objective.trainee import Trainee
 
 SMALL = (32, 64)
 
@@ -180,7 +181,7 @@ def test_another_base_model_is_refused_before_any_pair_is_encoded(golden, source
 @pytest.fixture
 def broken_gradients(monkeypatch):
     """Makes chosen steps of a run not finite."""
-    original = loop.Trainee.gradients
+    original = Trainee.gradients
     bad: set[int] = set()
 
     def gradients(self, pair, position) -> PairResult:
@@ -189,7 +190,7 @@ def broken_gradients(monkeypatch):
             result.loss = result.metrics["loss"] = float("nan")
         return result
 
-    monkeypatch.setattr(loop.Trainee, "gradients", gradients)
+    monkeypatch.setattr(Trainee, "gradients", gradients)
     return bad
 
 
@@ -234,7 +235,7 @@ def test_running_out_of_memory_names_the_setting_to_change(golden, source, tmp_p
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(loop.Trainee, "gradients", full)
+    monkeypatch.setattr(Trainee, "gradients", full)
     with pytest.raises(UserError, match="out of memory") as caught:
         train(golden, source, tmp_path / "run", max_steps=2)
     assert "--memory.gradient-checkpointing True" in caught.value.hint

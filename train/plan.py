@@ -22,10 +22,10 @@ from train.checks import pairs_per_process
 from train.config import TrainConfig
 from train.engine.predictor import check_network
 from train.launch import precision_of
-from train.loop import make_trainee, wear_lora
 from train.lora.adapters import lora_parameters
 from train.lora.optimizers import build_optimizer
 from train.memory import explain_out_of_memory, make_room
+from train.network import make_trainee, wear_lora
 from train.objective.draws import grid_draw, timestep_range
 from train.pairs.prepare import EncodedPair, no_prompt
 from train.processes import world_size

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,72 +15,150 @@ import pyarrow as pa
 from drspo.files.storage import Storage
 from pipeline.ideas.prompts import reason_kind
 from pipeline.pairs.scores import Scan
+from pipeline.pairs.whole import Parts
 from pipeline.records import DEAD, OK
 
 STATS_NAME = "stats.json"
 BINS = 24
 
 
+@dataclass
+class Prompts:
+    """What became of a run's prompts: how many there are of each status, and why others were lost."""
+
+    states: Counter[str] = field(default_factory=Counter)
+    losses: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, pieces: Iterable[pa.Table]) -> Prompts:
+        """Counted over the pieces of the table."""
+        found = cls()
+        for piece in pieces:
+            found.states.update(piece["status"].to_pylist())
+            found.losses.update(prompt_losses(piece))
+        return found
+
+    @property
+    def rows(self) -> int:
+        """All of them."""
+        return self.states.total()
+
+    @property
+    def accepted(self) -> int:
+        """Those that go on to images."""
+        return self.states[OK]
+
+
+class Figures:
+    """The figures of a run, counted part by part. Parts hold whole groups."""
+
+    def __init__(self, prompts: Prompts, scorers: Sequence[str]) -> None:
+        self.prompts, self.scorers = prompts, tuple(scorers)
+        self.counts: Counter[str] = Counter()
+        self.dead, self.failed = Counter[str](), Counter[str]()
+        self.splits: Counter[str] = Counter()
+        self.chosen, self.rejected = Counter[str](), Counter[str]()
+        self.wins: dict[tuple[str, str], list[float]] = {}
+        self.generators: set[str] = set()
+        self.margins: list[np.ndarray] = []
+        self._last = ""
+
+    def candidates(self, rows: pl.DataFrame) -> None:
+        """Count a part of all candidates, dead and alive."""
+        ok = rows.filter(pl.col("status") == OK)
+        dead = rows.filter(pl.col("status") == DEAD).unique("prompt_id")
+        self.counts.update(
+            units=rows["unit_id"].n_unique(),
+            groups_ok=ok["prompt_id"].n_unique(),
+            groups_dead=dead.height,
+            lost=rows.filter(pl.col("status") != OK)["prompt_id"].n_unique(),
+            images=int((rows["image_bytes"] > 0).sum()),
+            images_scored=int(rows["scored"].sum()),
+            image_bytes=int(rows["image_bytes"].sum() or 0),
+            candidates=ok["candidate_id"].drop_nulls().n_unique(),
+        )
+        self.dead.update(_kinds(dead["group_error"].to_list()))
+        self.failed.update(_kinds(ok.filter(~pl.col("scored"))["error"].to_list()))
+
+    def alive(self, rows: pl.DataFrame) -> None:
+        """Count a part of those that can be paired, with all scores."""
+        self.generators.update(rows["generator"].unique())
+        for pair, (won, count) in wins(rows, self.scorers[0]).items():
+            known = self.wins.setdefault(pair, [0.0, 0.0])
+            known[0], known[1] = known[0] + won, known[1] + count
+
+    def pairs(self, rows: pl.DataFrame) -> None:
+        """Count some pairs; those of a prompt stand together."""
+        if rows.is_empty():
+            return
+        prompts = rows["prompt_id"]
+        self.counts.update(paired=prompts.n_unique() - (prompts[0] == self._last), pairs=rows.height)
+        self._last = str(prompts[-1])
+        self.splits.update(rows["split"].to_list())
+        self.chosen.update(rows["chosen_generator"].to_list())
+        self.rejected.update(rows["rejected_generator"].to_list())
+        self.margins.append(rows["margin"].to_numpy())
+
+    def all(self, alive: Parts) -> dict[str, Any]:
+        """All figures; a function of the tables alone, so that the same run gives the same file.
+
+        The numbers of one score are in memory at a time.
+        """
+        names = sorted(self.generators)
+        sides = {"chosen": self.chosen, "rejected": self.rejected}
+        return {
+            "counts": self._counts(),
+            "funnel": self._funnel(),
+            "margins": summary(_joined(self.margins)),
+            "scores": {name: score_figures(alive, name) for name in self.scorers},
+            "win_rates": {a: {b: self._rate(a, b) for b in names if b != a} for a in names},
+            "pairs_by_generator": {
+                name: {side: counted[name] for side, counted in sides.items()}
+                for name in sorted({*self.chosen, *self.rejected})
+            },
+        }
+
+    def _counts(self) -> dict[str, int]:
+        """Prompts, units, images and pairs, by what became of them."""
+        names = ("units", "groups_ok", "groups_dead", "images", "images_scored", "image_bytes", "pairs")
+        return {
+            "prompts": self.prompts.rows,
+            "prompts_accepted": self.prompts.accepted,
+            **{name: self.counts[name] for name in names},
+            **{f"pairs_{split}": self.splits[split] for split in ("train", "validation")},
+        }
+
+    def _funnel(self) -> list[dict[str, Any]]:
+        """What came in and what left at each step: [{step, count, lost: {reason: count}}]."""
+        groups, paired = self.counts["groups_ok"], self.counts["paired"]
+        steps: tuple[tuple[str, int, Mapping[str, int]], ...] = (
+            ("prompts", self.prompts.rows, self.prompts.losses),
+            ("accepted", self.prompts.accepted, self.dead),
+            ("groups", groups, {"no pair within the margin": groups - paired}),
+            ("candidates", self.counts["candidates"], self.failed),
+            ("pairs", self.counts["pairs"], {}),
+        )
+        return [{"step": step, "count": count, "lost": dict(lost)} for step, count, lost in steps]
+
+    def _rate(self, name: str, other: str) -> float | None:
+        won, count = self.wins.get((name, other), (0.0, 0.0))
+        return won / count if count else None
+
+
 def collect(
     prompts: pa.Table, scan: Scan, alive: pl.DataFrame, pairs: pl.DataFrame, scorers: Sequence[str]
 ) -> dict[str, Any]:
-    """All figures; a function of the tables alone, so that the same run gives the same file."""
-    return {
-        "counts": counts(prompts, scan, pairs),
-        "funnel": funnel(prompts, scan, pairs),
-        "margins": summary(pairs["margin"]),
-        "scores": {name: score_figures(alive, name) for name in scorers},
-        "win_rates": win_rates(alive, scorers[0]),
-        "pairs_by_generator": _pairs_by_generator(pairs),
-    }
+    """All figures of tables in memory."""
+    figures = Figures(Prompts.of([prompts]), scorers)
+    figures.candidates(scan.candidates)
+    figures.alive(alive)
+    figures.pairs(pairs)
+    return figures.all(lambda: [alive])
 
 
 def write(storage: Storage, figures: dict[str, Any]) -> None:
     """Store the figures as stats.json."""
     storage.write(STATS_NAME, (json.dumps(figures, indent=2, sort_keys=True) + "\n").encode())
-
-
-def counts(prompts: pa.Table, scan: Scan, pairs: pl.DataFrame) -> dict[str, int]:
-    """Prompts, units, images and pairs, by what became of them."""
-    rows = scan.candidates
-    by_split = dict(pairs.group_by("split").len().iter_rows())
-    return {
-        "prompts": prompts.num_rows,
-        "prompts_accepted": prompts["status"].to_pylist().count(OK),
-        "units": rows["unit_id"].n_unique(),
-        "groups_ok": rows.filter(pl.col("status") == OK)["prompt_id"].n_unique(),
-        "groups_dead": rows.filter(pl.col("status") == DEAD)["prompt_id"].n_unique(),
-        "images": int((rows["image_bytes"] > 0).sum()),
-        "images_scored": int(rows["scored"].sum()),
-        "image_bytes": int(rows["image_bytes"].sum() or 0),
-        "pairs": pairs.height,
-        **{f"pairs_{split}": int(by_split.get(split, 0)) for split in ("train", "validation")},
-    }
-
-
-def funnel(prompts: pa.Table, scan: Scan, pairs: pl.DataFrame) -> list[dict[str, Any]]:
-    """What came in and what left at each step: [{step, count, lost: {reason: count}}]."""
-    rows = scan.candidates
-    dead = rows.filter(pl.col("status") == DEAD).unique("prompt_id")
-    failed = rows.filter((pl.col("status") == OK) & ~pl.col("scored"))
-    ok = rows.filter(pl.col("status") == OK)
-    paired = pairs["prompt_id"].n_unique()
-    groups = ok["prompt_id"].n_unique()
-    return [
-        {"step": "prompts", "count": prompts.num_rows, "lost": prompt_losses(prompts)},
-        {
-            "step": "accepted",
-            "count": prompts["status"].to_pylist().count(OK),
-            "lost": _kinds(dead["group_error"].to_list()),
-        },
-        {"step": "groups", "count": groups, "lost": {"no pair within the margin": groups - paired}},
-        {
-            "step": "candidates",
-            "count": ok["candidate_id"].n_unique(),
-            "lost": _kinds(failed["error"].to_list()),
-        },
-        {"step": "pairs", "count": pairs.height, "lost": {}},
-    ]
 
 
 def prompt_losses(prompts: pa.Table) -> dict[str, int]:
@@ -88,9 +167,10 @@ def prompt_losses(prompts: pa.Table) -> dict[str, int]:
     return dict(sorted(Counter(reason_kind(reason) for status, reason in rows if status != OK).items()))
 
 
-def summary(values: pl.Series) -> dict[str, Any]:
+def summary(values: pl.Series | np.ndarray) -> dict[str, Any]:
     """Count, mean, quantiles and a histogram of the values."""
-    data = np.asarray(values.drop_nulls().sort().to_list(), dtype=float)
+    data = values.drop_nulls().to_numpy() if isinstance(values, pl.Series) else values
+    data = np.sort(data.astype(float, copy=False))
     if not data.size:
         return {"count": 0}
     edges = np.linspace(data[0], data[-1] if data[-1] > data[0] else data[0] + 1, BINS + 1)
@@ -106,35 +186,33 @@ def summary(values: pl.Series) -> dict[str, Any]:
     }
 
 
-def score_figures(candidates: pl.DataFrame, scorer: str) -> dict[str, Any]:
+def score_figures(alive: Parts, scorer: str) -> dict[str, Any]:
     """The distribution of one scorer, over all candidates and per generator."""
-    values = candidates.with_columns(value=pl.col("scores").struct.field(scorer))
-    generators = sorted(values["generator"].unique().to_list())
-    per = {name: summary(values.filter(pl.col("generator") == name)["value"]) for name in generators}
-    return {**summary(values["value"]), "by_generator": per}
+    found: dict[str, list[np.ndarray]] = {}
+    for part in alive():
+        values = part.select("generator", value=pl.col("scores").struct.field(scorer))
+        for (name,), own in values.group_by("generator"):
+            found.setdefault(str(name), []).append(own["value"].drop_nulls().to_numpy())
+    whole = {name: _joined(found.pop(name)) for name in sorted(found)}
+    per = {name: summary(values) for name, values in whole.items()}
+    return {**summary(_joined([*whole.values()])), "by_generator": per}
 
 
-def win_rates(candidates: pl.DataFrame, scorer: str) -> dict[str, dict[str, float | None]]:
-    """rates[a][b]: share of prompts' image pairs in which `a` scores above `b`; a tie is half a win."""
+def wins(candidates: pl.DataFrame, scorer: str) -> dict[tuple[str, str], tuple[float, int]]:
+    """{(a, b): (wins, pairs)}: in how many prompts' image pairs `a` scores above `b`; a tie is half a win."""
     values = candidates.select("prompt_id", "generator", value=pl.col("scores").struct.field(scorer))
     pairs = values.join(values, on="prompt_id", suffix="_other").filter(
         pl.col("generator") != pl.col("generator_other")
     )
     win = (pl.col("value") > pl.col("value_other")).cast(pl.Float64)
     tie = (pl.col("value") == pl.col("value_other")).cast(pl.Float64)
-    table = pairs.group_by("generator", "generator_other").agg(rate=(win + tie / 2).mean())
-    found = {(a, b): rate for a, b, rate in table.iter_rows()}
-    names = sorted(values["generator"].unique().to_list())
-    return {a: {b: found.get((a, b)) for b in names if b != a} for a in names}
+    won = win + tie / 2
+    table = pairs.group_by("generator", "generator_other").agg(won=won.sum(), count=won.count())
+    return {(a, b): (won, count) for a, b, won, count in table.iter_rows()}
 
 
-def _pairs_by_generator(pairs: pl.DataFrame) -> dict[str, dict[str, int]]:
-    """{generator: {chosen: n, rejected: n}}."""
-    found = {}
-    for name in sorted({*pairs["chosen_generator"].to_list(), *pairs["rejected_generator"].to_list()}):
-        sides = ("chosen", "rejected")
-        found[name] = {side: int((pairs[f"{side}_generator"] == name).sum()) for side in sides}
-    return found
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def _kinds(errors: Sequence[str | None]) -> dict[str, int]:

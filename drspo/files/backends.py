@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import secrets
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from drspo.files.remote_file import RemoteFile
 
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".", ".tmp"
 _MEMORY_LOCK = threading.Lock()
+_COPIED = 1 << 22  # bytes at once
+_SENT = 128 << 20  # bytes at once; clients send more in parts
 
 
 class Folder(Protocol):
@@ -25,6 +29,9 @@ class Folder(Protocol):
     def write(self, name: str, data: bytes) -> None: ...
     def create(self, name: str, data: bytes) -> bool: ...
     def exists(self, name: str) -> bool: ...
+    def put(self, name: str, file: BinaryIO) -> None: ...
+    def put_new(self, name: str, file: BinaryIO) -> bool: ...
+    def level(self, folder: str) -> list[str]: ...
     def list(self, prefix: str) -> list[str]: ...
     def delete(self, name: str) -> None: ...
     def open(self, name: str, mode: str) -> BinaryIO: ...
@@ -61,12 +68,33 @@ class LocalFolder:
     def exists(self, name: str) -> bool:
         return self.path(name).exists()
 
+    def put(self, name: str, file: BinaryIO) -> None:
+        target = self.path(name)
+        with self._written(target, file) as temporary:
+            os.replace(temporary, target)
+
+    def put_new(self, name: str, file: BinaryIO) -> bool:
+        target = self.path(name)
+        if target.exists():
+            return False
+        with self._written(target, file) as temporary:
+            return _link(temporary, target)
+
+    def level(self, folder: str) -> list[str]:
+        try:
+            found = [entry for entry in os.scandir(self.root / folder) if not is_temporary(entry.name)]
+        except FileNotFoundError:
+            return []
+        return sorted(f"{folder}{entry.name}{'/' * entry.is_dir()}" for entry in found)
+
     def list(self, prefix: str) -> list[str]:
         # The walk starts at the deepest folder that the prefix names, so units/ab/ stays cheap.
         start = self.root / prefix.rpartition("/")[0]
         names = []
-        for folder, _, files in os.walk(start):
+        for folder, below, files in os.walk(start):
             relative = Path(folder).relative_to(self.root)
+            if Path(folder) == start:
+                below[:] = [name for name in below if (relative / name).as_posix().startswith(prefix)]
             names += [(relative / file).as_posix() for file in files if not is_temporary(file)]
         return sorted(name for name in names if name.startswith(prefix))
 
@@ -85,7 +113,7 @@ class LocalFolder:
             raise UserError(f"a link leads out of the folder, to {real}", str(target), hint)
 
     @contextlib.contextmanager
-    def _written(self, target: Path, data: bytes) -> Iterator[Path]:
+    def _written(self, target: Path, data: bytes | BinaryIO) -> Iterator[Path]:
         """A complete temporary file beside the target, gone again when the block ends."""
         self._refuse_links(target)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -108,10 +136,14 @@ def is_temporary(file_name: str) -> bool:
     return file_name.startswith(TEMPORARY_PREFIX) and file_name.endswith(TEMPORARY_SUFFIX)
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+def _write_synced(path: Path, data: bytes | BinaryIO) -> None:
     # Synced before it gets its name: after a power cut a named file is a whole file.
     with path.open("wb") as file:
-        file.write(data)
+        if isinstance(data, bytes):
+            file.write(data)
+        else:
+            data.seek(0)
+            shutil.copyfileobj(data, file, _COPIED)
         file.flush()
         os.fsync(file.fileno())
 
@@ -171,6 +203,14 @@ class RemoteFolder:
     def create(self, name: str, data: bytes) -> bool:
         return patiently(lambda: self._create(name, data), self.url(name))
 
+    def put(self, name: str, file: BinaryIO) -> None:
+        with _mapped(file) as data:
+            self.write(name, data)
+
+    def put_new(self, name: str, file: BinaryIO) -> bool:
+        with _mapped(file) as data:
+            return self.create(name, data)
+
     def _create(self, name: str, data: bytes) -> bool:
         # One conditional put of the final key: no rename, nothing to clean up after a crash. An answer that
         # was lost on its way makes us the second writer of our own file, which is as good as any second.
@@ -187,10 +227,23 @@ class RemoteFolder:
     def exists(self, name: str) -> bool:
         return bool(patiently(lambda: self.filesystem.exists(self.path(name)), self.url(name)))
 
-    def list(self, prefix: str) -> list[str]:
-        start = self.path(prefix.rpartition("/")[0]).rstrip("/")
+    def level(self, folder: str) -> list[str]:
+        start = self.path(folder).rstrip("/")
         try:
-            found = patiently(lambda: self.filesystem.find(start), self.url(prefix))
+            found = patiently(lambda: self.filesystem.ls(start, detail=True), self.url(folder))
+        except FileNotFoundError:
+            return []
+        names = [(each["name"].rstrip("/").rpartition("/")[2], each["type"]) for each in found]
+        return sorted(f"{folder}{name}{'/' * (kind == 'directory')}" for name, kind in names if name)
+
+    def list(self, prefix: str) -> list[str]:
+        folder, _, stem = prefix.rpartition("/")
+        start = self.path(folder).rstrip("/")
+        # The store picks the names: of a million in a folder it sends those asked for alone. A protocol that
+        # knows no prefixes sends all.
+        asked = {"prefix": stem} if stem else {}
+        try:
+            found = patiently(lambda: self.filesystem.find(start, **asked), self.url(prefix))
         except FileNotFoundError:
             return []
         names = [path.removeprefix(self.root).lstrip("/") for path in found]
@@ -202,6 +255,18 @@ class RemoteFolder:
 
     def open(self, name: str, mode: str) -> BinaryIO:
         return cast(BinaryIO, RemoteFile(self.filesystem, self.path(name), self.url(name)))
+
+
+@contextlib.contextmanager
+def _mapped(file: BinaryIO) -> Iterator[bytes]:
+    """A file on disk as its bytes; of a large one the client reads each part as it sends it."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if size <= _SENT:
+        yield file.read()
+        return
+    with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as mapped:
+        yield cast(bytes, mapped)
 
 
 def _is_conflict(error: OSError) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from drspo.errors import UserError
 from drspo.files.backends import Folder, LocalFolder, RemoteFolder
@@ -59,39 +60,64 @@ class Storage:
 
     def read(self, name: str) -> bytes:
         """The bytes of a file; FileNotFoundError when there is none."""
-        with self._explained(name):
+        with self.explained(name):
             return self._folder.read(_checked(name))
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a whole file atomically; the last writer wins."""
-        with self._explained(name):
+        with self.explained(name):
             self._folder.write(_checked(name), data)
 
     def create(self, name: str, data: bytes) -> bool:
         """Writes a whole file atomically unless it exists: True for the first writer, False for others."""
-        with self._explained(name):
+        with self.explained(name):
             return self._folder.create(_checked(name), data)
 
     def exists(self, name: str) -> bool:
         """Whether the file is there."""
-        with self._explained(name):
+        with self.explained(name):
             return self._folder.exists(_checked(name))
+
+    def level(self, folder: str) -> list[str]:
+        """The sorted names directly below `folder` ("" or "name/"); those that end with "/" are folders."""
+        with self.explained(folder):
+            return self._folder.level(folder)
 
     def list(self, prefix: str = "") -> list[str]:
         """The sorted names of all files, at any depth, that begin with `prefix`; no temporary files."""
-        with self._explained(prefix):
+        with self.explained(prefix):
             return self._folder.list(prefix)
+
+    def spool(self) -> BinaryIO:
+        """An empty file without a name on the local disk, beside the run's where that is local.
+
+        It is gone when it is closed, however the process ends; `put` stores what was written to it.
+        """
+        if self.is_local:
+            with self.explained(""):
+                os.makedirs(self.base, exist_ok=True)
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=self.base if self.is_local else None))
+
+    def put(self, name: str, file: BinaryIO) -> None:
+        """Writes all of a spool file as `write` does, without having it in memory."""
+        with self.explained(name):
+            self._folder.put(_checked(name), file)
+
+    def put_new(self, name: str, file: BinaryIO) -> bool:
+        """Writes all of a spool file as `create` does: True for the first writer, False for others."""
+        with self.explained(name):
+            return self._folder.put_new(_checked(name), file)
 
     def delete(self, name: str) -> None:
         """Removes a file; one that is absent already is no error."""
-        with self._explained(name):
+        with self.explained(name):
             self._folder.delete(_checked(name))
 
     def open(self, name: str, mode: str = "rb") -> BinaryIO:
         """A binary file opened for reading."""
         if mode != "rb":
             raise ValueError(f"files are opened for reading only ('rb', not {mode!r}): use write or create")
-        with self._explained(name):
+        with self.explained(name):
             return self._folder.open(_checked(name), mode)
 
     def local_path(self, name: str = "") -> Path | None:
@@ -103,7 +129,8 @@ class Storage:
         return self._folder.url(_checked(name)) if name else self.base
 
     @contextlib.contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
+    def explained(self, name: str = "") -> Iterator[None]:
+        """Turns what a full or read-only disk raises, of a spool file too, into a UserError with its name."""
         try:
             yield
         except UserError:

@@ -28,15 +28,8 @@ class Place:
     rank: float
 
 
-def order(found: Comparison) -> list[Place]:
-    """The methods that have all numbers, the first first; empty where surplus objects are not ranked.
-
-    Of those left, the next is the one with the best average rank among the methods that none of the others
-    left has clearly fewer surplus objects than.
-    """
-    scorer = next((name for name in COHERENCE if name in found.ranked), "")
-    if not scorer or not found.standings:
-        return []
+def clearly_fewer(found: Comparison, scorer: str) -> dict[str, dict[str, Interval]]:
+    """{method: {another: by how much its mean is lower}} where that is clear after Holm over all pairs."""
     methods, values = found.prompt_means(scorer)
     pairs = list(combinations(range(len(methods)), 2))
     compared = [paired_difference(values[second], values[first]) for first, second in pairs]
@@ -50,9 +43,22 @@ def order(found: Comparison) -> list[Place]:
         else:
             turned = Interval(-there.mean, -there.high, -there.low, there.n)
             before[methods[second]][methods[first]] = turned
+    return before
+
+
+def order(found: Comparison) -> list[Place]:
+    """The methods that have all numbers, the first first; empty where surplus objects are not ranked.
+
+    Of those left, the next is the one with the best average rank among the methods that none of the others
+    left has clearly fewer surplus objects than.
+    """
+    scorer = next((name for name in COHERENCE if name in found.ranked), "")
+    if not scorer or not found.standings:
+        return []
+    before = clearly_fewer(found, scorer)
     means = {row.method: row.mean for row in found.rows if row.scorer == scorer}
-    ranks = {method: found.standings[method].rank.mean for method in methods}
-    placed, left = list[Place](), list(methods)
+    ranks = {method: found.standings[method].rank.mean for method in before}
+    placed, left = list[Place](), list(before)
     while left:
         # A clear difference is one of means over the same prompts, so that no circle of them can close.
         free = [method for method in left if not any(method in before[other] for other in left)]

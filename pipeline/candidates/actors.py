@@ -238,7 +238,7 @@ class Commit:
         for group in dead:
             self._record_death(group)
         won = self.store.storage.create(unit_name(row["unit_id"]), row["data"])
-        self._forget_the_living(row["unit_id"], rows if won else None)
+        self._forget_the_living(row["unit_id"], rows, won)
         return {
             "unit_id": row["unit_id"],
             "rows": len(rows),
@@ -249,14 +249,21 @@ class Commit:
             "error": dead[0].error if dead else "",
         }
 
-    def _forget_the_living(self, unit: str, rows: list[UnitRow] | None) -> None:
-        """Take back reasons that another worker, or an earlier life, left of rows that are alive."""
-        reasons = self.store.storage.list(f"dead/{unit}-")
-        if reasons:
-            rows = rows or self.store.read_rows(unit)
-            dead = {_death_name(unit, row.prompt_id) for row in rows if row.status == DEAD}
-            for name in set(reasons) - dead:
-                self.store.storage.delete(name)
+    def _forget_the_living(self, unit: str, rows: list[UnitRow], won: bool) -> None:
+        """Take back reasons that another worker, or an earlier life, left of rows that are alive.
+
+        By their names, which follow from the ids: no listing, however many prompts are dead. Whoever lost
+        takes back what it said itself.
+        """
+        states = {row.prompt_id: row.status for row in rows}
+        if not won:
+            said = [prompt for prompt, status in states.items() if status == DEAD]
+            table = self.store.read(unit, ["prompt_id", "status"]) if said else None
+            found = dict(zip(*(column.to_pylist() for column in table.columns))) if table else {}
+            states = {prompt: found.get(prompt, DEAD) for prompt in said}
+        for prompt, status in states.items():
+            if status != DEAD:
+                self.store.storage.delete(_death_name(unit, prompt))
 
     def _record_death(self, group: UnitRow) -> None:
         """Leave the reason where `drspo status` finds it without opening any unit."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow as pa
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from pipeline.records import OK, PLAN_SCHEMA, unit_id
-from pipeline.tables import read_table, store_table
+from pipeline.tables import read_pieces, read_table, regrouped, store_pieces
 
 PLAN_NAME = "plan.parquet"
 
@@ -55,14 +56,26 @@ def _units(prompts: list[dict[str, str]], config_hash: str, size: int) -> list[d
     ]
 
 
-def freeze_plan(storage: Storage, plan: pa.Table) -> pa.Table:
-    """Store the plan if there is none yet, and give the stored one: the first copy of a job decides."""
-    if plan.num_rows == 0:
+def plan_pieces(prompts: Iterable[pa.Table], config_hash: str, prompts_per_unit: int) -> Iterator[pa.Table]:
+    """The same plan, of the pieces of a table of prompts, piece by piece."""
+    accepted = (piece.filter(pa.compute.equal(piece["status"], OK)) for piece in prompts)
+    first = 0
+    for piece in regrouped(accepted, max(1, 16384 // prompts_per_unit) * prompts_per_unit):
+        plan = make_plan(piece, config_hash, prompts_per_unit, first)
+        first += plan.num_rows
+        yield plan
+
+
+def freeze_plan(storage: Storage, pieces: Iterable[pa.Table]) -> None:
+    """Store the plan if there is none yet: the first copy of a job decides."""
+    coming = iter(pieces)
+    first = next((piece for piece in coming if piece.num_rows), None)
+    if first is None:
         raise UserError(
             "no prompt was accepted, so there is nothing to generate",
             hint="`drspo status` shows why prompts were dropped.",
         )
-    return store_table(storage, PLAN_NAME, plan)
+    store_pieces(storage, PLAN_NAME, PLAN_SCHEMA, chain([first], coming))
 
 
 def read_plan(storage: Storage) -> pa.Table:
@@ -70,7 +83,12 @@ def read_plan(storage: Storage) -> pa.Table:
     return read_table(storage, PLAN_NAME, PLAN_SCHEMA)
 
 
-def todo(plan: pa.Table, done: set[str]) -> pa.Table:
+def read_plan_pieces(storage: Storage) -> Iterator[pa.Table]:
+    """The stored plan, a piece at a time. Raises UserError as `read_plan` does."""
+    return read_pieces(storage, PLAN_NAME, PLAN_SCHEMA)
+
+
+def todo(plan: pa.Table, done: Set[str]) -> pa.Table:
     """The units of the plan that have no file yet, in the plan's order."""
     missing = [unit not in done for unit in plan["unit_id"].to_pylist()]
     return plan.filter(pa.array(missing, pa.bool_()))

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import chain, count, islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,7 +33,7 @@ from pipeline.ideas.quota import SURPLUS, keep_first
 from pipeline.ideas.sources import PromptSettings
 from pipeline.ideas.stages import NewPace
 from pipeline.records import OK, PLAN_SCHEMA, PROMPT_SCHEMA
-from pipeline.tables import read_table, store_table
+from pipeline.tables import read_table, store_pieces, store_table
 
 IDEAS = "phases/ideas.parquet"
 """What was read of the source, where it is one block."""
@@ -316,9 +316,11 @@ def join_blocks(spec: TextSpec) -> bool:
     numbers = range(read_blocks(spec))
     if not all(storage.exists(spec.name("plan", number)) for number in numbers):
         return False
+    schemas = {"prompts": PROMPT_SCHEMA, "plan": PLAN_SCHEMA}
     for kind, name in reversed(_WHOLE.items()):  # the prompts last: they say that all is there
-        tables = [read_block(spec, kind, number) for number in numbers]
-        joined = pa.concat_tables(tables)
-        if kind == "prompts" or joined.num_rows:
-            store_table(storage, name, joined)
+        tables = (read_block(spec, kind, number) for number in numbers)
+        filled = (table for table in tables if table.num_rows)
+        first = list(islice(filled, 1))
+        if kind == "prompts" or first:
+            store_pieces(storage, name, schemas[kind], chain(first, filled))
     return True

@@ -23,7 +23,7 @@ from drspo.files.parquet import DAMAGES, open_parquet
 from drspo.files.storage import Storage
 from drspo.files.texts import parse_json
 from drspo.hashing import content_hash
-from pipeline.pairs.pairing import score_weights
+from pipeline.pairs.whole import Parts, score_weights
 from pipeline.settings import PairSettings
 
 log = logging.getLogger(__name__)
@@ -69,9 +69,8 @@ def claim_column(storage: Storage, column: Column) -> None:
 
 def column_names(storage: Storage) -> tuple[str, ...]:
     """The names of a run's added columns, sorted."""
-    ending = f"/{ABOUT}"
-    found = (name for name in storage.list(f"{FOLDER}/") if name.endswith(ending))
-    return tuple(name.removeprefix(f"{FOLDER}/").removesuffix(ending) for name in found)
+    folders = [name[:-1].rpartition("/")[2] for name in storage.level(f"{FOLDER}/") if name.endswith("/")]
+    return tuple(name for name in folders if storage.exists(_about(name)))
 
 
 def read_about(storage: Storage, name: str) -> Column:
@@ -105,32 +104,57 @@ def read_scores(storage: Storage, name: str) -> pl.DataFrame:
     return rows.unique("candidate_id", keep="first", maintain_order=True)
 
 
-def join_added(
-    storage: Storage, candidates: pl.DataFrame, scorers: Sequence[str], settings: PairSettings
-) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """(the candidates with the run's added scores, the names of all their scores).
+class Added:
+    """The run's added scores, joined to its candidates part by part.
 
     A column that does not cover every candidate is left out; it, or a candidate without its number, cannot be
-    paired by it: UserError for the column, the candidate leaves.
+    paired by it: UserError for the column, the candidate leaves. All numbers of the columns are in memory.
     """
-    weights = score_weights(settings, (*scorers, *column_names(storage)))
-    joined = []
-    for name in column_names(storage):
-        rows = read_scores(storage, name)
-        lacking = candidates.join(rows, on="candidate_id", how="anti").height
-        if lacking and name in weights:
+
+    def __init__(
+        self, storage: Storage, parts: Parts, scorers: Sequence[str], settings: PairSettings
+    ) -> None:
+        names = column_names(storage)
+        self.weights = score_weights(settings, (*scorers, *names))
+        self.columns: dict[str, pl.DataFrame] = {}
+        for name in names:
+            rows = read_scores(storage, name).select("candidate_id", "score")
+            if self._covers(storage, name, rows, parts):
+                self.columns[name] = rows
+        self.scorers = (*scorers, *self.columns)
+        """The names of all scores."""
+
+    def join(self, candidates: pl.DataFrame) -> pl.DataFrame:
+        """The candidates with all their scores, those that can be paired by them."""
+        for name, rows in self.columns.items():
+            candidates = with_column(candidates, name, rows)
+        weighted = [
+            pl.col("scores").struct.field(name).is_not_null() for name in self.columns if name in self.weights
+        ]
+        return candidates.filter(weighted) if weighted else candidates
+
+    def _covers(self, storage: Storage, name: str, rows: pl.DataFrame, parts: Parts) -> bool:
+        lacking = count = 0
+        for part in parts():
+            count += part.height
+            lacking += part.join(rows, on="candidate_id", how="anti").height
+        if lacking and name in self.weights:
             raise UserError(
-                f"{lacking} of {candidates.height} images have not been scored by {name!r} yet",
+                f"{lacking} of {count} images have not been scored by {name!r} yet",
                 storage.url(f"{FOLDER}/{name}"),
                 f"drspo score {storage.base} --scoring.scorers {read_about(storage, name).scorer}",
             )
         if lacking:
             log.warning("the scores of %s are left out: %d images have none yet", name, lacking)
-            continue
-        candidates = with_column(candidates, name, rows)
-        joined.append(name)
-    weighted = [pl.col("scores").struct.field(name).is_not_null() for name in joined if name in weights]
-    return candidates.filter(weighted) if weighted else candidates, (*scorers, *joined)
+        return not lacking
+
+
+def join_added(
+    storage: Storage, candidates: pl.DataFrame, scorers: Sequence[str], settings: PairSettings
+) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """(the candidates of a run with its added scores, the names of all their scores), see `Added`."""
+    added = Added(storage, lambda: [candidates], scorers, settings)
+    return added.join(candidates), added.scorers
 
 
 def with_column(candidates: pl.DataFrame, name: str, rows: pl.DataFrame) -> pl.DataFrame:

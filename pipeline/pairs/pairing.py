@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from drspo.errors import UserError, did_you_mean
-from drspo.hashing import seed_from
+from drspo.errors import UserError
 from drspo.ranges import check_ranges
 from pipeline.pairs.votes import Vote, tell_what_scores_decide, vote_sides
+from pipeline.pairs.whole import EqualWins, Whole, score_weights
 from pipeline.records import SCHEMA_VERSION, pair_id
 from pipeline.settings import PairSettings
 
@@ -32,24 +32,31 @@ def choose_pairs(
     seed, height, width and a struct `scores`. Ties are never paired; every pair's margin is positive and at
     least `settings.min_margin`. `votes` are looked at where the settings say that votes decide.
     """
-    check_ranges(settings)
     if settings.source == "votes":
         tell_what_scores_decide(settings)
-        pairs = vote_sides(candidates, votes, SIDE)
+    pairs = pairs_of(candidates, Whole.of(lambda: [candidates], settings, scorers), scorers, votes)
+    return EqualWins(lambda: [pairs])(pairs) if settings.balance == "equal_wins" else pairs
+
+
+def pairs_of(
+    part: pl.DataFrame, whole: Whole, scorers: Sequence[str], votes: Sequence[Vote] = ()
+) -> pl.DataFrame:
+    """The pairs of a part of the candidates, as `choose_pairs` has them before wins are made equal."""
+    settings = whole.settings
+    check_ranges(settings)
+    if settings.source == "votes":
+        pairs = vote_sides(part, votes, SIDE)
         if settings.balance == "same_generator":
             pairs = pairs.filter(pl.col("chosen_generator") == pl.col("rejected_generator"))
     else:
-        scored = candidates.with_columns(score=combined_score(candidates, settings, scorers))
+        scored = part.with_columns(score=combined_score(part, settings, scorers, whole))
         pairs = _sides(ranked(scored, settings), settings)
         if settings.method == "pareto":
             pairs = pairs.filter(dominates(score_weights(settings, scorers)))
     pairs = pairs.filter((pl.col("margin") > 0) & (pl.col("margin") >= settings.min_margin))
-    splits = split_prompts(candidates["prompt_id"], settings)
-    pairs = pairs.with_columns(_pair_ids(pairs), _splits(pairs, splits))
+    pairs = pairs.with_columns(_pair_ids(pairs), whole.splits(pairs["prompt_id"]))
     if settings.most_per_prompt:
         pairs = largest(pairs, "prompt_id", settings.most_per_prompt)
-    if settings.balance == "equal_wins":
-        pairs = equal_wins(pairs)
     order = ["unit_id", "prompt_id", "rank", "rank_rejected", "pair_id"]
     pairs = pairs.with_columns(schema_version=pl.lit(SCHEMA_VERSION, pl.Int32)).sort(order)
     return pairs.select(
@@ -66,12 +73,18 @@ def choose_pairs(
     )
 
 
-def combined_score(candidates: pl.DataFrame, settings: PairSettings, scorers: Sequence[str]) -> pl.Series:
-    """The score that decides: a weighted sum of scorers, each standardised over the run when asked."""
+def combined_score(
+    candidates: pl.DataFrame, settings: PairSettings, scorers: Sequence[str], whole: Whole | None = None
+) -> pl.Series:
+    """The score that decides: a weighted sum of scorers, each standardised over the run when asked.
+
+    Without `whole` the candidates are the run.
+    """
+    whole = whole or Whole.of(lambda: [candidates], settings, scorers)
     total = pl.Series("score", [0.0] * candidates.height, dtype=pl.Float64)
     for name, weight in score_weights(settings, scorers).items():
         column = candidates["scores"].struct.field(name)
-        total = total + weight * (_standardised(column) if settings.normalise == "zscore" else column)
+        total = total + weight * (whole.standards[name](column) if name in whole.standards else column)
     if not total.is_finite().all():
         raise UserError(
             "the weighted sum of the scores is no finite number for some images",
@@ -79,28 +92,6 @@ def combined_score(candidates: pl.DataFrame, settings: PairSettings, scorers: Se
             "Standardise them (--pairs.normalise zscore), or weigh them less.",
         )
     return total.alias("score")
-
-
-def score_weights(settings: PairSettings, scorers: Sequence[str]) -> dict[str, float]:
-    """{scorer: weight}; the first scorer alone when no weights are set. UserError for unknown scorers."""
-    if not settings.weights:
-        return {scorers[0]: 1.0}
-    weights: dict[str, float] = {}
-    for entry in settings.weights:
-        name, _, value = entry.partition("=")
-        if name not in scorers:
-            raise UserError(
-                f"pairs are weighted by {name!r}, which this run does not score",
-                "pairs.weights",
-                did_you_mean(name, scorers),
-            )
-        try:
-            weights[name] = float(value)
-        except ValueError:
-            weights[name] = math.nan
-        if not math.isfinite(weights[name]):
-            raise UserError(f"{entry!r} is not scorer=number", "pairs.weights")
-    return weights
 
 
 def ranked(scored: pl.DataFrame, settings: PairSettings) -> pl.DataFrame:
@@ -125,43 +116,10 @@ def _gain(scorer: str) -> pl.Expr:
     return chosen - rejected
 
 
-def equal_wins(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Of each generator as many wins as the one with the fewest has, those of the largest margin."""
-    if pairs.is_empty():
-        return pairs
-    least = pairs.group_by("chosen_generator").len()["len"].min()
-    return largest(pairs, "chosen_generator", least)
-
-
 def largest(pairs: pl.DataFrame, group: str, most: int) -> pl.DataFrame:
     """At most so many pairs of each group, those of the largest margin; ties go by the pair's id."""
     ordered = pairs.sort(["margin", "pair_id"], descending=[True, False])
     return ordered.filter(pl.int_range(pl.len()).over(group) < most)
-
-
-def split_prompts(prompts: pl.Series, settings: PairSettings) -> dict[str, str]:
-    """{prompt id: split}: by share, or those held out that are first in the order of their ids' hashes.
-
-    Raises UserError when more are to be held out than there are.
-    """
-    unique = sorted(set(prompts))
-    most = settings.validation_prompts
-    if not most:
-        return {prompt: split_of(prompt, settings.validation_fraction) for prompt in unique}
-    if unique and most >= len(unique):
-        raise UserError(
-            f"{most} prompts cannot be held out of {len(unique)}",
-            "pairs.validation_prompts",
-            "The same command with fewer continues; no image is made again.",
-        )
-    held = set(sorted(unique, key=lambda prompt: (seed_from("split", prompt), prompt))[:most])
-    return {prompt: "validation" if prompt in held else "train" for prompt in unique}
-
-
-def split_of(prompt_id: str, validation_fraction: float) -> str:
-    """The split of a prompt and so of all its pairs: a function of the prompt alone."""
-    share = seed_from("split", prompt_id) / 2**31
-    return "validation" if share < validation_fraction else "train"
 
 
 def _sides(candidates: pl.DataFrame, settings: PairSettings) -> pl.DataFrame:
@@ -196,24 +154,6 @@ def _allowed(settings: PairSettings) -> pl.Expr:
     return pl.col("rank") < pl.col("rank_rejected")
 
 
-def _standardised(column: pl.Series) -> pl.Series:
-    """(x - mean) / deviation; zero where all are equal. Exact sums, so that no thread order matters.
-
-    All is done in units of a power of two near the largest value, which changes no digit and keeps the
-    squares of huge scores finite.
-    """
-    values = column.to_list()
-    unit = math.ldexp(1.0, min(math.frexp(max(map(abs, values), default=0.0))[1], 1023))
-    values = [value / unit for value in values]
-    mean = math.fsum(values) / max(len(values), 1)
-    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / max(len(values), 1))
-    return (column / unit - mean) / deviation if deviation > 0 else column * 0.0
-
-
 def _pair_ids(pairs: pl.DataFrame) -> pl.Series:
     ids = [pair_id(a, b) for a, b in pairs.select("chosen_id", "rejected_id").iter_rows()]
     return pl.Series("pair_id", ids, dtype=pl.String)
-
-
-def _splits(pairs: pl.DataFrame, splits: Mapping[str, str]) -> pl.Series:
-    return pl.Series("split", [splits[prompt] for prompt in pairs["prompt_id"]], dtype=pl.String)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -38,22 +38,42 @@ class Scan:
 
     def alive(self) -> pl.DataFrame:
         """The candidates that can be paired: scored, and of a prompt that is not dead."""
-        return self.candidates.filter((pl.col("status") != DEAD) & pl.col("scored"))
+        return alive(self.candidates)
+
+
+def alive(candidates: pl.DataFrame) -> pl.DataFrame:
+    """Those of a scan's candidates that can be paired: scored, and of a prompt that is not dead."""
+    return candidates.filter((pl.col("status") != DEAD) & pl.col("scored"))
 
 
 def scan_units(store: UnitStore, units: Iterable[str], threads: int = 16) -> Scan:
-    """Read every unit's facts, in the units' order. Threads hide the latency of an object store."""
-    frames, damaged = [], []
+    """Read every unit's facts, in the units' order, into memory."""
+    damaged: list[DamagedFile] = []
+    frames = list(scan_pieces(store, units, damaged.append, threads))
+    return Scan(pl.concat(frames) if frames else no_candidates(store.scorers), damaged)
+
+
+def scan_pieces(
+    store: UnitStore, units: Iterable[str], on_damage: Callable[[DamagedFile], None], threads: int = 16
+) -> Iterator[pl.DataFrame]:
+    """Every unit's facts, in the units' order, a few hundred units at a time.
+
+    Threads hide the latency of an object store.
+    """
     with ThreadPoolExecutor(threads) as pool:
         for chunk in _chunks(units, 512):
             rows: list[dict[str, Any]] = []
             for found in pool.map(lambda unit: _facts(store, unit), chunk):
                 if isinstance(found, DamagedFile):
-                    damaged.append(found)
+                    on_damage(found)
                 else:
                     rows.extend(found)
-            frames.append(_frame(rows, store.scorers))
-    return Scan(pl.concat(frames) if frames else _frame([], store.scorers), damaged)
+            yield _frame(rows, store.scorers)
+
+
+def no_candidates(scorers: Sequence[str]) -> pl.DataFrame:
+    """A scan of no units: its columns."""
+    return _frame([], scorers)
 
 
 def _facts(store: UnitStore, unit: str) -> list[dict[str, Any]] | DamagedFile:

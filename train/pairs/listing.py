@@ -28,13 +28,13 @@ def merge_parts(out: Path, world: int, config: DataConfig) -> dict[str, Any]:
     }
     for rank in range(world):
         (out / f".part-{rank}.json").unlink()
-    _say(merged, parts, config, out)
+    chosen = bool(config.validation_pairs and merged["train"] and not merged["held_out"])
+    if chosen:
+        merged["train"], merged["held_out"] = hold_out(merged["train"], config.validation_pairs)
+    _say(merged, parts, config, out, " of the training split, by prompt" if chosen else "")
     if not merged["train"]:
         write_dropped(merged["dropped"], out)
         raise _nothing_left(merged["dropped"], config.source)
-    if config.validation_pairs and not merged["held_out"]:
-        merged["train"], merged["held_out"] = hold_out(merged["train"], config.validation_pairs)
-        log.info("held out %d pairs of the training split, by prompt", len(merged["held_out"]))
     return merged
 
 
@@ -85,11 +85,13 @@ def hold_out(pairs: list[dict[str, Any]], wanted: int) -> tuple[list[dict[str, A
     return [pair for pair in pairs if pair["prompt"] not in chosen], held_out[:wanted]
 
 
-def _say(merged: dict[str, Any], parts: list[dict[str, Any]], config: DataConfig, out: Path) -> None:
+def _say(
+    merged: dict[str, Any], parts: list[dict[str, Any]], config: DataConfig, out: Path, whence: str
+) -> None:
     counts: Counter[str] = Counter()
     for part in parts:
         counts.update(part["counts"])
-    pairs = f"{len(merged['train'])} training pairs, {len(merged['held_out'])} held out"
+    pairs = f"{len(merged['train'])} training pairs, {len(merged['held_out'])} held out{whence}"
     latents = f"latents: {counts['hits']} from the cache, {counts['misses']} encoded"
     log.info("%s; %s; %.1f s", pairs, latents, max(part["seconds"] for part in parts))
     if counts["damaged"]:
