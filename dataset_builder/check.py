@@ -11,7 +11,7 @@ from drspo.llm.access import check_access
 from drspo.options import check_options
 from drspo.ranges import check_ranges
 from eval.settings import short_names
-from pipeline.checks import check_generators, check_scorers, check_texts
+from pipeline.checks import check_generators, check_pools, check_scorers, check_texts
 from pipeline.ideas.blocks import IDEAS, READ_NAME
 from pipeline.ideas.finished import PROMPTS_NAME
 from pipeline.ideas.sources import check_source
@@ -26,6 +26,7 @@ def check(config: BuildConfig) -> None:
     if not config.scoring.scorers or not config.candidates.generators:
         raise UserError("at least one generator and one scorer are needed")
     check_ranges(config)
+    check_pools(config.resources)
     run = RunDir(config.out)
     scorers = (*config.scoring.columns, *column_names(run))
     short_names(config.candidates.generators)

@@ -14,7 +14,7 @@ from drspo.registry import lookup
 from pipeline import EXPANDERS, FILTERS
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
-from pipeline.settings import CandidateSettings, ScoringSettings
+from pipeline.settings import CandidateSettings, ResourceSettings, ScoringSettings
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +98,31 @@ def _check_hub(model: str) -> None:
         ) from error
     except Exception as error:  # no network, a proxy, a mirror: it may still be there when it is needed
         log.warning("could not ask the Hub for the model %s before prompts are paid for: %s", source, error)
+
+
+def check_pools(settings: ResourceSettings) -> None:
+    """Raise UserError for pools that no cluster could have."""
+    for kind, wanted, most in (
+        ("generator", settings.generator_actors, settings.max_generators),
+        ("scorer", settings.scorer_actors, settings.max_scorers),
+    ):
+        if 0 < most < wanted:
+            raise UserError(
+                f"{wanted} {kind} actors are more than the {most} that there may be at most",
+                f"resources.max_{kind}s",
+                f"0 lets the pool keep the size of resources.{kind}_actors.",
+            )
+        parse_label(getattr(settings, f"{kind}_label"))
+
+
+def parse_label(text: str) -> dict[str, str]:
+    """{name: value} of name=value, empty for nothing. UserError for anything else."""
+    if not text:
+        return {}
+    name, equals, value = text.partition("=")
+    if not (name and equals and value) or set(text) & set(" ,\"'"):
+        raise UserError(f"{text!r} is no label of nodes", hint="For example gpu=big, of ray start --labels.")
+    return {name: value}
 
 
 def check_texts(expand: ExpandSettings, filters: FilterSettings) -> None:

@@ -10,16 +10,20 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from pipeline.candidates.actors import Commit, Generate, Score, StageSpec
-from pipeline.candidates.cluster import TEXT_CPUS, Capacity, connect, quiet_data
+from pipeline.candidates.cluster import TEXT_CPUS, Capacity, Pool, connect, quiet_data
+from pipeline.candidates.notice import Notice, is_lost
 from pipeline.candidates.plan import todo, unit_payload
 from pipeline.ideas.blocks import Texts, is_settled, read_blocks
 from pipeline.ideas.flow import AskBlock, FinishBlock, ScreenBlock
@@ -45,35 +49,36 @@ def texts_graph(blocks: int, texts: Texts, spec: StageSpec, capacity: Capacity, 
     )
     for stage, arguments, size in stages:
         rows = rows.map(
-            Actor, fn_constructor_args=(stage, spec, *arguments), compute=pool(size, 1), num_cpus=TEXT_CPUS
+            Actor,
+            fn_constructor_args=(stage, spec, *arguments),
+            compute=fixed(size, 1),
+            num_cpus=TEXT_CPUS,
+            ray_remote_args_fn=beside_driver if stage is ScreenBlock else None,
         )
     finished = rows.flat_map(
         Actor,
         fn_constructor_args=(FinishBlock, spec, texts.spec, None if texts.alone else spec, gate),
-        compute=pool(1, 4),
+        compute=fixed(1, 4),
         num_cpus=TEXT_CPUS,
+        ray_remote_args_fn=beside_driver,
     )
     return _one_by_one(finished)
 
 
 def candidates_graph(units: Dataset, spec: StageSpec, capacity: Capacity) -> Dataset:
     """Rows for the generators to summaries of committed units, lazily."""
-    shares = {"num_cpus": capacity.actor_cpus}
-    generated = units.map(
-        Actor,
-        fn_constructor_args=(Generate, spec, spec),
-        compute=pool(capacity.generators, capacity.in_flight),
-        num_gpus=capacity.generator_gpus or None,
-        **shares,
-    )
-    scored = generated.map(
-        Actor,
-        fn_constructor_args=(Score, spec, spec),
-        compute=pool(capacity.scorers, capacity.in_flight),
-        num_gpus=capacity.scorer_gpus or None,
-        **shares,
-    )
-    return scored.map(Actor, fn_constructor_args=(Commit, spec, spec), compute=pool(1, 4), num_cpus=0.1)
+    models = ((Generate, capacity.generators), (Score, capacity.scorers))
+    rows = units
+    for stage, pool in models:
+        rows = rows.map(
+            Actor,
+            fn_constructor_args=(stage, spec, spec),
+            compute=following(pool, capacity.in_flight),
+            num_gpus=pool.gpus or None,
+            num_cpus=capacity.actor_cpus,
+            **({"label_selector": pool.label} if pool.label else {}),
+        )
+    return rows.map(Actor, fn_constructor_args=(Commit, spec, spec), compute=fixed(1, 4), num_cpus=0.1)
 
 
 def _one_by_one(rows: Dataset) -> Dataset:
@@ -81,27 +86,56 @@ def _one_by_one(rows: Dataset) -> Dataset:
     return rows.repartition(target_num_rows_per_block=1)
 
 
-def pool(size: int, in_flight: int) -> ActorPoolStrategy:
-    """Exactly `size` actors; rows are large, so few are queued at each.
-
-    A pool that may grow does not: Ray Data adds an actor when 1.75 tasks are queued at each, which at one in
-    flight never happens, and one actor works while the other GPUs idle.
-    """
+def fixed(size: int, in_flight: int) -> ActorPoolStrategy:
+    """Exactly `size` actors; rows are large, so few are queued at each."""
     return ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=in_flight)
 
 
+def following(pool: Pool, in_flight: int) -> ActorPoolStrategy:
+    """Actors that become more as nodes come and all are busy, up to the pool's most; see `quiet_data`."""
+    return ActorPoolStrategy(
+        min_size=pool.least,
+        initial_size=pool.size,
+        max_size=pool.most,
+        max_tasks_in_flight_per_actor=in_flight,
+    )
+
+
+def beside_driver() -> dict[str, Any]:
+    """Options for an actor on the driver's node, if it has room.
+
+    What knows of all blocks is then lost with the driver or not at all.
+    """
+    node = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
+
+
 class Actor:
-    """A stage on an actor. What keeps it from starting is written down: Ray would pass on only its text."""
+    """A stage on an actor. What keeps it from starting is written down: Ray would pass on only its text.
+
+    On a node that is to be taken away it ends what it is at and hands back what comes next.
+    """
 
     def __init__(self, stage: Callable[..., Stage], spec: StageSpec, *arguments: Any) -> None:
         try:
             self.stage = stage(*arguments)
+        except RayError:  # the gate was lost with its node, say: another start of the graph may do better
+            raise
         except Exception as error:
             Storage(spec.url).write(_failure_name(spec), json.dumps(_as_facts(error)).encode())
             raise
+        if isinstance(self.stage, Generate | Score):
+            self.stage.guard.on_node(ray.get_runtime_context().get_node_id(), is_lost)
+        # The finisher alone would lose what it has in its memory.
+        self.notice = None if stage is FinishBlock else Notice(self._excuse)
 
     def __call__(self, row: dict[str, Any]) -> Any:
-        return self.stage(row)
+        with self.notice.work() if self.notice else nullcontext():
+            return self.stage(row)
+
+    def _excuse(self) -> None:
+        if isinstance(self.stage, Generate | Score):
+            self.stage.guard.excuse()
 
 
 class RayExecutor:
@@ -147,7 +181,7 @@ class RayExecutor:
         waiting = max(1000, 2 * capacity.text_actors * work.spec.llm.concurrency)
         gate = (
             ray.remote(num_cpus=0)(Gate)
-            .options(max_concurrency=waiting)
+            .options(max_concurrency=waiting, **beside_driver())
             .remote(work.spec.llm, work.spec.url, capacity.text_actors)
         )
         rows = texts_graph(blocks, work, spec, capacity, gate)

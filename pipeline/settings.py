@@ -81,8 +81,16 @@ class ResourceSettings:
     under way, and the language model's rates hold for all together."""
     generator_actors: Natural = 0
     """Generator actors; 0 is one per GPU share, or one where there is no GPU."""
+    max_generators: Natural = 0
+    """Generator actors at most, as nodes join the cluster; 0: as many as at the start."""
     scorer_actors: Count = 1
     """Scorer actors."""
+    max_scorers: Natural = 0
+    """Scorer actors at most, as nodes join the cluster; 0: as many as at the start."""
+    generator_label: str = ""
+    """Nodes on which generators may be, as name=value of `ray start --labels`; empty: any."""
+    scorer_label: str = ""
+    """Nodes on which scorers may be, as name=value of `ray start --labels`; empty: any."""
     generator_gpus: Annotated[float, Range(0, 1000)] = 0.0
     """GPU share of a generator actor."""
     scorer_gpus: Annotated[float, Range(0, 1000)] = 0.0

@@ -44,6 +44,7 @@ class Painter(Generator):
         if log:
             append(log, f"{type(self).__name__} {request.prompt} {request.seed}")
             append(f"{log}.pids", str(os.getpid()))
+            tell_node("paint")
             wait_for_processes(Path(f"{log}.pids"), self.config.meet)
             wait_for_text(log, self.config.awaits)
         time.sleep(seconds)
@@ -70,6 +71,7 @@ class Brightness:
     def score(self, images: list, prompts: list[str]) -> list[float]:
         if self.poison and any(self.poison in prompt for prompt in prompts):
             misbehave(self.how)
+        tell_node("score")
         return [self.value(np.asarray(image)) for image in images]
 
     def value(self, pixels: np.ndarray) -> float:
@@ -137,6 +139,14 @@ def fill_memory(spare: int = 64 * 2**20) -> None:
             hoard.append(bytearray(2**22))
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def tell_node(work: str) -> None:
+    """Write down on which node of a cluster this work is done, where FAKE_NODES names a file."""
+    if os.environ.get("FAKE_NODES"):
+        import ray
+
+        append(os.environ["FAKE_NODES"], f"{work} {ray.get_runtime_context().get_node_id()}")
 
 
 def append(path: str, line: str) -> None:

@@ -179,6 +179,16 @@ def test_a_block_that_comes_early_is_not_finished(tmp_path):
     assert finish(1, ask(1, screen(1))) is not None and finish(2, ask(2, screen(2))) is not None
 
 
+def test_a_block_about_which_nothing_was_asked_is_finished_only_once_there_are_enough(tmp_path):
+    (tmp_path / "few").mkdir()
+    few = spec_of(tmp_path / "few", MANY)
+    list(zip(range(1), Texts(few), strict=False))
+    assert Finish(few)(1, None) is None and not few.storage().exists(few.name("prompts", 1))
+    enough = replace(few, url=str(tmp_path), filter=replace(NEAR, accept=1))
+    list(zip(range(1), Texts(enough), strict=False))
+    assert Finish(enough)(1, None) is not None and enough.storage().exists(enough.name("prompts", 1))
+
+
 def spec_of(folder: Path, ideas: list[str]) -> TextSpec:
     return TextSpec(
         url=str(folder),

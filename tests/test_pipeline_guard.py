@@ -20,6 +20,7 @@ from drspo.files.storage import Storage
 from pipeline.candidates import guard as guard_module
 from pipeline.candidates.guard import (
     EXIT_DEADLINE,
+    LOST,
     UNEXPLAINED,
     Attempt,
     Guard,
@@ -75,6 +76,35 @@ def test_a_lone_death_without_a_word_may_be_a_lost_machine_and_counts_less(stora
     assert not is_refused(storage)
     earlier(storage, 1)
     assert is_refused(storage)
+
+
+def test_a_worker_lost_with_its_node_counts_least(storage: Storage) -> None:
+    def is_refused_beside(lost: set[str]) -> bool:
+        guard = Guard(storage, GuardSettings(attempts=2), "s")
+        guard.on_node("here", lost.__contains__)
+        try:
+            with guard.attempt("u", "g"):
+                (mine,) = (one for one in read_attempts(storage) if one.pid == os.getpid())
+                assert mine.node == "here"
+                return False
+        except PoisonedError:
+            return True
+
+    earlier(storage, 7, node="gone")
+    assert not is_refused_beside({"gone"})
+    assert {attempt.cause for attempt in read_attempts(storage)} == {LOST}
+    earlier(storage, 1, node="gone")
+    assert is_refused_beside({"gone"})
+
+
+def test_what_a_worker_on_a_leaving_machine_dies_of_is_held_against_no_prompt(storage: Storage) -> None:
+    guard = Guard(storage, GuardSettings(), "s")
+    with guard.attempt("u", "g"), guard.attempt("v", "g"):
+        assert len(read_attempts(storage)) == 2
+        guard.excuse()
+        assert read_attempts(storage) == []
+        with guard.attempt("w", "g"):
+            assert read_attempts(storage) == []
 
 
 def test_a_death_together_with_the_driver_is_not_the_prompts(storage: Storage) -> None:

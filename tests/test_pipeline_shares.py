@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drspo.errors import UserError
-from pipeline.candidates.cluster import _generators_by_gpu
+from pipeline.candidates.cluster import Pool, _generators_by_gpu, _takes
+from pipeline.checks import check_pools
 from pipeline.settings import ResourceSettings
 
 
@@ -57,3 +58,59 @@ def test_both_kinds_always_fit_on_single_nodes(nodes, generator, scorer, scorers
         return
     assert most >= 1 and most * generator + scorers * scorer <= sum(nodes) + 1e-6
     assert most <= sum(int(node / generator + 1e-9) for node in nodes)
+
+
+def mixed(labels, generator, scorer, nodes, **settings):
+    settings = ResourceSettings(generator_gpus=generator, scorer_gpus=scorer, **settings)
+    return _generators_by_gpu(settings, nodes, settings.scorer_actors, _takes(settings, labels))
+
+
+BIG, SMALL = {"gpu": "big", "zone": "a"}, {"gpu": "small"}
+
+
+def test_labels_keep_each_kind_to_its_nodes():
+    apart = {"generator_label": "gpu=big", "scorer_label": "gpu=small"}
+    assert mixed([BIG, SMALL, BIG], 1.0, 1.0, [4.0, 1.0, 2.0], **apart) == 6
+    # Where scorers may come beside the generators, these give way; where they may not, none does.
+    assert mixed([BIG, SMALL], 1.0, 1.0, [2.0, 2.0], generator_label="gpu=big", scorer_actors=3) == 1
+    with pytest.raises(UserError, match="a generator wants 2 GPU, and the largest node of the cluster has 1"):
+        mixed([BIG, SMALL], 2.0, 1.0, [1.0, 8.0], **apart)
+    with pytest.raises(UserError, match="no room for a generator of 1 beside 2 scorers of 1"):
+        mixed([BIG, SMALL], 1.0, 1.0, [4.0, 1.0], scorer_actors=2, **apart)
+    # Scorers without a GPU may be on nodes without one.
+    assert mixed([BIG, SMALL], 1.0, 0.0, [2.0, 0.0], **apart) == 2
+
+
+def test_a_label_of_no_node_is_refused_by_name():
+    with pytest.raises(UserError, match="no node of the cluster has the label gpu=huge"):
+        mixed([BIG, SMALL], 1.0, 0.0, [1.0, 1.0], generator_label="gpu=huge")
+
+
+@pytest.mark.parametrize("text", ["gpu", "gpu=", "=big", "gpu=big, zone=a", "gpu='big'"])
+def test_what_is_no_label_is_refused(text):
+    with pytest.raises(UserError, match="is no label of nodes"):
+        check_pools(ResourceSettings(scorer_label=text))
+
+
+def test_a_pool_that_may_not_be_as_large_as_it_is_asked_to_be_is_refused():
+    check_pools(ResourceSettings(generator_actors=2, max_generators=2, scorer_actors=3, max_scorers=4))
+    with pytest.raises(UserError, match="3 scorer actors are more than the 2 that there may be at most"):
+        check_pools(ResourceSettings(scorer_actors=3, max_scorers=2))
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted", "most", "bounds"),
+    [
+        (2, 0, 0, (2, 2)),
+        (2, 2, 2, (2, 2)),
+        (2, 0, 8, (1, 8)),
+        (2, 2, 8, (2, 8)),
+        (3, 5, 8, (3, 8)),
+        (8, 0, 3, (3, 3)),
+    ],
+)
+def test_a_pool_keeps_its_size_unless_more_are_allowed(size, wanted, most, bounds):
+    pool = Pool.of(size, wanted, most, 1.0, "gpu=big")
+    assert (pool.size, pool.least, pool.most) == (min(size, most or size), *bounds) and pool.label == {
+        "gpu": "big"
+    }

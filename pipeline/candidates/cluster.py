@@ -9,11 +9,12 @@ import signal
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ray
 
 from drspo.errors import UserError
+from pipeline.checks import parse_label
 from pipeline.settings import ResourceSettings
 
 log = logging.getLogger(__name__)
@@ -25,34 +26,60 @@ _EPSILON = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The actors of one kind: how many there are at the start, between which bounds, and what each takes."""
+
+    size: int
+    least: int
+    most: int
+    gpus: float
+    label: dict[str, str] = field(default_factory=dict)
+    """of the nodes on which they may be"""
+
+    @classmethod
+    def of(cls, size: int, wanted: int, most: int, gpus: float, label: str) -> Pool:
+        """A pool of the size that fits now, of exactly that size unless `most` lets it grow; 0 does not."""
+        most = most or size
+        size = min(size, most)
+        least = min(wanted or 1, size) if most > size else size
+        return cls(size=size, least=least, most=most, gpus=gpus, label=parse_label(label))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Capacity:
     """How many actors of each kind fit, and what each takes."""
 
-    generators: int
-    scorers: int
-    generator_gpus: float
-    scorer_gpus: float
+    generators: Pool
+    scorers: Pool
     actor_cpus: float
     in_flight: int
     text_actors: int = 0
 
     def __str__(self) -> str:
-        gpus = f", {self.generator_gpus:g} + {self.scorer_gpus:g} GPU each" if self.generator_gpus else ""
-        return f"up to {self.generators} generator and {self.scorers} scorer actors{gpus}"
+        generators, scorers = self.generators, self.scorers
+        gpus = f", {generators.gpus:g} + {scorers.gpus:g} GPU each" if generators.gpus else ""
+        growing = f", growing to {generators.most} and {scorers.most}" if self._grows else ""
+        return f"up to {generators.size} generator and {scorers.size} scorer actors{gpus}{growing}"
+
+    @property
+    def _grows(self) -> bool:
+        return self.generators.most > self.generators.size or self.scorers.most > self.scorers.size
 
     @classmethod
     def of_cluster(
         cls, settings: ResourceSettings, units: int = 1 << 40, *, blocks: int = 0, painting: bool = True
     ) -> Capacity:
         """The pools for the cluster that we are connected to. UserError when not one actor fits."""
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node for node in ray.nodes() if node["Alive"]]
         scorers = max(1, min(settings.scorer_actors, units))
-        by_gpu = _generators_by_gpu(settings, [node.get("GPU", 0.0) for node in nodes], scorers)
+        gpus = [node["Resources"].get("GPU", 0.0) for node in nodes]
+        takes = _takes(settings, [node.get("Labels", {}) for node in nodes])
+        by_gpu = _generators_by_gpu(settings, gpus, scorers, takes)
         most = max(
             1, min(settings.generator_actors or by_gpu, by_gpu if settings.generator_gpus else units, units)
         )
         share, texts = settings.actor_cpus, min(settings.text_actors, blocks)
-        cpus = sum(node.get("CPU", 0.0) for node in nodes)
+        cpus = sum(node["Resources"].get("CPU", 0.0) for node in nodes)
         free = cpus - RESERVED_CPUS - _COMMIT_CPUS - (texts + 2) * TEXT_CPUS * bool(blocks)
         if painting and free - scorers * share < share:
             raise UserError(
@@ -60,40 +87,78 @@ class Capacity:
                 "resources.actor_cpus",
                 "Give actors a smaller share; it is bookkeeping and limits nothing.",
             )
+        size = min(most, int((free - scorers * share) / share)) if share else most
         return cls(
-            generators=min(most, int((free - scorers * share) / share)) if share else most,
-            scorers=scorers,
-            generator_gpus=settings.generator_gpus,
-            scorer_gpus=settings.scorer_gpus,
+            generators=Pool.of(
+                size,
+                settings.generator_actors,
+                min(settings.max_generators, units),
+                settings.generator_gpus,
+                settings.generator_label,
+            ),
+            scorers=Pool.of(
+                scorers,
+                settings.scorer_actors,
+                min(settings.max_scorers, units),
+                settings.scorer_gpus,
+                settings.scorer_label,
+            ),
             actor_cpus=share,
             in_flight=settings.in_flight,
             text_actors=texts,
         )
 
 
-def _generators_by_gpu(settings: ResourceSettings, nodes: list[float], scorers: int) -> int:
+def _takes(settings: ResourceSettings, labels: list[dict[str, str]]) -> list[tuple[bool, bool]]:
+    """Whether each node may have generators, and scorers. UserError where no node has a label asked for."""
+    columns = []
+    for name in ("generator_label", "scorer_label"):
+        label = parse_label(getattr(settings, name)).items()
+        columns.append([label <= node.items() for node in labels])
+        if not any(columns[-1]):
+            raise UserError(
+                f"no node of the cluster has the label {getattr(settings, name)}",
+                f"resources.{name}",
+                "Nodes get theirs from `ray start --labels`.",
+            )
+    return list(zip(*columns, strict=True))
+
+
+def _generators_by_gpu(
+    settings: ResourceSettings,
+    nodes: list[float],
+    scorers: int,
+    takes: list[tuple[bool, bool]] | None = None,
+) -> int:
     """How many generators the nodes' GPUs hold beside the scorers: an actor's share lies on one node.
 
-    UserError where no node has what one actor wants, or no room is left for both kinds.
+    `takes` says of each node whether it may have generators, and scorers. UserError where no node has what
+    one actor wants, or no room is left for both kinds.
     """
     generator, scorer = settings.generator_gpus, settings.scorer_gpus
-    if not generator:
-        return 1
-    largest = max(nodes, default=0.0)
+    takes = takes or [(True, True)] * len(nodes)
     hint = "Without a GPU: --resources.generator-gpus 0 --resources.scorer-gpus 0."
-    for name, share in (("generator", generator), ("scorer", scorer)):
+    for name, share, place in (("generator", generator, 0), ("scorer", scorer, 1)):
+        largest = max((node for node, may in zip(nodes, takes, strict=True) if may[place]), default=0.0)
         if share > largest + _EPSILON:
             raise UserError(
                 f"a {name} wants {share:g} GPU, and the largest node of the cluster has {largest:g}",
                 f"resources.{name}_gpus",
                 hint,
             )
-    most = [_times(node, generator) for node in nodes]
+    if not generator:
+        return 1
+    most = [_times(node, generator) * may[0] for node, may in zip(nodes, takes, strict=True)]
     while sum(most):
-        left = sum(_times(node - used * generator, scorer) for node, used in zip(nodes, most, strict=True))
+        rest = [node - used * generator for node, used in zip(nodes, most, strict=True)]
+        left = sum(_times(node, scorer) for node, may in zip(rest, takes, strict=True) if may[1])
         if not scorer or left >= scorers:
             return sum(most)
-        most[most.index(max(most))] -= 1
+        # A generator gives way where a scorer may come.
+        shared = [used * may[1] for used, may in zip(most, takes, strict=True)]
+        if not any(shared):
+            break
+        most[shared.index(max(shared))] -= 1
     raise UserError(
         f"the cluster's GPUs ({', '.join(f'{node:g}' for node in nodes)} on its nodes) have no room for a "
         f"generator of {generator:g} beside {scorers} scorers of {scorer:g}",
@@ -160,7 +225,7 @@ def _start_own(settings: ResourceSettings, quiet: dict[str, object]) -> None:
     # On a busy machine Ray's agents take longer than the 30 s that it allows them.
     os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
     try:
-        ray.init(num_cpus=cpus, object_store_memory=store, include_dashboard=False, **quiet)
+        ray.init("local", num_cpus=cpus, object_store_memory=store, include_dashboard=False, **quiet)
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
         raise UserError(
@@ -182,6 +247,10 @@ def quiet_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = 0
+    # Ray would add an actor when 1.75 units are queued at each, which at one in flight never happens; and it
+    # would end half of a pool, models and all, whenever the next block of prompts is late.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0
     # What fails is raised to us, and told once.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     logging.getLogger("ray").setLevel(logging.ERROR)

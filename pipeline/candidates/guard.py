@@ -42,6 +42,8 @@ class Attempt:
     cause: str = ""
     memory_kills: int = -1
     """How many processes the kernel had killed for want of memory by then; -1 where it does not say."""
+    node: str = ""
+    """The cluster's node, where there is a cluster."""
 
 
 class PoisonedError(Exception):
@@ -62,6 +64,10 @@ class Guard:
         self.settings = settings
         self.session = session
         self.on_deadline = on_deadline or _leave
+        self.node = ""
+        self.is_lost: Callable[[str], bool] = lambda node: False
+        self.excused = False
+        self._open: set[str] = set()
         _record_faults(os.getpid())
 
     @contextlib.contextmanager
@@ -70,7 +76,10 @@ class Guard:
         prefix = f"attempts/{unit}.{part}."
         self._refuse_poison(prefix)
         name = f"{prefix}{uuid.uuid4().hex}.json"
+        self._open.add(name)
         self._write(name, self._mine())
+        if self.excused:
+            self.storage.delete(name)
         watchdog = threading.Timer(self.settings.deadline, self._expire, (name,))
         watchdog.daemon = True
         watchdog.start()
@@ -78,6 +87,17 @@ class Guard:
             yield
         finally:
             watchdog.cancel()
+            self._open.discard(name)
+            self.storage.delete(name)
+
+    def on_node(self, node: str, is_lost: Callable[[str], bool]) -> None:
+        """Say on which node of a cluster this worker is, and how it can ask whether one was lost."""
+        self.node, self.is_lost = node, is_lost
+
+    def excuse(self) -> None:
+        """Hold no death of this worker against a prompt from now on: its machine is being taken away."""
+        self.excused = True
+        for name in tuple(self._open):
             self.storage.delete(name)
 
     def _refuse_poison(self, prefix: str) -> None:
@@ -101,7 +121,7 @@ class Guard:
             return attempt
         cause = _last_words(attempt)
         if not cause and attempt.session == self.session:
-            cause = UNEXPLAINED
+            cause = LOST if attempt.node and self.is_lost(attempt.node) else UNEXPLAINED
         if cause:
             self._write(name, replace(attempt, cause=cause))
         elif _memory_ran_out(attempt):
@@ -109,7 +129,10 @@ class Guard:
         return replace(attempt, cause=cause)
 
     def _weight(self, death: Attempt) -> float:
-        """A hang or a crash of its own counts fully; a death that may be the machine's fault, less."""
+        """A hang or a crash of its own counts fully; a death that may be the machine's fault, less; one
+        together with its node, least."""
+        if death.cause == LOST:
+            return 1 / (4 * self.settings.attempts)
         alone = death.cause not in (UNEXPLAINED, MEMORY)
         return 1 / (self.settings.attempts if alone else self.settings.attempts + 1)
 
@@ -132,6 +155,7 @@ class Guard:
             pid_started=started,
             time=time.time(),
             memory_kills=memory_kills(),
+            node=self.node,
         )
 
     def _write(self, name: str, attempt: Attempt) -> None:
@@ -146,6 +170,7 @@ class Guard:
 
 
 UNEXPLAINED = "the worker died without a word (killed, out of memory, or its machine was lost)"
+LOST = "the worker was lost with its node"
 MEMORY = "the process ended without a word while the kernel killed for want of memory"
 
 

@@ -214,10 +214,11 @@ class Finish:
         most = self.spec.filter.accept
         return not self.spec.taken and 0 < most <= self.accepted
 
-    def __call__(self, number: int, prompts: pa.Table) -> pa.Table | None:
+    def __call__(self, number: int, prompts: pa.Table | None) -> pa.Table | None:
         """The block's part of the plan, stored with its prompts; None where it cannot be finished yet.
 
-        Once there are enough, what was made of a block does not count: its ideas leave as surplus.
+        Once there are enough, what was made of a block does not count: its ideas leave as surplus. A block
+        without prompts, about which nothing was asked, cannot be finished before.
         """
         while self.next < number and self._is_stored(self.next):
             self._remember(self.next)
@@ -228,6 +229,8 @@ class Finish:
         if self.enough:
             prompts = read_block(self.spec, "ideas", number)
             table = keep_first(prompts, self.spec.filter.accept, self.accepted)
+        elif prompts is None:
+            return None
         else:
             table = prompts if self.spec.taken else self._without_copies(prompts)
         if phases.unfinished(table) and not self.spec.accept_unfinished:
@@ -288,7 +291,7 @@ class Texts:
     def __iter__(self) -> Iterator[pa.Table]:
         screen, ask, finish = Screen(self.spec), Ask(self.spec, self.tell), Finish(self.spec)
         for number in range(read_blocks(self.spec, self.tell)):
-            prompts = PROMPT_SCHEMA.empty_table() if finish.enough else ask(number, screen(number))
+            prompts = None if finish.enough else ask(number, screen(number))
             plan = finish(number, prompts)
             if plan is None:
                 return

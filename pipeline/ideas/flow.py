@@ -38,15 +38,15 @@ class AskBlock:
 
     def __init__(self, spec: TextSpec, gate: Any) -> None:
         spec.consent()
-        self.gate = gate if spec.filter.accept else None
+        self.gate: Any = gate if spec.filter.accept else None
         self.ask = Ask(spec, pace=lambda: SharedPace(gate, spec.llm.concurrency))
 
     def __call__(self, row: Row) -> Row:
-        """The block's prompts, before duplicates are sought; its ideas where there are prompts enough."""
+        """The block's prompts, before duplicates are sought; no data where it may not be asked any more."""
         number = row["block"]
         gated = self.gate is not None and self.ask.is_needed(number)
         if gated and not ray.get(self.gate.may_ask.remote(number)):
-            return row
+            return {"block": number, "data": b""}
         return {"block": number, "data": parquet(self.ask(number, from_parquet(row["data"])))}
 
 
@@ -59,11 +59,11 @@ class FinishBlock:
         ray.get(gate.begin.remote())
         self.store: UnitStore | None = units.store() if units else None
         self.done = self.store.done() if self.store else set()
-        self.early: dict[int, pa.Table] = {}
+        self.early: dict[int, pa.Table | None] = {}
 
     def __call__(self, row: Row) -> list[Row]:
         """Rows for the generators, in the plan's order; none where nothing is to be painted yet."""
-        self.early[row["block"]] = from_parquet(row["data"])
+        self.early[row["block"]] = from_parquet(row["data"]) if row["data"] else None
         made: list[Row] = []
         for number in sorted(self.early):
             plan = self.finish(number, self.early[number])
