@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from drspo.errors import UserError
 from drspo.files.storage import Storage
-from pipeline.candidates.actors import Commit, Generate, Score, StageSpec
+from pipeline.candidates.actors import Generate, ScoreAndCommit, StageSpec
 from pipeline.candidates.cluster import TEXT_CPUS, Capacity, Pool, connect, quiet_data
 from pipeline.candidates.notice import Notice, is_lost
 from pipeline.candidates.plan import todo, unit_payload
@@ -67,7 +67,7 @@ def texts_graph(blocks: int, texts: Texts, spec: StageSpec, capacity: Capacity, 
 
 def candidates_graph(units: Dataset, spec: StageSpec, capacity: Capacity) -> Dataset:
     """Rows for the generators to summaries of committed units, lazily."""
-    models = ((Generate, capacity.generators), (Score, capacity.scorers))
+    models = ((Generate, capacity.generators), (ScoreAndCommit, capacity.scorers))
     rows = units
     for stage, pool in models:
         rows = rows.map(
@@ -78,7 +78,7 @@ def candidates_graph(units: Dataset, spec: StageSpec, capacity: Capacity) -> Dat
             num_cpus=capacity.actor_cpus,
             **({"label_selector": pool.label} if pool.label else {}),
         )
-    return rows.map(Actor, fn_constructor_args=(Commit, spec, spec), compute=fixed(1, 4), num_cpus=0.1)
+    return rows
 
 
 def _one_by_one(rows: Dataset) -> Dataset:
@@ -124,7 +124,7 @@ class Actor:
         except Exception as error:
             Storage(spec.url).write(_failure_name(spec), json.dumps(_as_facts(error)).encode())
             raise
-        if isinstance(self.stage, Generate | Score):
+        if isinstance(self.stage, Generate | ScoreAndCommit):
             self.stage.guard.on_node(ray.get_runtime_context().get_node_id(), is_lost)
         # The finisher alone would lose what it has in its memory.
         self.notice = None if stage is FinishBlock else Notice(self._excuse)
@@ -134,7 +134,7 @@ class Actor:
             return self.stage(row)
 
     def _excuse(self) -> None:
-        if isinstance(self.stage, Generate | Score):
+        if isinstance(self.stage, Generate | ScoreAndCommit):
             self.stage.guard.excuse()
 
 

@@ -273,6 +273,18 @@ class Commit:
         self.store.storage.write(name, json.dumps({**facts, "candidates": errors}, indent=1).encode())
 
 
+class ScoreAndCommit:
+    """Both on one actor: a unit becomes a file where it was scored, and its pictures travel no further."""
+
+    def __init__(self, spec: StageSpec) -> None:
+        self.score, self.commit = Score(spec), Commit(spec)
+        self.guard = self.score.guard
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The summary of `Commit`."""
+        return self.commit(self.score(row))
+
+
 def _death_name(unit: str, prompt: str) -> str:
     return f"dead/{unit}-{prompt}.json"
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 # Logical CPUs that actors never take: without one, the tasks that feed them starve, and the run hangs.
 RESERVED_CPUS = 1.0
-_COMMIT_CPUS = TEXT_CPUS = 0.1
+TEXT_CPUS = 0.1
 _EPSILON = 1e-9
 
 
@@ -80,7 +80,7 @@ class Capacity:
         )
         share, texts = settings.actor_cpus, min(settings.text_actors, blocks)
         cpus = sum(node["Resources"].get("CPU", 0.0) for node in nodes)
-        free = cpus - RESERVED_CPUS - _COMMIT_CPUS - (texts + 2) * TEXT_CPUS * bool(blocks)
+        free = cpus - RESERVED_CPUS - (texts + 2) * TEXT_CPUS * bool(blocks)
         if painting and free - scorers * share < share:
             raise UserError(
                 f"{cpus:g} logical CPUs are too few for actors of {share:g} and the tasks that feed them",
