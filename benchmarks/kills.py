@@ -5,9 +5,9 @@
 KIND is driver (the builder's process), worker (a process that runs an actor), raylet (a node's daemon, whose
 workers end with it) or node (the daemon with all that it started); all four where none is named. Every kill
 is SIGKILL. A cluster on this machine has a head, where drivers run, and two more nodes; what is lost is
-replaced, and a driver that ended with an error is started again. Half of the kills come while prompts are
-made (phases 1 to 4, `--until prompts`), half while they are painted, scored, paired and exported. A run that
-ended before all kills were done is followed by another. For each kind a line tells the kills by what was
+replaced, and a driver that ended with an error is started again. Up to half of the kills come while prompts
+are made (phases 1 to 4, `--until prompts`), the others while they are painted, scored and exported. A run
+that ended before all kills were done is followed by another. For each kind a line tells the kills by what was
 being made, the starts, whether all tables are to the byte those of a calm run in one process, and what was
 left behind.
 """
