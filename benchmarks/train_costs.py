@@ -12,8 +12,8 @@ compute it. The autoencoder and the text encoders are not on the device (`make_r
 
     python -m benchmarks.train_costs --cpu
 
-trains steps on SDXL's blocks with a third of the channels on this machine, ours and theirs in turns, and
-prints the ratio of CPU seconds.
+calls the same networks with a third of the channels on this machine, as a step of ours and of theirs does, in
+turns, and prints the ratio of CPU seconds.
 """
 
 from __future__ import annotations
@@ -157,6 +157,20 @@ def steps() -> dict[str, float]:
     }
 
 
+def stages() -> dict[str, float]:
+    """10^12 operations of a first run's step on one pair of scrolls, by stage."""
+    model = unet()
+
+    def step(size: tuple[int, int]) -> float:
+        return counted(lambda: model.asked(2, size)) + counted(lambda: model.trained(2, size))
+
+    return {
+        "blueprint, 512 x 2048": step(BLUEPRINT),
+        "blueprint, 1024 x 4096": step(CANVAS),
+        f"highres, 1024 x 4096 in {WINDOWS} windows": WINDOWS * step(SQUARE),
+    }
+
+
 def kept(alive: int, size: tuple[int, int], recompute: bool) -> int:
     """The most bytes of activations alive at once where so many forwards wait for their backward."""
     model = unet()
@@ -196,6 +210,8 @@ def tables() -> str:
     theirs = steps()["diffusers' script"]
     lines += ["", "| a step | 10^12 operations | of theirs |", "|---|---|---|"]
     lines += [f"| {name} | {tera:.1f} | {tera / theirs:.2f} |" for name, tera in steps().items()]
+    lines += ["", "| a first run's step on one pair of scrolls | 10^12 operations |", "|---|---|"]
+    lines += [f"| {name} | {tera:.0f} |" for name, tera in stages().items()]
     lines += ["", "| stage | activations | in all | card |", "|---|---|---|---|"]
     for name, activations, whole in memories():
         card = next((f"{card} GB" for card in memory.CARDS if whole * memory.GIB <= card * 1e9), "none")

@@ -53,14 +53,14 @@ def texts_graph(blocks: int, texts: Texts, spec: StageSpec, capacity: Capacity, 
             fn_constructor_args=(stage, spec, *arguments),
             compute=fixed(size, 1),
             num_cpus=TEXT_CPUS,
-            ray_remote_args_fn=beside_driver if stage is ScreenBlock else None,
+            **(beside_driver() if stage is ScreenBlock else {}),
         )
     finished = rows.flat_map(
         Actor,
         fn_constructor_args=(FinishBlock, spec, texts.spec, None if texts.alone else spec, gate),
         compute=fixed(1, 4),
         num_cpus=TEXT_CPUS,
-        ray_remote_args_fn=beside_driver,
+        **beside_driver(),
     )
     return _one_by_one(finished)
 
