@@ -58,7 +58,9 @@ def training(folder, text):
 def resumed(folder):
     run = folder / "run"
     run.mkdir()
-    (run / "config.yaml").write_text(f"loss:\n  name: {MODULE}:Method\ndata:\n  source: nowhere\n")
+    # A path, since a name would be asked of the Hub, again and again where there is no network.
+    source = folder / "nowhere"
+    (run / "config.yaml").write_text(f"loss:\n  name: {MODULE}:Method\ndata:\n  source: {source}\n")
     manifest = {"program": "train", "config_hash": "0", "config": {}, "phases": {}}
     (run / "run.json").write_text(json.dumps(manifest))
     return ["--resume", str(run)]

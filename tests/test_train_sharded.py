@@ -20,7 +20,8 @@ from train.command import main
 from train.config import TrainConfig
 from train.settings import DataConfig, MemoryConfig
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+# One process measures all cases; the tests that read them share it.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("sharded")]
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 TOLD = {
