@@ -6,10 +6,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
-# One more than two cores: many tests wait for programs and clusters that they started.
-WORKERS ?= 3
+WORKERS ?= 2
 
-# Processes with one thread each use two cores better than one with two.
+# Two processes with one thread each use two cores better than two with two threads each.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 

@@ -1,4 +1,4 @@
-"""`ray job submit` on a real head with token authentication, two more nodes, and the loss of one of them."""
+"""`ray job submit` on a real head with token authentication and a node beside it."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_submission_without_the_token_is_refused(cluster: Cluster, repository:
     assert "uthentic" in done.stdout + done.stderr
 
 
-def test_a_submitted_job_survives_being_stopped_and_the_loss_of_a_node(
+def test_a_submitted_job_that_is_stopped_is_continued_by_the_same_command(
     cluster: Cluster, tmp_path: Path, repository: Path
 ) -> None:
     (tmp_path / "calm").mkdir()
@@ -153,7 +153,7 @@ def test_a_submitted_job_survives_being_stopped_and_the_loss_of_a_node(
     config = fake_config(tmp_path, tmp_path / "out", IDEAS, resources=resources, executor="auto")
     file = tmp_path / "config.yaml"
     file.write_text(dump(config))
-    lost, kept = cluster.start_node(), cluster.start_node()
+    node = cluster.start_node()
     program = ("python", "-m", "dataset_builder", "--config", str(file), *ALLOW)
     units, log = tmp_path / "out/units", tmp_path / "job.txt"
     with running(cluster, repository, log, "stopped-job", *program) as job:
@@ -164,13 +164,11 @@ def test_a_submitted_job_survives_being_stopped_and_the_loss_of_a_node(
     stood = len(list(units.rglob("[0-9a-f]*.parquet")))
     assert stood < len(IDEAS), "stopped too late to show anything"
     with running(cluster, repository, log, "second-job", *program) as job:
-        wait_for(lambda: len(list(units.rglob("[0-9a-f]*.parquet"))) > stood, job, log)
-        cluster.lose(lost)
         assert job.wait(600) == 0, log.read_text()
     said = log.read_text()
-    assert "up to 2 generator and 1 scorer actors, 0.75 + 0.25 GPU each" in said
+    assert "up to 1 generator and 1 scorer actors, 0.75 + 0.25 GPU each" in said
     assert final_tables(tmp_path / "out") == final_tables(tmp_path / "calm/out")
-    assert kept.poll() is None
+    assert node.poll() is None
     # What travelled to the cluster is the code: no weights, runs or environments.
     packages = list(cluster.folder.rglob("_ray_pkg_*.zip"))
     assert all(path.stat().st_size < 20_000_000 for path in packages)

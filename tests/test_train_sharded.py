@@ -20,8 +20,7 @@ from train.command import main
 from train.config import TrainConfig
 from train.settings import DataConfig, MemoryConfig
 
-# One process measures all cases; the tests that read them share it.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("sharded")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 TOLD = {
@@ -47,31 +46,26 @@ def both(command: list[str]) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.fixture(scope="module")
-def gradients(golden, tmp_path_factory) -> list[dict]:
-    """What each process found, by case: with the whole network, and with its part."""
-    out = tmp_path_factory.mktemp("gradients")
-    both(["tests/sharded_gradients.py", str(golden), str(tiny("flux", golden)), str(out)])
-    return [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)]
+def test_each_process_holds_its_part_and_finds_the_errors_and_gradients_of_the_whole(golden, tmp_path):
+    both(["tests/sharded_gradients.py", str(golden), str(tiny("flux", golden)), str(tmp_path)])
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert all(set(process) == set(CASES) for process in found)
+    for case in CASES:
+        whole_size = found[0][case][0]["held"]
+        parts = [process[case][1]["held"] for process in found]
+        assert sum(parts) == whole_size and max(parts) < 0.6 * whole_size, case
+        for process in found:
+            same_answers(case, *process[case])
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_errors_and_gradients_are_those_of_the_whole_network(gradients, case):
-    for process in gradients:
-        whole, part = process[case]
-        if case.startswith("flux"):
-            assert part["errors"] == whole["errors"] and part["gradient"] == whole["gradient"]
-        else:  # with convolutions the forward is the same too, the backward up to float32 rounding
-            assert part["errors"] == pytest.approx(whole["errors"], rel=1e-5, abs=1e-5)
-            one, other = torch.tensor(whole["gradient"]), torch.tensor(part["gradient"])
-            assert (one - other).norm() < 1e-5 * one.norm()
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_each_process_holds_its_part_and_together_they_hold_the_whole(gradients, case):
-    whole = gradients[0][case][0]["held"]
-    parts = [process[case][1]["held"] for process in gradients]
-    assert sum(parts) == whole and max(parts) < 0.6 * whole
+def same_answers(case: str, whole: dict, part: dict) -> None:
+    if case.startswith("flux"):
+        assert part["errors"] == whole["errors"] and part["gradient"] == whole["gradient"], case
+        return
+    # With convolutions the forward is the same too, the backward up to float32 rounding.
+    assert part["errors"] == pytest.approx(whole["errors"], rel=1e-5, abs=1e-5), case
+    one, other = torch.tensor(whole["gradient"]), torch.tensor(part["gradient"])
+    assert (one - other).norm() < 1e-5 * one.norm(), case
 
 
 def test_two_processes_with_half_a_network_each_learn_what_one_with_all_of_it_does(
