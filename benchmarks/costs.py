@@ -29,11 +29,17 @@ VIT_L = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24
          "patch_size": 14, "image_size": 224, "projection_dim": 768}  # fmt: skip
 
 
+def counted(work: Callable[[], object]) -> float:
+    """Floating-point operations of it, in units of 10^12."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() / 1e12
+
+
 def operations(forward: Callable[[int, int, int], object], size: tuple[int, int]) -> float:
     """Floating-point operations of one sample's evaluation at that size of latents, in units of 10^12."""
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        forward(1, *size)
-    return counter.get_total_flops() / 1e12
+    with torch.device("meta"), torch.no_grad():
+        return counted(lambda: forward(1, *size))
 
 
 @cache
@@ -71,15 +77,11 @@ def beside() -> dict[str, float]:
     with torch.device("meta"), torch.no_grad():
         encoders = sdxl().text
         eye = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**VIT_L))
-        found = {}
-        with FlopCounterMode(display=False) as counter:
-            for encoder in encoders:
-                encoder(torch.zeros((2, 77), dtype=torch.long))
-        found["text encoders, prompt and negative"] = counter.get_total_flops() / 1e12
-        with FlopCounterMode(display=False) as counter:
-            eye(torch.empty((6, 3, 224, 224)))
-        found["ViT-L/14 on six scrolls, one view each"] = counter.get_total_flops() / 1e12
-    return found
+        words, pictures = torch.zeros((2, 77), dtype=torch.long), torch.empty((6, 3, 224, 224))
+        return {
+            "text encoders, prompt and negative": counted(lambda: [encoder(words) for encoder in encoders]),
+            "ViT-L/14 on six scrolls, one view each": counted(lambda: eye(pictures)),
+        }
 
 
 def unit() -> float:

@@ -10,11 +10,10 @@ fewer stands first; so is the average rank alone, for comparison. What is wrong 
 from __future__ import annotations
 
 import argparse
-import json
 
 from drspo.errors import UserError
 from drspo.files.run import RunDir
-from eval.benchmark.records import RECORDS, Record
+from eval.benchmark.records import read_records
 from eval.report.comparison import Comparison
 from eval.report.order import clearly_fewer, order
 from eval.study.paper import ASIDE
@@ -30,10 +29,10 @@ def main() -> None:
     parser.add_argument("benchmark")
     run = RunDir(parser.parse_args().benchmark)
     run.require("eval")
-    records = [Record(**json.loads(line)) for line in run.read(RECORDS).decode().splitlines()]
+    records = read_records(run)
     scorers = {record.scorer for record in records}
     if COUNTED not in scorers:
-        raise UserError(f"{run} has no {COUNTED}, which the miniature's evaluations count")
+        raise UserError(f"{run.base} has no {COUNTED}, which the miniature's evaluations count")
     found = Comparison(records, records[0].method, aside=[name for name in ASIDE if name in scorers])
     places = {place.method: number for number, place in enumerate(order(found))}
     ranks = {method: standing.rank.mean for method, standing in found.standings.items()}

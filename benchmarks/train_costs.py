@@ -21,17 +21,16 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import diffusers
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import memory
+from benchmarks.costs import counted
 from generate.models.footprint import activation_bytes, weight_bytes
+from generate.sampling.synchronise import recomputing
 from train.lora.adapters import add_lora, lora_parameters, reference
 
 RANK = 64
@@ -40,9 +39,7 @@ SQUARE, CANVAS, BLUEPRINT = (128, 128), (128, 512), (64, 256)
 WINDOWS, ALIVE = 13, 4
 """Of a scroll at a stride of a quarter, and how many of them `stream` has alive."""
 GRADIENTS = 3
-"""Of each LoRA number at once: one a scroll, and their sum."""
-OPTIMISERS = {"adafactor": 0, "adamw": 2}
-"""Float32 numbers that they keep for each of the LoRA's; Adafactor's rows and columns are next to nothing."""
+"""Of each LoRA number at once: one a scroll, and their sum; Adafactor's rows and columns are next to none."""
 
 
 class Unet:
@@ -88,24 +85,6 @@ def unet() -> Unet:
     return Unet(memory.SDXL_UNET, "meta", torch.bfloat16)
 
 
-@contextmanager
-def checkpointing(network: Any, on: bool) -> Iterator[None]:
-    """Gradient checkpointing inside the block."""
-    if on:
-        network.enable_gradient_checkpointing()
-    try:
-        yield
-    finally:
-        network.disable_gradient_checkpointing()
-
-
-def counted(work: Callable[[], object]) -> float:
-    """10^12 operations of it."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops() / 1e12
-
-
 @cache
 def operations() -> dict[str, float]:
     """10^12 operations of the parts of a step on one pair of squares of 1024 pixels, by name."""
@@ -116,7 +95,7 @@ def operations() -> dict[str, float]:
         encoding = counted(lambda: vae.encode(pictures))
         texts = counted(lambda: [encoder(words) for encoder in encoders])
     asked = counted(lambda: model.asked(2, SQUARE))
-    with checkpointing(model.network, True):
+    with recomputing([model.network], True):
         again = counted(lambda: model.trained(2, SQUARE))
     return {
         "pictures": encoding,
@@ -180,14 +159,14 @@ def kept(alive: int, size: tuple[int, int], recompute: bool) -> int:
             for said in [model(1, size) for _ in range(alive)]:
                 said.square().mean().backward()
 
-    with checkpointing(model.network, recompute):
+    with recomputing([model.network], recompute):
         return int(activation_bytes(work))
 
 
 def memories() -> list[tuple[str, float, float]]:
     """(stage and settings, GiB of activations, GiB in all with Adafactor) of a step on one pair."""
     model, rows = unet(), []
-    learned = 4 * model.learned * (1 + GRADIENTS + OPTIMISERS["adafactor"])
+    learned = 4 * model.learned * (1 + GRADIENTS)
     frozen = weight_bytes(model.network) - 2 * model.learned
     places = (
         ("blueprint, 512 x 2048", 1, BLUEPRINT),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks import memory, train_costs
+from generate.sampling.synchronise import recomputing
 
 SMALL = memory.SDXL_UNET | {
     "block_out_channels": (32, 32, 64), "attention_head_dim": (1, 2, 4), "cross_attention_dim": 64,
@@ -30,7 +31,7 @@ def counts(model: train_costs.Unet, monkeypatch: pytest.MonkeyPatch) -> dict[str
         "trained": count(lambda: model.trained(2, SIZE)),
         "before": count(lambda: train_costs._until_lora(model)),
     }
-    with train_costs.checkpointing(model.network, True):
+    with recomputing([model.network], True):
         found["again"] = count(lambda: model.trained(2, SIZE))
     return found
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+
+from drspo.files.run import RunDir
 
 RECORDS = "records.jsonl"
 
@@ -27,3 +30,8 @@ class Record:
     """The most tokens of a prompt that were read; 0 where none are, or where there is no limit."""
     aggregate: str = "mean"
     error: str = ""
+
+
+def read_records(run: RunDir) -> list[Record]:
+    """All numbers of a finished run, in the order of their file."""
+    return [Record(**json.loads(line)) for line in run.read(RECORDS).decode().splitlines()]

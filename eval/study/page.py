@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.markup import inline
-from eval.benchmark.records import RECORDS, Record
+from eval.benchmark.records import Record, read_records
 from eval.report.comparison import Comparison, Row
 from eval.report.markdown import bounds
 from eval.study.paper import (
@@ -28,7 +27,7 @@ from eval.study.paper import (
 
 def report(runs: Sequence[tuple[str, RunDir]], facts: dict[str, str]) -> str:
     """The page: how it was made, what is not on it, the claims one by one, then every format's tables."""
-    loaded = [(title, run, _records(run)) for title, run in runs]
+    loaded = [(title, run, read_records(run)) for title, run in runs]
     told = {f"scrolls of {title}": _told(run, records) for title, run, records in loaded}
     parts = ["# The paper in miniature\n", _head(facts | told)]
     for title, _, records in loaded:
@@ -36,10 +35,6 @@ def report(runs: Sequence[tuple[str, RunDir]], facts: dict[str, str]) -> str:
         for name, rows in (("Table 1", (*TABLE1, *BESIDE)), ("Table 2", TABLE2)):
             parts.append(f"### {name}, {title}\n\n{_table(records, rows)}")
     return "\n".join(parts)
-
-
-def _records(run: RunDir) -> list[Record]:
-    return [Record(**json.loads(line)) for line in run.read(RECORDS).decode().splitlines()]
 
 
 def _head(facts: dict[str, str]) -> str:
