@@ -92,18 +92,23 @@ def write_pairs(file: Path, size: tuple[int, int], count: int = 3) -> None:
     pq.write_table(pa.Table.from_pylist(rows), file)
 
 
-def row(name: str, folder: Path, steps: int, tiny: bool, counted: float) -> str:
-    """One case as a line of the table; what went wrong where it did."""
+def command(name: str, folder: Path, steps: int, tiny: bool) -> list[str]:
+    """What follows `python -m train` for a case."""
     stage, *flags = CASES[name]
-    out = folder / "out"
-    command = [
-        sys.executable, "-m", "train", "--config", "paper", "--stage", stage, "--model", str(folder / "sdxl"),
-        "--data.source", str(folder / "pairs.parquet"), "--out", str(out), "--max-steps", str(steps),
-        "--samples.every", "0", "--validation.every", "0", "--data.validation-pairs", "0",
+    return [
+        "--config", "paper", "--stage", stage, "--model", str(folder / "sdxl"),
+        "--data.source", str(folder / "pairs.parquet"), "--out", str(folder / "out"),
+        "--max-steps", str(steps), "--samples.every", "0", "--validation.every", "0", "--data.validation-pairs", "0",
         "--checkpoint-every", str(steps), *flags, *(TINY if tiny else ()),
     ]  # fmt: skip
+
+
+def row(name: str, folder: Path, steps: int, tiny: bool, counted: float) -> str:
+    """One case as a line of the table; what went wrong where it did."""
+    out = folder / "out"
     began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True)
+    train = [sys.executable, "-m", "train", *command(name, folder, steps, tiny)]
+    done = subprocess.run(train, capture_output=True, text=True)
     program = time.perf_counter() - began
     if done.returncode:
         return f"| {name} | ended with {done.returncode}: {done.stderr[-1500:]} |"
