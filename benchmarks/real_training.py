@@ -98,7 +98,8 @@ def command(name: str, folder: Path, steps: int, tiny: bool) -> list[str]:
     return [
         "--config", "paper", "--stage", stage, "--model", str(folder / "sdxl"),
         "--data.source", str(folder / "pairs.parquet"), "--out", str(folder / "out"),
-        "--max-steps", str(steps), "--samples.every", "0", "--validation.every", "0", "--data.validation-pairs", "0",
+        "--max-steps", str(steps), "--samples.every", "0",
+        "--validation.every", "0", "--data.validation-pairs", "0",
         "--checkpoint-every", str(steps), *flags, *(TINY if tiny else ()),
     ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What measures published shapes on a card runs to its end at toy size, and asks the trainer for what it knows."""
+"""What measures published shapes on a card runs at toy size, and asks the trainer for what it knows."""
 
 import pytest
 

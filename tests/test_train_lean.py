@@ -1,4 +1,4 @@
-"""The LoRA in fewer kernels: peft's numbers to the bit, in every precision, and gradients at the parameters."""
+"""The LoRA in fewer kernels: peft's numbers to the bit, in every precision, also its gradients."""
 
 import pytest
 import torch

@@ -58,7 +58,7 @@ class Trainable:
     """Inside, each scroll of a call has parameters of its own, given as leaves [scrolls, ...]; None where the
     network cannot. `lambda: twins(network)`."""
     on: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """Inside, the network computes the same at less cost, while its parameters stay: `lambda: lean(network)`."""
+    """Inside, while its parameters stay, the network computes the same at less cost: `lean(network)`."""
 
 
 @dataclass(slots=True)
