@@ -1,9 +1,9 @@
 """The LoRA of linear layers in fewer kernels than peft's, and bit for bit its numbers.
 
-y = base(x) + s B A x (Hu et al. 2021, arXiv 2106.09685, eq. 3) is three matrix products and a sum. Around them
-peft casts x up to the LoRA's precision, autocast casts it down again and A and B with it in every call, and the
-product is multiplied by s even where that is 1. A fast card waits for the program that starts its kernels, and
-these are many. A cast up and down again changes nothing, so neither does leaving it out.
+y = base(x) + s B A x (Hu et al. 2021, arXiv 2106.09685, eq. 3) is three matrix products and a sum. Around
+them peft casts x up to the LoRA's precision, autocast casts it down again and A and B with it in every
+call, and the product is multiplied by s even where that is 1. A fast card waits for the program that starts
+its kernels, and these are many. A cast up and down again changes nothing, so neither does leaving it out.
 """
 
 from __future__ import annotations
