@@ -149,9 +149,9 @@ def test_what_a_late_worker_writes_of_a_packed_unit_is_never_read_and_goes_with_
 
 def test_units_with_a_dead_prompt_stay_files_which_can_be_deleted() -> None:
     store = fresh(UNITS[:3])
-    for unit in UNITS[3:]:
-        store.commit([row(unit, status=DEAD)])
-    store.storage.write(f"dead/{UNITS[4]}-p.json", b"{}")
+    store.commit([row(UNITS[3], status=DEAD)])
+    store.commit([row(UNITS[4])])
+    store.storage.write(f"dead/{UNITS[4]}-p.json", b"{}")  # which its worker is about to take back
     assert compact(store) == Tally(files=2, packs=1, dead=2)
     assert {f"{unit}.parquet" for unit in UNITS[3:]} < set(names(store))
     store.storage.delete(unit_name(UNITS[4]))

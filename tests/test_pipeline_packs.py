@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from drspo.files.patience import StoreFailsError
+from drspo.files.remote_file import RemoteFile
 from drspo.files.storage import Storage
 from pipeline import packs
 from pipeline.compaction import Tally
@@ -110,6 +111,20 @@ def test_a_pack_whose_footer_is_lost_is_named_and_holds_nothing(index: bool) -> 
     assert compact(reader) == Tally()
 
 
+def test_later_units_get_packs_of_their_own_and_one_index_tells_of_all() -> None:
+    store = fresh()
+    compact(store)
+    listed, reader = store.storage.list("units/ab/"), store_in(store.storage.base)
+    later = [f"ab{number:030x}" for number in range(10, 14)]
+    for unit in later:
+        store.commit([row(unit)])
+    assert compact(store) == Tally(files=4, packs=2)
+    assert [name for name in names(store) if name.endswith("index")] == ["pack-000004.index"]
+    assert store.done() == {*UNITS, *later}
+    assert reader.packs.load("ab", listed).packs == (1, 2, 3, 4), "an index that was replaced meanwhile"
+    assert contents(reader, later) == contents(store, later)
+
+
 def test_a_damaged_index_is_named_and_footers_tell_the_same() -> None:
     store = fresh()
     compact(store)
@@ -153,7 +168,7 @@ def test_a_store_that_fails_says_nothing_about_a_pack(monkeypatch: pytest.Monkey
     def fails(*_: Any, **__: Any) -> Any:
         raise StoreFailsError("the object store keeps failing")
 
-    monkeypatch.setattr("drspo.files.remote_file.patiently", fails)
+    monkeypatch.setattr(RemoteFile, "readinto", fails)
     for ask in (store.done, lambda: store_in(store.storage.base).read(UNITS[0]), lambda: compact(store)):
         with pytest.raises(StoreFailsError):
             ask()
