@@ -51,10 +51,10 @@ def describe(tally: Tally) -> str:
     if tally.copies:
         lines.append(f"removed    {tally.copies} files of units that packs held already")
     if tally.dead:
-        lines.append(f"kept       {tally.dead} files with dead prompts, for `drspo retry-dead`")
+        lines.append(f"kept       {len(tally.dead)} files with dead prompts, for `drspo retry-dead`")
     if tally.damaged:
         lines.append(
-            f"kept       {len(tally.damaged)} damaged files ({tally.damaged[0]}); "
+            f"kept       {len(tally.damaged)} damaged files ({min(tally.damaged)}); "
             "the command that began the run makes them anew"
         )
     return "\n".join(lines)

@@ -38,9 +38,9 @@ class Tally:
     packs: int = 0
     copies: int = 0
     """Files of units that a pack held already."""
-    dead: int = 0
-    """Files that stay because a prompt in them is dead."""
-    damaged: list[str] = field(default_factory=list)
+    dead: set[str] = field(default_factory=set)
+    """Units whose files stay because a prompt in them is dead."""
+    damaged: set[str] = field(default_factory=set)
     """Files that stay because they cannot be read."""
 
 
@@ -85,8 +85,10 @@ class Compaction:
 
     def _once(self, folder: str) -> bool:
         """One attempt at all of a folder; False when somebody else changed it meanwhile."""
+        self.storage.sweep(f"units/{folder}/pack-")
         names = self.storage.list(f"units/{folder}/")
         shelf = self.packs.load(folder, names)
+        self.tally.damaged |= set(shelf.unreadable)
         matches = [match for name in names if (match := UNIT_FILE.fullmatch(name))]
         units = [match[2] for match in matches if match[2].startswith(folder)]
         copies: dict[int, list[str]] = {}
@@ -112,9 +114,8 @@ class Compaction:
     def _living(self, folder: str, units: list[str]) -> list[str]:
         """The units none of whose prompts died: what `drspo retry-dead` deletes stays a file of its own."""
         dead = {name.split("/")[1][:32] for name in self.storage.list(f"dead/{folder}")}
-        living = [unit for unit in units if unit not in dead]
-        self._count(dead=len(units) - len(living))
-        return living
+        self.tally.dead |= dead & set(units)
+        return [unit for unit in units if unit not in dead]
 
     def _last(self, folder: str, shelf: Shelf) -> int:
         """The highest number that a pack ever had, those that were moved aside included."""
@@ -147,11 +148,10 @@ class Compaction:
         except FileNotFoundError:
             return None
         except DamagedFile as error:
-            with self._lock:
-                self.tally.damaged.append(error.name)
+            self.tally.damaged.add(error.name)
             return None
         if DEAD in table["status"].to_pylist():
-            self._count(dead=1)
+            self.tally.dead.add(unit)
             return None
         return table
 

@@ -14,7 +14,7 @@ import pytest
 
 from dataset_builder import compact, retry
 from dataset_builder.build import Build
-from dataset_builder.config import BuildConfig, units_hash
+from dataset_builder.config import BuildConfig
 from dataset_builder.hub.tree import collect
 from dataset_builder.report import status, view
 from dataset_builder.score import main as score
@@ -25,28 +25,13 @@ from drspo.files.storage import Storage
 from pipeline import packs
 from pipeline.local import run_units
 from pipeline.pairs.columns import read_scores
-from pipeline.records import prompt_id, unit_id
 from pipeline.settings import PairSettings
-from tests.building import FAKES, build, fake_config, final_tables
+from tests.building import FAKES, build, fake_config, final_tables, neighbours
 
 
 @pytest.fixture(autouse=True)
 def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs, "MOST_UNITS", 3)
-
-
-def neighbours(folder: Path, out: Path | str, **changes: Any) -> BuildConfig:
-    """A run of which three units lie in one folder, and four in another."""
-    folder.mkdir(exist_ok=True)
-    config = fake_config(folder, out, **changes)
-    texts = (f"a castle on hill number {number}" for number in range(10**6))
-    found: dict[str, list[str]] = {"00": [], "ab": []}
-    while len(found["00"]) < 3 or len(found["ab"]) < 4:
-        text = next(texts)
-        place = unit_id([prompt_id(text)], units_hash(config))[:2]
-        if len(found.get(place, "full")) < (3 if place == "00" else 4):
-            found[place].append(text)
-    return fake_config(folder, out, [*found["00"], *found["ab"]], **changes)
 
 
 def units(out: str) -> list[str]:
