@@ -9,6 +9,8 @@ journal    100,000 answers of a language model: files, and reads to know what wa
 million    1,000,000 prompts through ingest, expand, filter and plan: peak memory
 ending     from planned prompts to shards, 10,000 simulated units and ten times as many: the driver's peak,
            and how often each unit is read
+compact    the 19,531 units that one of 256 folders has in a run of 5,000,000: files, and requests to list
+           and to read, before and after they are packed
 
 Ratios are what counts; the times are this machine's. Needs a quiet machine.
 """
@@ -37,6 +39,7 @@ import psutil
 from PIL import Image
 
 from benchmarks import simulated
+from benchmarks.compaction import compact
 from dataset_builder.build import Build, stage_spec
 from dataset_builder.config import BuildConfig
 from dataset_builder.ideas import make_prompts
@@ -447,6 +450,7 @@ def _ending(count: int) -> None:
 
 
 PIECES = {
+    "compact": (compact, 19_531),
     "ending": (ending, 10_000),
     "overhead": (overhead, 200),
     "ray": (overhead_of_ray, 40),

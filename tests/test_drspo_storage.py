@@ -201,3 +201,23 @@ def test_local_paths_and_urls(tmp_path):
     assert Storage(f"file://{tmp_path}").url("a") == str(tmp_path / "a")
     assert Storage("memory://x/y").local_path("a") is None
     assert Storage("memory://x/y/").url("a") == "memory://x/y/a"
+
+
+def test_a_writer_whose_temporary_file_was_swept_by_the_first_has_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, real = Storage(tmp_path), backends._write_synced
+    late = []
+
+    def written(path: Path, data: object) -> None:
+        real(path, data)
+        if not late:
+            late.append(path)
+            assert storage.create("units/ab/x", b"first")
+            storage.sweep("units/ab/")
+            assert not path.exists()
+
+    monkeypatch.setattr(backends, "_write_synced", written)
+    assert not storage.create("units/ab/x", b"second") and late
+    assert storage.read("units/ab/x") == b"first"
+    Storage(f"memory://{tmp_path.name}").sweep("units/ab/")  # whose writers leave nothing

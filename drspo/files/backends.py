@@ -34,6 +34,7 @@ class Folder(Protocol):
     def level(self, folder: str) -> list[str]: ...
     def list(self, prefix: str) -> list[str]: ...
     def delete(self, name: str) -> None: ...
+    def sweep(self, prefix: str) -> None: ...
     def open(self, name: str, mode: str) -> BinaryIO: ...
     def url(self, name: str) -> str: ...
 
@@ -102,6 +103,12 @@ class LocalFolder:
         self._refuse_links(self.path(name))
         self.path(name).unlink(missing_ok=True)
 
+    def sweep(self, prefix: str) -> None:
+        folder, _, stem = prefix.rpartition("/")
+        for file in (self.root / folder).glob(f"{TEMPORARY_PREFIX}{stem}*{TEMPORARY_SUFFIX}"):
+            if file.with_name(file.name.removeprefix(TEMPORARY_PREFIX).rsplit(".", 3)[0]).exists():
+                file.unlink(missing_ok=True)
+
     def open(self, name: str, mode: str) -> BinaryIO:
         return cast(BinaryIO, self.path(name).open(mode))
 
@@ -155,6 +162,8 @@ def _link(temporary: Path, target: Path) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and target.exists():  # who was first has swept
+            return False
         raise UserError(
             f"the file system cannot create a file only if it is absent: {error.strerror}",
             where=str(target),
@@ -252,6 +261,9 @@ class RemoteFolder:
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             patiently(lambda: self.filesystem.rm_file(self.path(name)), self.url(name))
+
+    def sweep(self, prefix: str) -> None:
+        """Nothing: what was not sent whole has no name."""
 
     def open(self, name: str, mode: str) -> BinaryIO:
         return cast(BinaryIO, RemoteFile(self.filesystem, self.path(name), self.url(name)))
