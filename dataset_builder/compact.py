@@ -45,16 +45,21 @@ def compact(run: RunDir) -> Tally:
 
 def describe(tally: Tally) -> str:
     """What was done and left, for a reader."""
-    lines = [f"packed     {tally.files} unit files into {tally.packs} packs"]
+    lines = [f"packed     {many(tally.files, 'unit file')} into {many(tally.packs, 'pack')}"]
     if not tally.files:
         lines = ["packed     nothing: no folder has two unit files that are for a pack"]
     if tally.copies:
-        lines.append(f"removed    {tally.copies} files of units that packs held already")
+        lines.append(f"removed    {many(tally.copies, 'file')} of units that packs held already")
     if tally.dead:
-        lines.append(f"kept       {len(tally.dead)} files with dead prompts, for `drspo retry-dead`")
+        lines.append(f"kept       {many(len(tally.dead), 'file')} with dead prompts, for `drspo retry-dead`")
     if tally.damaged:
         lines.append(
-            f"kept       {len(tally.damaged)} damaged files ({min(tally.damaged)}); "
-            "the command that began the run makes them anew"
+            f"kept       {many(len(tally.damaged), 'damaged file')} ({min(tally.damaged)}); "
+            "the command that began the run makes anew what is lost"
         )
     return "\n".join(lines)
+
+
+def many(count: int, thing: str) -> str:
+    """A count of things, in words."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
