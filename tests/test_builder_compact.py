@@ -151,7 +151,7 @@ def test_dead_prompts_of_a_compacted_run_are_retried(
     assert build(config).dead == 1
     monkeypatch.delenv("FAKE_POISON")
     compact.main([config.out])
-    assert "kept       1 files with dead prompts" in capsys.readouterr().out
+    assert "kept       1 file with dead prompts" in capsys.readouterr().out
     assert retry.main([config.out]) == 0
     assert build(config).made_now == 1
     build(neighbours(tmp_path / "calm", tmp_path / "calm/out"))
