@@ -18,6 +18,7 @@ from drspo.errors import UserError
 from drspo.files.storage import Storage
 from drspo.llm.journal import Journal
 from drspo.llm.settings import LLMSettings
+from pipeline.candidates.guard import read_attempts
 from pipeline.candidates.plan import read_plan
 from pipeline.ideas.filters import FilterSettings
 from pipeline.settings import ExportSettings, PairSettings, ResourceSettings
@@ -161,16 +162,31 @@ def test_several_actors_keep_one_budget_and_stop_once_enough_prompts_were_found(
     assert tables[0] == tables[1] and asked[0] == 4 <= asked[1] <= 3 + 2 * SEVERAL.text_actors
 
 
-def test_a_worker_that_dies_while_it_asks_loses_no_prompt(tmp_path: Path, session: Path) -> None:
-    (tmp_path / "calm").mkdir()
-    calm = fake_config(tmp_path / "calm", tmp_path / "calm/out")
-    build(calm)
-    session.with_name(f"{session.name}.died").unlink(missing_ok=True)
-    filters = replace(calm.filter, filters=(*calm.filter.filters, f"{FAKES}:dies_once"))
-    config = fake_config(tmp_path, tmp_path / "out", block=2, resources=SEVERAL, filter=filters)
-    assert build_on_ray(config).made_now == len(IDEAS)
-    assert session.with_name(f"{session.name}.died").exists()
-    assert final_tables(tmp_path / "out") == final_tables(tmp_path / "calm/out")
+def test_workers_that_die_while_they_ask_or_are_told_to_end_while_they_paint_lose_no_prompt(
+    tmp_path: Path, session: Path
+) -> None:
+    died, told = (session.with_name(f"{session.name}.{what}") for what in ("died", "terminated"))
+    outs = []
+    for name in ("calm", "ray"):
+        (tmp_path / name).mkdir()
+        config = fake_config(tmp_path / name, tmp_path / name / "out", block=2, resources=SEVERAL)
+        terminated = (f"{FAKES}:Painter.{option}" for option in ("poison=castle", "how=terminated"))
+        config, out = with_candidates(config, *terminated), tmp_path / name / "out"
+        outs.append(out)
+        if name == "calm":
+            # In this process it has happened already.
+            (tmp_path / "calm/made.log.terminated").touch()
+            build(config)
+            continue
+        for file in (died, told):
+            file.unlink(missing_ok=True)
+        filters = replace(config.filter, filters=(*config.filter.filters, f"{FAKES}:dies_once"))
+        outcome = build_on_ray(replace(config, filter=filters))
+    assert died.exists() and told.exists()
+    assert (outcome.made_now, outcome.dead) == (len(IDEAS), 0)
+    assert final_tables(outs[1]) == final_tables(outs[0])
+    # A worker that was told to end takes its attempt along: nobody will hold it against the prompt.
+    assert read_attempts(Storage(outs[1])) == []
 
 
 def test_one_gate_holds_all_actors_back() -> None:
