@@ -22,11 +22,8 @@ import argparse
 import contextlib
 import hashlib
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,11 +34,10 @@ from typing import Any
 
 import psutil
 
-from benchmarks.slowed import MARKS
+from benchmarks.victims import MODELS, SLOWED, Driver, Nodes, kill
 from dataset_builder.build import Build
 from dataset_builder.config import BuildConfig
 from drspo import consent
-from drspo.config import dump
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import PromptSettings
@@ -54,8 +50,6 @@ from pipeline.settings import (
     ScoringSettings,
 )
 
-SLOWED, MODELS = "benchmarks.slowed", "benchmarks.dataset"
-ROOT = Path(__file__).resolve().parent.parent
 IDEAS = 24
 KINDS = ("driver", "worker", "raylet", "node")
 PHASES = {"ideas": 0.8, "generate": 1.0, "score": 0.5, "pairing": 3.0, "shards": 2.0}
@@ -91,103 +85,6 @@ def build_config(folder: Path, ideas: Path, **changes: Any) -> BuildConfig:
         ),
     )
     return replace(config, **changes)
-
-
-class Nodes:
-    """A head and two nodes with one simulated GPU each."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        self.marks = Path(tempfile.mkdtemp(prefix="kills-marks-"))
-        os.environ.update(
-            {"PYTHONPATH": str(ROOT), "RAY_agent_register_timeout_ms": "120000", MARKS: str(self.marks)}
-        )
-        self.cluster = Cluster()
-        self.head = self._add(num_cpus=1, include_dashboard=False)
-        self.others = [self._add(num_cpus=2, num_gpus=1) for _ in range(2)]
-
-    def _add(self, **given: Any) -> Any:
-        for _ in range(4):  # a busy machine exceeds the 30 s that Ray allows a node's start
-            with contextlib.suppress(Exception):
-                return self.cluster.add_node(object_store_memory=100_000_000, **given)
-        return self.cluster.add_node(object_store_memory=100_000_000, **given)
-
-    def workers(self, title: str = "ray::") -> list[int]:
-        """The processes that run actors and tasks, and those that wait to."""
-        found = [child for node in (self.head, *self.others) for child in _tree(node)]
-        return [process.pid for process in found if _title(process).startswith(title)]
-
-    def replace(self, node: Any, whole: bool) -> None:
-        """Kill a node's raylet, alone or with all that it started, and add another node."""
-        for process in reversed(_tree(node) if whole else _tree(node)[:1]):
-            _kill(process)
-        self.cluster.remove_node(node, allow_graceful=False)
-        self.others[self.others.index(node)] = self._add(num_cpus=2, num_gpus=1)
-
-    def close(self) -> None:
-        """End all of it, what outlived its raylet too."""
-        shutil.rmtree(self.marks)
-        left = [process for node in (self.head, *self.others) for process in _tree(node)]
-        self.cluster.shutdown()
-        for process in left:
-            _kill(process)
-
-
-def _tree(node: Any) -> list[psutil.Process]:
-    """A node's raylet and the processes below it."""
-    with contextlib.suppress(psutil.NoSuchProcess, KeyError):
-        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-        return [raylet, *raylet.children(recursive=True)]
-    return []
-
-
-def _title(process: psutil.Process) -> str:
-    with contextlib.suppress(psutil.Error):
-        return " ".join(process.cmdline())
-    return ""
-
-
-def _kill(process: psutil.Process) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.kill()
-
-
-class Driver:
-    """The builder as a program of its own, started as often as it takes."""
-
-    def __init__(self, config: BuildConfig, folder: Path, address: str) -> None:
-        self.folder, self.starts, self.errors = folder, 0, 0
-        file = folder / "config.yaml"
-        file.write_text(dump(config))
-        plugins = ("--allow-plugins", SLOWED, MODELS)
-        self.command = [sys.executable, "-m", SLOWED, "--config", str(file), *plugins]
-        self.env = {**os.environ, "RAY_ADDRESS": address}
-        self.process = self._start()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        self.starts += 1
-        with (self.folder / "log.txt").open("ab") as log:
-            return subprocess.Popen(self.command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
-
-    def has_ended(self) -> bool:
-        """Whether the build is done; one that ended with an error is started again."""
-        code = self.process.poll()
-        if code is None or code == 0:
-            return code == 0
-        if code != -signal.SIGKILL:
-            self.errors += 1
-            last = "\n".join((self.folder / "log.txt").read_text().splitlines()[-12:])
-            print(f"  ended with {code}:\n{last}", file=sys.stderr, flush=True)
-        if self.errors > 20:
-            raise RuntimeError((self.folder / "log.txt").read_text()[-3000:])
-        self.process = self._start()
-        return False
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.process.kill()
-        self.process.wait()
 
 
 def tables(run: Path) -> dict[str, str]:
@@ -245,8 +142,7 @@ class Killer:
         return (
             f"{self.phase:8} {self.kind:6} {kills} kills in {counts['runs']} runs of {counts['starts']} "
             f"starts, {counts['errors']} ended with an error, {counts['graphs']} graphs begun again; "
-            f"tables {alike}, "
-            f"{counts['dead']} dead prompts, {counts['temporary']} temporary files"
+            f"tables {alike}, {counts['dead']} dead prompts, {counts['temporary']} temporary files"
         )
 
     def _run(self, folder: Path, calm: Path) -> None:
@@ -309,7 +205,7 @@ class Killer:
             if not pids:
                 return False
             struck[work.of] += 1
-            _kill(psutil.Process(self.rng.choice(pids)))
+            kill(self.rng.choice(pids))
         else:
             at_it = [node for node in self.nodes.others if node.node_id in {work.node for work in works}]
             chosen = self.nodes.others if self.phase == "pairing" else at_it
