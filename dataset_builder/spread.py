@@ -54,8 +54,9 @@ class RayWriter:
                 done, flying = ray.wait(flying, num_returns=1)
                 yield from _names(ray.get(done[0]))
         finally:
+            # With their workers: an interrupted one may serve the next task with half a module imported.
             for one in flying:
-                ray.cancel(one)
+                ray.cancel(one, force=True)
 
 
 def _write(

@@ -10,18 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from dataset_builder.build import Build, Outcome
+from dataset_builder.gather import Shard
 from drspo.config import dump
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from drspo.llm.journal import Journal
 from drspo.llm.settings import LLMSettings
-from pipeline.candidates.guard import read_attempts
+from pipeline.candidates.guard import process_start, read_attempts
 from pipeline.candidates.plan import read_plan
 from pipeline.ideas.filters import FilterSettings
 from pipeline.settings import ExportSettings, PairSettings, ResourceSettings
+from pipeline.units import UnitStore
 from tests.building import ALLOW, FAKES, IDEAS, build, fake_config, final_tables, with_candidates
 from tests.forks import Forks
 from tests.hostile_llm import KEY, HostileLLM
@@ -99,6 +102,31 @@ def test_tasks_write_the_shards_that_one_process_writes(
     assert shards[0].stat().st_mtime_ns == kept
 
 
+def test_a_task_that_nobody_waits_for_any_more_takes_its_worker_along(
+    tmp_path: Path, session: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted one would serve the next task, with whatever it was importing left half done."""
+    from dataset_builder import spread
+    from tests.plugin_fakes import quick_or_endless
+
+    pids = session.with_name(f"{session.name}.endless")
+    pids.unlink(missing_ok=True)
+    monkeypatch.setattr(spread, "_write", quick_or_endless)
+    monkeypatch.setattr(spread, "SHARDS_PER_TASK", 1)
+    shards = [Shard(name, pl.DataFrame(), (), "") for name in ("quick", "endless")]
+    store = UnitStore(Storage(tmp_path), "", ())
+    written = spread.RayWriter(RESOURCES)(store, shards, (), ExportSettings(), set())
+    assert next(written) == "quick"
+    (pid,) = pids.read_text().split()
+    assert process_start(int(pid))
+    written.close()
+    for _ in range(600):
+        if not process_start(int(pid)):
+            return
+        time.sleep(0.05)
+    pytest.fail("the worker lives on")
+
+
 def test_blocks_flow_from_the_first_idea_to_the_last_unit_as_in_one_process(
     tmp_path: Path, session: Path
 ) -> None:
@@ -165,28 +193,24 @@ def test_several_actors_keep_one_budget_and_stop_once_enough_prompts_were_found(
 def test_workers_that_die_while_they_ask_or_are_told_to_end_while_they_paint_lose_no_prompt(
     tmp_path: Path, session: Path
 ) -> None:
-    died, told = (session.with_name(f"{session.name}.{what}") for what in ("died", "terminated"))
-    outs = []
-    for name in ("calm", "ray"):
+    def config(name: str) -> Any:
         (tmp_path / name).mkdir()
-        config = fake_config(tmp_path / name, tmp_path / name / "out", block=2, resources=SEVERAL)
-        terminated = (f"{FAKES}:Painter.{option}" for option in ("poison=castle", "how=terminated"))
-        config, out = with_candidates(config, *terminated), tmp_path / name / "out"
-        outs.append(out)
-        if name == "calm":
-            # In this process it has happened already.
-            (tmp_path / "calm/made.log.terminated").touch()
-            build(config)
-            continue
-        for file in (died, told):
-            file.unlink(missing_ok=True)
-        filters = replace(config.filter, filters=(*config.filter.filters, f"{FAKES}:dies_once"))
-        outcome = build_on_ray(replace(config, filter=filters))
+        plain = fake_config(tmp_path / name, tmp_path / name / "out", block=2, resources=SEVERAL)
+        return with_candidates(plain, f"{FAKES}:Painter.poison=castle", f"{FAKES}:Painter.how=terminated")
+
+    calm, rough = config("calm"), config("ray")
+    (tmp_path / "calm/made.log.terminated").touch()  # in this process it has happened already
+    build(calm)
+    died, told = (session.with_name(f"{session.name}.{what}") for what in ("died", "terminated"))
+    for file in (died, told):
+        file.unlink(missing_ok=True)
+    filters = replace(rough.filter, filters=(*rough.filter.filters, f"{FAKES}:dies_once"))
+    outcome = build_on_ray(replace(rough, filter=filters))
     assert died.exists() and told.exists()
     assert (outcome.made_now, outcome.dead) == (len(IDEAS), 0)
-    assert final_tables(outs[1]) == final_tables(outs[0])
+    assert final_tables(rough.out) == final_tables(calm.out)
     # A worker that was told to end takes its attempt along: nobody will hold it against the prompt.
-    assert read_attempts(Storage(outs[1])) == []
+    assert read_attempts(Storage(rough.out)) == []
 
 
 def test_one_gate_holds_all_actors_back() -> None:
