@@ -45,7 +45,9 @@ class Nodes:
     def workers(self, title: str = "ray::") -> list[int]:
         """The processes that run actors and tasks, and those that wait to."""
         found = [child for node in (self.head, *self.others) for child in _tree(node)]
-        return [process.pid for process in found if _title(process).startswith(title)]
+        titles = ((process.pid, _title(process)) for process in found)
+        # The agents of a node have such names too, and take it along.
+        return [pid for pid, name in titles if name.startswith(title) and "Agent" not in name]
 
     def replace(self, node: Any, whole: bool) -> None:
         """Kill a node's raylet, alone or with all that it started, and add another node."""

@@ -102,19 +102,26 @@ def test_tasks_write_the_shards_that_one_process_writes(
     assert shards[0].stat().st_mtime_ns == kept
 
 
-def test_a_task_that_nobody_waits_for_any_more_takes_its_worker_along(
+def test_a_lost_task_is_begun_again_and_one_that_nobody_waits_for_takes_its_worker_along(
     tmp_path: Path, session: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An interrupted one would serve the next task, with whatever it was importing left half done."""
+    """An interrupted worker would serve the next task, with whatever it was importing left half done."""
+    from ray.exceptions import WorkerCrashedError
+
     from dataset_builder import spread
     from tests.plugin_fakes import quick_or_endless
 
     pids = session.with_name(f"{session.name}.endless")
-    pids.unlink(missing_ok=True)
+    for file in (pids, session.with_name(f"{session.name}.quick")):
+        file.unlink(missing_ok=True)
+    monkeypatch.setattr(spread, "_RETRIES", 0)  # so that Ray does not begin it again, as it often does
     monkeypatch.setattr(spread, "_write", quick_or_endless)
     monkeypatch.setattr(spread, "SHARDS_PER_TASK", 1)
     shards = [Shard(name, pl.DataFrame(), (), "") for name in ("quick", "endless")]
     store = UnitStore(Storage(tmp_path), "", ())
+    with pytest.raises(WorkerCrashedError):
+        list(spread.RayWriter(replace(RESOURCES, restarts=0))(store, shards[:1], (), ExportSettings(), set()))
+    session.with_name(f"{session.name}.quick").unlink()
     written = spread.RayWriter(RESOURCES)(store, shards, (), ExportSettings(), set())
     assert next(written) == "quick"
     (pid,) = pids.read_text().split()
