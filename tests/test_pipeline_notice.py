@@ -5,9 +5,8 @@ What it, or a worker that was lost with its node, was at is not the prompt's fau
 
 from __future__ import annotations
 
-import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,7 +95,13 @@ class Workers:
         patch.setattr(ray, "get_runtime_context", lambda: here)
         patch.setattr(ray, "nodes", lambda: [{"NodeID": "here", "Alive": "here" not in self.lost}])
         patch.setattr(notice.state, "get_draining_nodes", lambda: self.draining)
-        patch.setattr(flow, "Notice", functools.partial(notice.Notice, leave=leave, every=0.01, idle=1000.0))
+        self.notices: list[Any] = []
+
+        def begin(told: Callable[[], None]) -> Any:
+            self.notices.append(notice.Notice(told, leave=leave, every=0.01, idle=float("inf")))
+            return self.notices[-1]
+
+        patch.setattr(flow, "Notice", begin)
         patch.setenv("FAKE_LOG", str(folder / "made.log"))
         self.flow = flow
         self.spec = stage_spec(fake_config(folder, folder / "out"), str(folder / "out"))
@@ -117,8 +122,12 @@ def leave() -> None:
 
 
 @pytest.fixture
-def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workers:
-    return Workers(tmp_path, monkeypatch)
+def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
+    found = Workers(tmp_path, monkeypatch)
+    yield found
+    # Nobody looks any more when Ray is Ray again: asked by a thread that is left, it would start a cluster.
+    found.draining["here"] = 0
+    wait_for(lambda: all(notice.given for notice in found.notices))
 
 
 @pytest.mark.parametrize(("lost", "status", "cause"), [(True, OK, LOST), (False, DEAD, UNEXPLAINED)])
