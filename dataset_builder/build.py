@@ -203,8 +203,7 @@ class Build:
         end = Ending(self.run, self.store, self.config, prompts, self.write)
         for _ in range(3):
             units = (unit for units in self._planned() for unit in units)
-            count = sum(len(units) for units in self._planned())
-            with self.run.explained(), Scanned(self.store, units, count) as scanned:
+            with self.run.explained(), Scanned(self.store, units) as scanned:
                 damaged = scanned.damaged
                 try:
                     if not damaged:

@@ -53,16 +53,18 @@ class Ending:
         run.put(SCORES_NAME, scanned.scores)
         votes = self._votes()
         added = Added(run, scanned.alive, self.store.scorers, config.pairs)
-        figures = Figures(self.prompts, added.scorers)
-        with Lanes(run, config.export) as lanes:
+        with (
+            Figures(self.prompts, added.scorers, run.spool) as figures,
+            Lanes(run, config.export) as lanes,
+        ):
             for pairs in self._chosen(scanned, added, figures, lanes, votes):
                 figures.pairs(pairs)
                 lanes.add(PAIRS, pairs)
             names = lanes.cut()
             with progress(len(names), "export", "shards") as bar:
                 export(self.store, lanes, names, added.scorers, self.write, bar.advance)
-        run.write(README, about_run(names, config.export))
-        stats.write(run, figures.all(lambda: (added.join(part) for part in scanned.alive())))
+            run.write(README, about_run(names, config.export))
+            stats.write(run, figures.all(lambda: (added.join(part) for part in scanned.alive())))
         ended = Ended(dict(sorted(figures.splits.items())), names, figures.counts["lost"])
         self._record(ended, votes, added.scorers)
         return ended

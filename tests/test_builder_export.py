@@ -191,7 +191,7 @@ def test_in_however_many_parts_a_run_is_paired_its_tables_are_the_same(
 ) -> None:
     monkeypatch.setattr(exporting, "MEGABYTE", 1000)
     before, left = final_tables(run), sorted(run.iterdir())
-    monkeypatch.setattr(scanned, "UNITS_PER_PART", 1)
+    monkeypatch.setattr(scanned, "ROWS_PER_PART", 4)
     monkeypatch.setattr(scanned, "_WAITING", 3)
     assert exported_again(run) == before
     assert sorted(run.iterdir()) == left, "what lay on disk on the way is gone"
