@@ -68,7 +68,7 @@ def regrouped(pieces: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
 
 
 def _combined(columns: list[pa.ChunkedArray], schema: pa.Schema) -> pa.Table:
-    """The table of the columns, each in one piece. Takes them out of the list: one is there twice at a time."""
+    """The table of the columns, each in one piece. They leave the list: one is there twice at a time."""
     combined = []
     while columns:
         column = columns.pop(0)

@@ -1,4 +1,4 @@
-"""Numbers in ascending order, however many there are: runs of them lie sorted on disk and are merged there."""
+"""Numbers in ascending order, however many: runs of them lie sorted on disk and are merged there."""
 
 from __future__ import annotations
 

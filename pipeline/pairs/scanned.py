@@ -61,7 +61,7 @@ class Scanned:
 def by_unit(storage: Storage, rows: Spill, digit: int = 0) -> Iterator[pl.DataFrame]:
     """The rows in the order of their units' ids, in pieces of whole units; a unit's rows stay in their order.
 
-    What is too much for one piece goes on sixteen heaps by the next digit of the id, and so on with each heap.
+    What is too much for one piece goes on sixteen heaps by the next digit of the id, and so does each heap.
     """
     if rows.height <= ROWS_PER_PART or digit == _DEEPEST:
         if rows.height:
