@@ -62,6 +62,10 @@ class Values:
         """The `place`-th smallest, counted from 0."""
         return float(self.read(place, 1)[0])
 
+    def above(self, limit: float) -> int:
+        """How many are larger."""
+        return sum(int((some > limit).sum()) for some in self.blocks())
+
     def blocks(self) -> Iterator[np.ndarray]:
         """All numbers, some at a time."""
         return (self.read(start, min(_LEAF, self.size - start)) for start in range(0, self.size, _LEAF))

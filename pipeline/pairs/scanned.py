@@ -8,16 +8,11 @@ from contextlib import ExitStack
 import polars as pl
 import pyarrow as pa
 
-from drspo.files.storage import Storage
+from pipeline.pairs.heaps import by_unit, put_together
 from pipeline.pairs.scores import alive, no_candidates, scan_tables
 from pipeline.spill import Spill
 from pipeline.tables import write_pieces
 from pipeline.units import DamagedFile, UnitStore
-
-ROWS_PER_PART = 1 << 14
-_WAITING = 512  # rows of a heap in memory before they are written
-_DIGITS = "0123456789abcdef"
-_DEEPEST = 8  # digits of a unit's id that are looked at: enough for billions
 
 
 class Scanned:
@@ -39,7 +34,7 @@ class Scanned:
                 tables = _copied(scan_tables(store, units, self.damaged.append), rows)
                 # Arrow's own tables, not frames: columns of those go back to the machine together only.
                 write_pieces(self.scores, schema, (table.cast(schema) for table in tables))
-                for part in _whole(by_unit(store.storage, rows)):
+                for part in put_together(by_unit(store.storage, rows)):
                     self.parts.add(part)
             self._opened = opened.pop_all()
 
@@ -58,42 +53,8 @@ class Scanned:
         return (alive(part) for part in self)
 
 
-def by_unit(storage: Storage, rows: Spill, digit: int = 0) -> Iterator[pl.DataFrame]:
-    """The rows in the order of their units' ids, in pieces of whole units; a unit's rows stay in their order.
-
-    What is too much for one piece goes on sixteen heaps by the next digit of the id, and so does each heap.
-    """
-    if rows.height <= ROWS_PER_PART or digit == _DEEPEST:
-        if rows.height:
-            yield rows.whole()
-        return
-    with ExitStack() as opened:
-        heaps = {each: opened.enter_context(Spill(storage, _WAITING)) for each in _DIGITS}
-        for piece in rows:
-            sorted_out = piece.with_columns(_digit=pl.col("unit_id").str.slice(digit, 1))
-            for (each,), own in sorted_out.group_by("_digit", maintain_order=True):
-                heaps[str(each)].add(own.drop("_digit"))
-        for heap in heaps.values():
-            with heap:
-                yield from by_unit(storage, heap, digit + 1)
-
-
 def _copied(tables: Iterable[pa.Table], copy: Spill) -> Iterator[pa.Table]:
     """The tables, of which there is a copy then."""
     for table in tables:
         copy.add(pl.DataFrame(pl.from_arrow(table)))
         yield table
-
-
-def _whole(pieces: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Small pieces put together, as far as a part goes."""
-    waiting: list[pl.DataFrame] = []
-    count = 0
-    for piece in pieces:
-        if waiting and count + piece.height > ROWS_PER_PART:
-            yield pl.concat(waiting)
-            waiting, count = [], 0
-        waiting.append(piece)
-        count += piece.height
-    if waiting:
-        yield pl.concat(waiting)
