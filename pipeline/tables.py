@@ -79,6 +79,14 @@ def _combined(columns: list[pa.ChunkedArray], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(combined, schema=schema)
 
 
+def give_back() -> None:
+    """Give the pages that Arrow's allocator keeps for later back to the machine.
+
+    It keeps some for each thread and each size, which would look as if memory grew with a run.
+    """
+    pa.default_memory_pool().release_unused()
+
+
 def store_table(storage: Storage, name: str, table: pa.Table) -> pa.Table:
     """Store a table unless another copy of the job was first; gives what is stored."""
     return table if storage.create(name, parquet(table)) else read_table(storage, name, table.schema)
@@ -110,8 +118,12 @@ def read_pieces(storage: Storage, name: str, schema: pa.Schema) -> Iterator[pa.T
         try:
             file = open_parquet(stream, storage.url(name), buffer_size=_BUFFER)
             fitting = file.schema_arrow.equals(schema)
-            for batch in file.iter_batches(batch_size=_READ) if fitting else ():
-                yield pa.Table.from_batches([batch]).cast(schema)
+            for batch in file.iter_batches(batch_size=_READ, use_threads=False) if fitting else ():
+                piece = pa.Table.from_batches([batch]).cast(schema)
+                del batch
+                yield piece
+                del piece
+                give_back()
         except (UserError, *DAMAGES) as error:
             raise _damaged(storage, name, error) from error
         if not fitting:

@@ -13,8 +13,11 @@ import pyarrow as pa
 
 from pipeline.candidates.answers import problem
 from pipeline.records import DEAD, unit_schema
+from pipeline.tables import give_back
 from pipeline.units import DamagedFile, UnitStore
 
+AT_ONCE = 512
+"""Units whose facts are in memory together."""
 _FACTS = (
     "candidate_id",
     "generator",
@@ -57,12 +60,12 @@ def scan_units(store: UnitStore, units: Iterable[str], threads: int = 16) -> Sca
 def scan_tables(
     store: UnitStore, units: Iterable[str], on_damage: Callable[[DamagedFile], None], threads: int = 16
 ) -> Iterator[pa.Table]:
-    """Every unit's facts, in the units' order, a few hundred units at a time.
+    """Every unit's facts, in the units' order, `AT_ONCE` at a time.
 
     Threads hide the latency of an object store.
     """
     with ThreadPoolExecutor(threads) as pool:
-        for chunk in _chunks(units, 512):
+        for chunk in _chunks(units, AT_ONCE):
             rows: list[dict[str, Any]] = []
             for found in pool.map(lambda unit: _facts(store, unit), chunk):
                 if isinstance(found, DamagedFile):
@@ -70,6 +73,7 @@ def scan_tables(
                 else:
                     rows.extend(found)
             yield _table(rows, store.scorers)
+            give_back()
 
 
 def no_candidates(scorers: Sequence[str]) -> pl.DataFrame:
