@@ -1,4 +1,4 @@
-"""What the driver holds at the end of a run does not grow with the run: three times the units, the same peak."""
+"""What the driver holds at the end of a run does not grow with it: three times the units, the same peak."""
 
 from __future__ import annotations
 
@@ -89,16 +89,16 @@ def test_three_times_the_units_take_no_more_memory(
 ) -> None:
     pairs = PairSettings(balance="equal_wins", normalise="zscore", validation_prompts=10)
     # Every buffer is full after a few dozen units.
-    monkeypatch.setattr(scores, "AT_ONCE", 16)
-    monkeypatch.setattr(heaps, "ROWS_PER_PART", 16)
-    monkeypatch.setattr(heaps, "_WAITING", 8)
+    monkeypatch.setattr(scores, "AT_ONCE", 32)
+    monkeypatch.setattr(heaps, "ROWS_PER_PART", 96)
+    monkeypatch.setattr(heaps, "_WAITING", 16)
     monkeypatch.setattr(tables, "ROWS", 128)
-    monkeypatch.setattr(tables, "_READ", 16)
+    monkeypatch.setattr(tables, "_READ", 32)
     monkeypatch.setattr(values, "RUN", 64)
     monkeypatch.setattr(values, "_LEAF", 64)
     monkeypatch.setattr(whole, "_FEW", 16)
     monkeypatch.setattr(backends, "_COPIED", 1024)
-    monkeypatch.setattr(Spill.__init__, "__defaults__", (32,))
+    monkeypatch.setattr(Spill.__init__, "__defaults__", (64,))
     looks(tmp_path / "first", 20, pairs)  # imports and caches
     few, many = looks(tmp_path / "few", 100, pairs), looks(tmp_path / "many", 300, pairs)
     # The rows of a unit are 1300 bytes in Arrow, and more as objects.
