@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drspo.errors import UserError
-from drspo.files.parquet import DAMAGES, open_parquet
+from drspo.files.parquet import DAMAGES, PIECEWISE, open_parquet
 from drspo.files.storage import Storage
 
 ROWS = 1 << 17
@@ -116,7 +116,7 @@ def read_pieces(storage: Storage, name: str, schema: pa.Schema) -> Iterator[pa.T
     """The same table in pieces that fit in memory however long it is, refused alike."""
     with storage.open(name) as stream:
         try:
-            file = open_parquet(stream, storage.url(name), buffer_size=_BUFFER)
+            file = open_parquet(stream, storage.url(name), buffer_size=_BUFFER, **PIECEWISE)
             fitting = file.schema_arrow.equals(schema)
             for batch in file.iter_batches(batch_size=_READ, use_threads=False) if fitting else ():
                 piece = pa.Table.from_batches([batch]).cast(schema)
