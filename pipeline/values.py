@@ -37,6 +37,10 @@ class Values:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the disk back."""
         self._opened.close()
 
     def add(self, values: np.ndarray) -> None:

@@ -73,7 +73,7 @@ class Figures:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.margins.__exit__()
+        self.margins.close()
 
     def candidates(self, rows: pl.DataFrame) -> None:
         """Count a part of all candidates, dead and alive."""
