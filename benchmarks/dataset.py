@@ -8,7 +8,7 @@ resume     a start with nothing to do, and the listing of 100,000 unit files
 journal    100,000 answers of a language model: files, and reads to know what was spent and to find answers
 million    1,000,000 prompts through ingest, expand, filter and plan: peak memory
 ending     from planned prompts to shards, 10,000 simulated units and ten times as many: the driver's peak,
-           and how often each unit is read; with --count 100000 the second is a million, 20 minutes of CPU time
+           and how often each unit is read; with --count 100000 the second is a million: 20 CPU minutes
 
 Ratios are what counts; the times are this machine's. Needs a quiet machine.
 """
