@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pyarrow as pa
 
 from drspo.files.storage import Storage
-from pipeline.records import OK, PLAN_SCHEMA, PROMPT_SCHEMA, Candidate, UnitRow, unit_table
+from pipeline.records import OK, PLAN_SCHEMA, PROMPT_SCHEMA, candidate_type
 from pipeline.units import UnitIds, UnitStore
 
 CLAIMED = 1_000_000
@@ -67,36 +66,61 @@ class Units(UnitStore):
         super().__init__(storage, config_hash, scorers)
         self.count, self.images = count, images
         self.reads: Counter[str] = Counter()
+        self.kind = candidate_type(scorers)
+        indices = range(images)
+        constant = {
+            "generator": [("multidiffusion", "sdxl", "mad")[index % 3] for index in indices],
+            "seed": list(indices),
+            "image_bytes": [CLAIMED] * images,
+            "height": [1024] * images,
+            "width": [4096] * images,
+            "scorer_versions": [None] * images,
+            "rank": [1] * images,
+            "seconds": [1.0] * images,
+            "device": ["none"] * images,
+            "error": [""] * images,
+        }
+        self.constant = {name: pa.array(each, self.kind.field(name).type) for name, each in constant.items()}
 
     def listing(self) -> tuple[UnitIds, list[str]]:
         """All of them."""
         return UnitIds(bytes.fromhex(identity(number)) for number in range(self.count)), []
 
     def read(self, unit_id: str, columns: list[str] | None = None) -> pa.Table:
-        """The unit's table."""
+        """The unit's table, or those columns of it, put together from arrays: cheap beside reading a file."""
         self.reads["facts" if columns else "images"] += 1
         number = number_of(unit_id)
-        row = UnitRow(
-            unit_id=unit_id,
-            prompt_id=unit_id,
-            parent_id="",
-            prompt=text(number),
-            status=OK,
-            config_hash=self.config_hash,
-            candidates=tuple(self._candidate(number, index) for index in range(self.images)),
+        texts = {
+            "unit_id": unit_id,
+            "prompt_id": unit_id,
+            "parent_id": "",
+            "prompt": text(number),
+            "status": OK,
+            "error": "",
+            "config_hash": self.config_hash,
+            "code_version": "",
+        }
+        wanted = [name for name in texts if not columns or name in columns]
+        candidates = self._candidates(number, bool(columns))
+        return pa.table(
+            [
+                *(pa.array([texts[name]]) for name in wanted),
+                pa.ListArray.from_arrays([0, self.images], candidates),
+            ],
+            [*wanted, "candidates"],
         )
-        return unit_table([row], self.scorers)
 
-    def _candidate(self, number: int, index: int) -> Candidate:
-        name = identity(number * self.images + index)
-        facts: dict[str, Any] = {"height": 1024, "width": 4096, "seconds": 1.0, "device": "none"}
-        return Candidate(
-            candidate_id=name,
-            generator=("multidiffusion", "sdxl", "mad")[index % 3],
-            seed=index,
-            image={"bytes": name.encode(), "path": f"{name}.webp"},
-            image_bytes=CLAIMED,
-            scores={scorer: int(name[:8], 16) / 2**32 for scorer in self.scorers},
-            rank=1,
-            **facts,
-        )
+    def _candidates(self, number: int, facts: bool) -> pa.StructArray:
+        """The unit's candidates; their images only where more than facts is asked for."""
+        names = [identity(number * self.images + index) for index in range(self.images)]
+        scores = pa.array([int(name[:8], 16) / 2**32 for name in names])
+        arrays = {
+            **self.constant,
+            "candidate_id": pa.array(names),
+            "scores": pa.StructArray.from_arrays([scores] * len(self.scorers), list(self.scorers)),
+        }
+        if not facts:
+            images = [{"bytes": name.encode(), "path": f"{name}.webp"} for name in names]
+            arrays["image"] = pa.array(images, self.kind.field("image").type)
+        fields = [field for field in self.kind if field.name in arrays]
+        return pa.StructArray.from_arrays([arrays[field.name] for field in fields], fields=fields)

@@ -33,7 +33,7 @@ from pipeline.ideas.finished import PROMPTS_NAME
 from pipeline.pairs.scanned import Scanned
 from pipeline.records import DEAD, PROMPT_SCHEMA, UNFINISHED
 from pipeline.tables import read_pieces, regrouped
-from pipeline.units import DamagedFile, UnitIds, UnitStore, unit_name
+from pipeline.units import DamagedFile, UnitStore, unit_name
 
 log = logging.getLogger(__name__)
 
@@ -164,21 +164,21 @@ class Build:
     # Phase 5 -----------------------------------------------------------------------------------
 
     def _candidates(self) -> int:
-        planned = UnitIds(bytes.fromhex("".join(units)) for units in self._planned())
+        planned = sum(len(units) for units in self._planned())
         done, others = self.store.listing()
-        strays = done.without(planned)
+        strays = done.besides(self._planned())
         # A plan that was made again may lack a unit that a pack holds; nobody asks for it.
         alone = (unit_name(unit) for unit in strays if not self.store.packs.name(unit))
         for name in [*others, *alone]:
             self.store.move_aside(name, "no unit of this run's plan, nor a pack that says what it holds")
         standing = len(done) - len(strays)
-        if standing == len(planned):
+        if standing == planned:
             return 0
         if done:
-            log.info("%d of %d units stand already", len(done), len(planned))
+            log.info("%d of %d units stand already", len(done), planned)
         suspects = units_with_attempts(self.run)
         missing = suspects_last((todo(piece, done) for piece in read_plan_pieces(self.run)), suspects)
-        return self._make(regrouped(missing, _AT_ONCE), standing, len(planned))
+        return self._make(regrouped(missing, _AT_ONCE), standing, planned)
 
     def _make(self, works: Iterable[pa.Table | Texts], done: int, total: int) -> int:
         """Units made of tables of them, or of blocks, of which nobody knows yet how many (0) they give."""
@@ -205,8 +205,7 @@ class Build:
         end = Ending(self.run, self.store, self.config, prompts, self.write)
         for _ in range(3):
             units = (unit for units in self._planned() for unit in units)
-            count = sum(len(units) for units in self._planned())
-            with self.run.explained(), Scanned(self.store, units, count) as scanned:
+            with self.run.explained(), Scanned(self.store, units) as scanned:
                 damaged = scanned.damaged
                 try:
                     if not damaged:
@@ -225,7 +224,8 @@ class Build:
 
     def _check_images(self) -> list[DamagedFile]:
         with ThreadPoolExecutor(4) as pool:
-            found = (error for units in self._planned() for error in pool.map(self._damage, units))
+            parts = (units[at : at + 64] for units in self._planned() for at in range(0, len(units), 64))
+            found = (error for part in parts for error in pool.map(self._damage, part))
             return [error for error in found if error]
 
     def _damage(self, unit: str) -> DamagedFile | None:

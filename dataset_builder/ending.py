@@ -16,7 +16,7 @@ from dataset_builder.report.stats import Figures, Prompts
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.log import progress
-from pipeline.pairs.columns import Added
+from pipeline.pairs.added import Added
 from pipeline.pairs.pairing import pairs_of
 from pipeline.pairs.ranking import rank_groups
 from pipeline.pairs.scanned import Scanned
@@ -52,17 +52,19 @@ class Ending:
         run, config = self.run, self.config
         run.put(SCORES_NAME, scanned.scores)
         votes = self._votes()
-        added = Added(run, scanned.alive, self.store.scorers, config.pairs)
-        figures = Figures(self.prompts, added.scorers)
-        with Lanes(run, config.export) as lanes:
+        with (
+            Added(run, scanned.alive, self.store.scorers, config.pairs) as added,
+            Figures(self.prompts, added.scorers, run.spool) as figures,
+            Lanes(run, config.export) as lanes,
+        ):
             for pairs in self._chosen(scanned, added, figures, lanes, votes):
                 figures.pairs(pairs)
                 lanes.add(PAIRS, pairs)
             names = lanes.cut()
             with progress(len(names), "export", "shards") as bar:
                 export(self.store, lanes, names, added.scorers, self.write, bar.advance)
-        run.write(README, about_run(names, config.export))
-        stats.write(run, figures.all(lambda: (added.join(part) for part in scanned.alive())))
+            run.write(README, about_run(names, config.export))
+            stats.write(run, figures.all(lambda: added.join(scanned.alive())))
         ended = Ended(dict(sorted(figures.splits.items())), names, figures.counts["lost"])
         self._record(ended, votes, added.scorers)
         return ended
@@ -71,13 +73,16 @@ class Ending:
         self, scanned: Scanned, added: Added, figures: Figures, lanes: Lanes, votes: Sequence[Vote]
     ) -> Iterator[pl.DataFrame]:
         """The pairs with their bytes, in order; figures and lanes are given all the rest on the way."""
-        settings = self.config.pairs
-        whole = Whole.of(lambda: (added.join(part) for part in scanned.alive()), settings, added.scorers)
+        settings, spool = self.config.pairs, self.run.spool
+        whole = Whole.of(lambda: added.join(scanned.alive()), settings, added.scorers, spool)
 
-        def chosen() -> Iterator[pl.DataFrame]:
+        def counted() -> Iterator[pl.DataFrame]:
             for part in scanned:
                 figures.candidates(part)
-                scored = added.join(alive(part))
+                yield alive(part)
+
+        def chosen() -> Iterator[pl.DataFrame]:
+            for scored in added.join(counted()):
                 figures.alive(scored)
                 groups = rank_groups(scored, settings, added.scorers, whole)
                 lanes.add(RANKING, group_bytes(groups, scored))
@@ -90,7 +95,7 @@ class Ending:
         with Spill(self.run) as spill:
             for pairs in chosen():
                 spill.add(pairs)
-            keep = EqualWins(lambda: spill)
+            keep = EqualWins(lambda: spill, spool)
             yield from (keep(pairs) for pairs in spill)
 
     def _votes(self) -> list[Vote]:

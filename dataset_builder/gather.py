@@ -20,6 +20,7 @@ from drspo.files.storage import Storage
 from pipeline.records import Candidate
 from pipeline.settings import ExportSettings
 from pipeline.shards import ShardWriter
+from pipeline.tables import give_back
 from pipeline.units import DamagedFile, UnitStore, unit_name
 
 AHEAD = 4  # units that are read before they are wanted
@@ -99,6 +100,7 @@ class OpenShard:
         with self.file:
             self.writer.close()
             storage.put(self.shard.name, self.file)
+        give_back()
         return self.shard.name
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drspo.errors import UserError
-from drspo.files.parquet import DAMAGES, batch_rows, open_parquet
+from drspo.files.parquet import DAMAGES, PIECEWISE, batch_rows, open_parquet
 from drspo.files.storage import Storage
 from pipeline.records import COPIES
 
@@ -145,7 +145,7 @@ def _open(storage: Storage, name: str, columns: list[str] | None) -> pq.ParquetF
         stream = storage.open(name)
     except FileNotFoundError as error:
         raise UserError("there is no such file", storage.url(name)) from error
-    file = open_parquet(stream, storage.url(name), page_checksum_verification=True)
+    file = open_parquet(stream, storage.url(name), page_checksum_verification=True, **PIECEWISE)
     missing = set(columns or ()) - set(file.schema_arrow.names)
     if missing:
         raise UserError(f"no column {', '.join(sorted(missing))} in this file", storage.url(name))

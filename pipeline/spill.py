@@ -15,7 +15,7 @@ from drspo.files.storage import Storage
 class Spill:
     """Rows that were added, in their order. All that is in memory is what was added last."""
 
-    def __init__(self, storage: Storage, rows: int = 1 << 14) -> None:
+    def __init__(self, storage: Storage, rows: int = 1 << 12) -> None:
         self.file = storage.spool()
         self.rows = rows
         """A piece, at least, as it is written and read back; the last one may be shorter."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drspo.errors import UserError
-from drspo.files.parquet import DAMAGES, open_parquet
+from drspo.files.parquet import DAMAGES, PIECEWISE, open_parquet
 from drspo.files.storage import Storage
 
 ROWS = 1 << 17
@@ -34,11 +34,13 @@ def from_parquet(data: bytes) -> pa.Table:
 def write_pieces(file: BinaryIO, schema: pa.Schema, pieces: Iterable[pa.Table]) -> None:
     """Write the pieces of a table to a file: the bytes that `parquet` gives for all of it."""
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        group = schema.empty_table()
+        empty = True
         for group in regrouped(pieces, ROWS):
+            empty = False
             writer.write_table(group, row_group_size=ROWS)
-        if not group.num_rows:
-            writer.write_table(group)
+            del group  # else it would be there until the next is
+        if empty:
+            writer.write_table(schema.empty_table())
 
 
 def regrouped(pieces: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
@@ -53,12 +55,36 @@ def regrouped(pieces: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
             whole = pa.concat_tables(waiting)
             # An empty rest would hold on to all the rows before it.
             waiting, count = [whole.slice(rows)] if count > rows else [], count - rows
-            full = whole.slice(0, rows).combine_chunks()
+            columns = whole.slice(0, rows).columns
+            schema = whole.schema
             del whole
-            yield full
-            del full
+            yield _combined(columns, schema)
     if count:
-        yield pa.concat_tables(waiting).combine_chunks()
+        whole = pa.concat_tables(waiting)
+        waiting.clear()
+        columns, schema = whole.columns, whole.schema
+        del whole
+        yield _combined(columns, schema)
+
+
+def _combined(columns: list[pa.ChunkedArray], schema: pa.Schema) -> pa.Table:
+    """The table of the columns, each in one piece. They leave the list: one is there twice at a time."""
+    combined = []
+    while columns:
+        column = columns.pop(0)
+        if column.num_chunks != 1:
+            column = pa.chunked_array([column.combine_chunks()], column.type)
+        combined.append(column)
+        del column
+    return pa.Table.from_arrays(combined, schema=schema)
+
+
+def give_back() -> None:
+    """Give the pages that Arrow's allocator keeps for later back to the machine.
+
+    It keeps some for each thread and each size, which would look as if memory grew with a run.
+    """
+    pa.default_memory_pool().release_unused()
 
 
 def store_table(storage: Storage, name: str, table: pa.Table) -> pa.Table:
@@ -90,10 +116,14 @@ def read_pieces(storage: Storage, name: str, schema: pa.Schema) -> Iterator[pa.T
     """The same table in pieces that fit in memory however long it is, refused alike."""
     with storage.open(name) as stream:
         try:
-            file = open_parquet(stream, storage.url(name), buffer_size=_BUFFER)
+            file = open_parquet(stream, storage.url(name), buffer_size=_BUFFER, **PIECEWISE)
             fitting = file.schema_arrow.equals(schema)
-            for batch in file.iter_batches(batch_size=_READ) if fitting else ():
-                yield pa.Table.from_batches([batch]).cast(schema)
+            for batch in file.iter_batches(batch_size=_READ, use_threads=False) if fitting else ():
+                piece = pa.Table.from_batches([batch]).cast(schema)
+                del batch
+                yield piece
+                del piece
+                give_back()
         except (UserError, *DAMAGES) as error:
             raise _damaged(storage, name, error) from error
         if not fitting:

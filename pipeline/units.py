@@ -45,7 +45,11 @@ class UnitIds(Set[str]):
     """Ids of units, at 16 bytes each: what is done of a run of millions is held by whoever paints it."""
 
     def __init__(self, parts: Iterable[bytes]) -> None:
-        self.ids = np.sort(np.frombuffer(b"".join(parts), dtype="S16"))
+        data = bytearray()
+        for part in parts:
+            data += part
+        self.ids = np.frombuffer(data, dtype="S16")
+        self.ids.sort()
 
     @classmethod
     def _from_iterable(cls, ids: Iterable[str]) -> Set[str]:  # type: ignore[override]
@@ -59,15 +63,16 @@ class UnitIds(Set[str]):
         place = int(np.searchsorted(self.ids, wanted))
         return place < self.ids.size and bool(self.ids[place] == wanted)
 
-    def without(self, others: UnitIds) -> list[str]:
-        """Those that are not among the others, which hold most of these."""
-        found = []
-        for start in range(0, self.ids.size, 4096):
-            own = self.ids[start : start + 4096]
-            places = np.minimum(np.searchsorted(others.ids, own), max(0, others.ids.size - 1))
-            alone = own[others.ids[places] != own] if others.ids.size else own
-            found += [bytes(each).ljust(16, b"\0").hex() for each in alone.tolist()]
-        return found
+    def besides(self, pieces: Iterable[Sequence[str]]) -> list[str]:
+        """Those that are in none of the pieces, which hold most of these. A byte is in memory of each."""
+        seen = np.zeros(self.ids.size, dtype=bool)
+        for units in pieces:
+            wanted = np.frombuffer(bytes.fromhex("".join(units)), dtype="S16")
+            places = np.searchsorted(self.ids, wanted)
+            inside = places < self.ids.size
+            places, wanted = places[inside], wanted[inside]
+            seen[places[self.ids[places] == wanted]] = True
+        return [bytes(each).ljust(16, b"\0").hex() for each in self.ids[~seen].tolist()]
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, self.ids.size, 4096):

@@ -17,7 +17,7 @@ from dataset_builder.build import Build
 from dataset_builder.export import cuts, sliced
 from dataset_builder.gather import Shard, _by_unit
 from pipeline.local import run_units
-from pipeline.pairs import scanned
+from pipeline.pairs import heaps
 from pipeline.pairs.scores import scan_units
 from pipeline.settings import ExportSettings, PairSettings
 from pipeline.shards import read_pairs
@@ -191,8 +191,8 @@ def test_in_however_many_parts_a_run_is_paired_its_tables_are_the_same(
 ) -> None:
     monkeypatch.setattr(exporting, "MEGABYTE", 1000)
     before, left = final_tables(run), sorted(run.iterdir())
-    monkeypatch.setattr(scanned, "UNITS_PER_PART", 1)
-    monkeypatch.setattr(scanned, "_WAITING", 3)
+    monkeypatch.setattr(heaps, "ROWS_PER_PART", 4)
+    monkeypatch.setattr(heaps, "_WAITING", 3)
     assert exported_again(run) == before
     assert sorted(run.iterdir()) == left, "what lay on disk on the way is gone"
 

@@ -148,3 +148,5 @@ def test_ids_of_units_are_a_set_at_sixteen_bytes_each() -> None:
     assert found == set(ids) and len(found) == 500 and found.ids.nbytes == 500 * 16
     assert list(found) == ids and content_hash("other") not in found
     assert found - set(ids[1:]) == {ids[0]} and not UnitIds([]) and ids[0] not in UnitIds([])
+    assert found.besides([ids[3:], ids[:2], [content_hash("other")]]) == [ids[2]]
+    assert UnitIds([]).besides([ids]) == [] and found.besides([]) == ids

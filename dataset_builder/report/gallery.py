@@ -21,7 +21,7 @@ from drspo.leaving import public, public_name, public_text
 from drspo.web import viewer
 from pipeline.candidates.plan import PLAN_NAME, read_plan
 from pipeline.ideas.prompts import reason_kind
-from pipeline.pairs.columns import join_added
+from pipeline.pairs.added import join_added
 from pipeline.pairs.pairing import choose_pairs
 from pipeline.pairs.scores import scan_units
 from pipeline.pairs.votes import read_votes

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO
 
 import numpy as np
 import polars as pl
@@ -17,6 +19,7 @@ from pipeline.ideas.prompts import reason_kind
 from pipeline.pairs.scores import Scan
 from pipeline.pairs.whole import Parts
 from pipeline.records import DEAD, OK
+from pipeline.values import Values
 
 STATS_NAME = "stats.json"
 BINS = 24
@@ -52,16 +55,25 @@ class Prompts:
 class Figures:
     """The figures of a run, counted part by part. Parts hold whole groups."""
 
-    def __init__(self, prompts: Prompts, scorers: Sequence[str]) -> None:
-        self.prompts, self.scorers = prompts, tuple(scorers)
+    def __init__(
+        self, prompts: Prompts, scorers: Sequence[str], spool: Callable[[], BinaryIO] = TemporaryFile
+    ) -> None:
+        """`spool` opens a file without a name, for numbers of which there is one a pair or an image."""
+        self.prompts, self.scorers, self.spool = prompts, tuple(scorers), spool
         self.counts: Counter[str] = Counter()
         self.dead, self.failed = Counter[str](), Counter[str]()
         self.splits: Counter[str] = Counter()
         self.chosen, self.rejected = Counter[str](), Counter[str]()
         self.wins: dict[tuple[str, str], list[float]] = {}
         self.generators: set[str] = set()
-        self.margins: list[np.ndarray] = []
+        self.margins = Values(spool)
         self._last = ""
+
+    def __enter__(self) -> Figures:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.margins.close()
 
     def candidates(self, rows: pl.DataFrame) -> None:
         """Count a part of all candidates, dead and alive."""
@@ -97,20 +109,17 @@ class Figures:
         self.splits.update(rows["split"].to_list())
         self.chosen.update(rows["chosen_generator"].to_list())
         self.rejected.update(rows["rejected_generator"].to_list())
-        self.margins.append(rows["margin"].to_numpy())
+        self.margins.add(rows["margin"].to_numpy())
 
     def all(self, alive: Parts) -> dict[str, Any]:
-        """All figures; a function of the tables alone, so that the same run gives the same file.
-
-        The numbers of one score are in memory at a time.
-        """
+        """All figures; a function of the tables alone, so that the same run gives the same file."""
         names = sorted(self.generators)
         sides = {"chosen": self.chosen, "rejected": self.rejected}
         return {
             "counts": self._counts(),
             "funnel": self._funnel(),
-            "margins": summary(_joined(self.margins)),
-            "scores": {name: score_figures(alive, name) for name in self.scorers},
+            "margins": summary(self.margins),
+            "scores": {name: score_figures(alive, name, self.spool) for name in self.scorers},
             "win_rates": {a: {b: self._rate(a, b) for b in names if b != a} for a in names},
             "pairs_by_generator": {
                 name: {side: counted[name] for side, counted in sides.items()}
@@ -149,11 +158,11 @@ def collect(
     prompts: pa.Table, scan: Scan, alive: pl.DataFrame, pairs: pl.DataFrame, scorers: Sequence[str]
 ) -> dict[str, Any]:
     """All figures of tables in memory."""
-    figures = Figures(Prompts.of([prompts]), scorers)
-    figures.candidates(scan.candidates)
-    figures.alive(alive)
-    figures.pairs(pairs)
-    return figures.all(lambda: [alive])
+    with Figures(Prompts.of([prompts]), scorers) as figures:
+        figures.candidates(scan.candidates)
+        figures.alive(alive)
+        figures.pairs(pairs)
+        return figures.all(lambda: [alive])
 
 
 def write(storage: Storage, figures: dict[str, Any]) -> None:
@@ -167,35 +176,43 @@ def prompt_losses(prompts: pa.Table) -> dict[str, int]:
     return dict(sorted(Counter(reason_kind(reason) for status, reason in rows if status != OK).items()))
 
 
-def summary(values: pl.Series | np.ndarray) -> dict[str, Any]:
+def summary(values: pl.Series | np.ndarray | Values) -> dict[str, Any]:
     """Count, mean, quantiles and a histogram of the values."""
-    data = values.drop_nulls().to_numpy() if isinstance(values, pl.Series) else values
-    data = np.sort(data.astype(float, copy=False))
-    if not data.size:
+    if not isinstance(values, Values):
+        known = values.drop_nulls().to_numpy() if isinstance(values, pl.Series) else values
+        with Values() as some:
+            some.add(known)
+            return summary(some)
+    if not values.size:
         return {"count": 0}
-    edges = np.linspace(data[0], data[-1] if data[-1] > data[0] else data[0] + 1, BINS + 1)
-    quantiles = {f"q{int(100 * q):02d}": float(np.quantile(data, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}
+    least, most = values.at(0), values.at(values.size - 1)
+    edges = np.linspace(least, most if most > least else least + 1, BINS + 1)
+    counts = sum(np.histogram(some, edges)[0] for some in values.blocks())
     return {
-        "count": int(data.size),
-        "mean": float(data.mean()),
-        "std": float(data.std()),
-        "min": float(data[0]),
-        "max": float(data[-1]),
-        **quantiles,
-        "histogram": {"edges": edges.tolist(), "counts": np.histogram(data, edges)[0].tolist()},
+        "count": values.size,
+        "mean": values.mean(),
+        "std": values.deviation(),
+        "min": least,
+        "max": most,
+        **{f"q{int(100 * q):02d}": values.quantile(q) for q in (0.05, 0.25, 0.5, 0.75, 0.95)},
+        "histogram": {"edges": edges.tolist(), "counts": np.asarray(counts).tolist()},
     }
 
 
-def score_figures(alive: Parts, scorer: str) -> dict[str, Any]:
+def score_figures(alive: Parts, scorer: str, spool: Callable[[], BinaryIO] = TemporaryFile) -> dict[str, Any]:
     """The distribution of one scorer, over all candidates and per generator."""
-    found: dict[str, list[np.ndarray]] = {}
-    for part in alive():
-        values = part.select("generator", value=pl.col("scores").struct.field(scorer))
-        for (name,), own in values.group_by("generator"):
-            found.setdefault(str(name), []).append(own["value"].drop_nulls().to_numpy())
-    whole = {name: _joined(found.pop(name)) for name in sorted(found)}
-    per = {name: summary(values) for name, values in whole.items()}
-    return {**summary(_joined([*whole.values()])), "by_generator": per}
+    with ExitStack() as opened:
+        whole, found = opened.enter_context(Values(spool)), dict[str, Values]()
+        for part in alive():
+            values = part.select("generator", value=pl.col("scores").struct.field(scorer))
+            for (name,), own in values.group_by("generator"):
+                if str(name) not in found:
+                    found[str(name)] = opened.enter_context(Values(spool))
+                known = own["value"].drop_nulls().to_numpy()
+                found[str(name)].add(known)
+                whole.add(known)
+        per = {name: summary(found[name]) for name in sorted(found)}
+        return {**summary(whole), "by_generator": per}
 
 
 def wins(candidates: pl.DataFrame, scorer: str) -> dict[tuple[str, str], tuple[float, int]]:
@@ -209,10 +226,6 @@ def wins(candidates: pl.DataFrame, scorer: str) -> dict[tuple[str, str], tuple[f
     won = win + tie / 2
     table = pairs.group_by("generator", "generator_other").agg(won=won.sum(), count=won.count())
     return {(a, b): (won, count) for a, b, won, count in table.iter_rows()}
-
-
-def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def _kinds(errors: Sequence[str | None]) -> dict[str, int]:

@@ -24,7 +24,7 @@ from pipeline.pairs.columns import column_names, read_scores
 from pipeline.records import OK, PLAN_SCHEMA, PROMPT_SCHEMA
 from pipeline.shards import is_shard
 from pipeline.tables import read_table
-from pipeline.units import UnitIds, done_units
+from pipeline.units import done_units
 
 # A line of metrics.jsonl older than this says nothing about the speed of now.
 RECENT = 120.0
@@ -130,10 +130,10 @@ def _read_units(run: RunDir, status: Status) -> None:
     parts = [PLAN_NAME] if run.exists(PLAN_NAME) else run.list("phases/plan-")
     if not parts:
         return
-    ids = (read_table(run, name, PLAN_SCHEMA)["unit_id"].to_pylist() for name in parts)
-    planned = UnitIds(bytes.fromhex("".join(units)) for units in ids)
-    status.units = len(planned)
-    status.done = len(planned) - len(planned.without(done_units(run)))
+    planned = [read_table(run, name, PLAN_SCHEMA)["unit_id"].to_pylist() for name in parts]
+    done = done_units(run)
+    status.units = sum(map(len, planned))
+    status.done = len(done) - len(done.besides(planned))
     status.dead = [json.loads(run.read(name)) for name in run.list("dead/")]
     status.attempts = read_attempts(run)
     status.seconds_per_unit, status.active = _speed(run)

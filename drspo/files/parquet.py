@@ -20,6 +20,8 @@ MOST_RATIO = 1000  # unpacked to stored, beyond a megabyte or so; text packs 3 t
 MOST_BATCH = 256 << 20
 # What reading a damaged file raises: Arrow's own, and Python's for texts, numbers and times that are none.
 DAMAGES = (pa.ArrowException, OSError, ValueError, OverflowError, LookupError, NotImplementedError)
+PIECEWISE: dict[str, Any] = {"pre_buffer": False}
+"""Options for a file that is read piece by piece: else Arrow fetches all of it for the first piece."""
 _SPARE = 64 << 20  # bytes, and rows, that any file may unfold to
 
 

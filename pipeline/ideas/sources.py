@@ -203,7 +203,7 @@ def _read_csv(source: str, settings: PromptSettings) -> Iterator[Item]:
 def _read_parquet(source: str, settings: PromptSettings) -> Iterator[Item]:
     import pyarrow as pa
 
-    from drspo.files.parquet import DAMAGES, batch_rows, open_parquet
+    from drspo.files.parquet import DAMAGES, PIECEWISE, batch_rows, open_parquet
 
     label = Path(source).name
     schema = open_parquet(_parquet_stream(source), label).schema_arrow
@@ -211,7 +211,7 @@ def _read_parquet(source: str, settings: PromptSettings) -> Iterator[Item]:
     column = choose_column(schema.names, settings.column, label, texts)
     # As a dictionary, a long text that many rows repeat is in memory once.
     shared = [column] if column in texts else None
-    file = open_parquet(_parquet_stream(source), label, read_dictionary=shared)
+    file = open_parquet(_parquet_stream(source), label, read_dictionary=shared, **PIECEWISE)
     rows = 8192 if shared else batch_rows(file, 8192)
     number = 0
     try:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -23,10 +21,6 @@ from drspo.files.parquet import DAMAGES, open_parquet
 from drspo.files.storage import Storage
 from drspo.files.texts import parse_json
 from drspo.hashing import content_hash
-from pipeline.pairs.whole import Parts, score_weights
-from pipeline.settings import PairSettings
-
-log = logging.getLogger(__name__)
 
 FOLDER, ABOUT = "scores", "scorer.json"
 SCHEMA = pa.schema([("candidate_id", pa.string()), ("score", pa.float64()), ("error", pa.string())])
@@ -97,73 +91,21 @@ def read_scores(storage: Storage, name: str) -> pl.DataFrame:
 
     Raises UserError for a damaged or foreign file, by its name.
     """
-    names = [each for each in storage.list(f"{FOLDER}/{name}/") if each.endswith(".parquet")]
-    tables = [_read(storage, each) for each in names] or [SCHEMA.empty_table()]
-    rows: Any = pl.from_arrow(pa.concat_tables(tables))
+    rows = pl.concat([pl.DataFrame(pl.from_arrow(SCHEMA.empty_table())), *score_pieces(storage, name)])
+    return one_each(rows)
+
+
+def score_pieces(storage: Storage, name: str) -> Iterator[pl.DataFrame]:
+    """All rows that were ever stored of a column, a file at a time. UserError as by `read_scores`."""
+    for each in storage.list(f"{FOLDER}/{name}/"):
+        if each.endswith(".parquet"):
+            yield pl.DataFrame(pl.from_arrow(_read(storage, each)))
+
+
+def one_each(rows: pl.DataFrame) -> pl.DataFrame:
+    """One of the rows of each candidate, by candidate id: that with the number, where there is one."""
     rows = rows.sort("candidate_id", "score", nulls_last=True, maintain_order=True)
     return rows.unique("candidate_id", keep="first", maintain_order=True)
-
-
-class Added:
-    """The run's added scores, joined to its candidates part by part.
-
-    A column that does not cover every candidate is left out; it, or a candidate without its number, cannot be
-    paired by it: UserError for the column, the candidate leaves. All numbers of the columns are in memory.
-    """
-
-    def __init__(
-        self, storage: Storage, parts: Parts, scorers: Sequence[str], settings: PairSettings
-    ) -> None:
-        names = column_names(storage)
-        self.weights = score_weights(settings, (*scorers, *names))
-        self.columns: dict[str, pl.DataFrame] = {}
-        for name in names:
-            rows = read_scores(storage, name).select("candidate_id", "score")
-            if self._covers(storage, name, rows, parts):
-                self.columns[name] = rows
-        self.scorers = (*scorers, *self.columns)
-        """The names of all scores."""
-
-    def join(self, candidates: pl.DataFrame) -> pl.DataFrame:
-        """The candidates with all their scores, those that can be paired by them."""
-        for name, rows in self.columns.items():
-            candidates = with_column(candidates, name, rows)
-        weighted = [
-            pl.col("scores").struct.field(name).is_not_null() for name in self.columns if name in self.weights
-        ]
-        return candidates.filter(weighted) if weighted else candidates
-
-    def _covers(self, storage: Storage, name: str, rows: pl.DataFrame, parts: Parts) -> bool:
-        lacking = count = 0
-        for part in parts():
-            count += part.height
-            lacking += part.join(rows, on="candidate_id", how="anti").height
-        if lacking and name in self.weights:
-            raise UserError(
-                f"{lacking} of {count} images have not been scored by {name!r} yet",
-                storage.url(f"{FOLDER}/{name}"),
-                f"drspo score {storage.base} --scoring.scorers {read_about(storage, name).scorer}",
-            )
-        if lacking:
-            log.warning("the scores of %s are left out: %d images have none yet", name, lacking)
-        return not lacking
-
-
-def join_added(
-    storage: Storage, candidates: pl.DataFrame, scorers: Sequence[str], settings: PairSettings
-) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """(the candidates of a run with its added scores, the names of all their scores), see `Added`."""
-    added = Added(storage, lambda: [candidates], scorers, settings)
-    return added.join(candidates), added.scorers
-
-
-def with_column(candidates: pl.DataFrame, name: str, rows: pl.DataFrame) -> pl.DataFrame:
-    """The candidates, whose struct `scores` has the column's numbers too; null where there is none."""
-    added = rows.select("candidate_id", pl.col("score").alias("_added"))
-    joined = candidates.join(added, on="candidate_id", how="left", maintain_order="left")
-    return joined.with_columns(pl.col("scores").struct.with_fields(pl.col("_added").alias(name))).drop(
-        "_added"
-    )
 
 
 def _read(storage: Storage, name: str) -> pa.Table:

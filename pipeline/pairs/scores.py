@@ -13,8 +13,11 @@ import pyarrow as pa
 
 from pipeline.candidates.answers import problem
 from pipeline.records import DEAD, unit_schema
+from pipeline.tables import give_back
 from pipeline.units import DamagedFile, UnitStore
 
+AT_ONCE = 512
+"""Units whose facts are in memory together."""
 _FACTS = (
     "candidate_id",
     "generator",
@@ -49,31 +52,33 @@ def alive(candidates: pl.DataFrame) -> pl.DataFrame:
 def scan_units(store: UnitStore, units: Iterable[str], threads: int = 16) -> Scan:
     """Read every unit's facts, in the units' order, into memory."""
     damaged: list[DamagedFile] = []
-    frames = list(scan_pieces(store, units, damaged.append, threads))
+    tables = scan_tables(store, units, damaged.append, threads)
+    frames = [pl.DataFrame(pl.from_arrow(table)) for table in tables]
     return Scan(pl.concat(frames) if frames else no_candidates(store.scorers), damaged)
 
 
-def scan_pieces(
+def scan_tables(
     store: UnitStore, units: Iterable[str], on_damage: Callable[[DamagedFile], None], threads: int = 16
-) -> Iterator[pl.DataFrame]:
-    """Every unit's facts, in the units' order, a few hundred units at a time.
+) -> Iterator[pa.Table]:
+    """Every unit's facts, in the units' order, `AT_ONCE` at a time.
 
     Threads hide the latency of an object store.
     """
     with ThreadPoolExecutor(threads) as pool:
-        for chunk in _chunks(units, 512):
+        for chunk in _chunks(units, AT_ONCE):
             rows: list[dict[str, Any]] = []
             for found in pool.map(lambda unit: _facts(store, unit), chunk):
                 if isinstance(found, DamagedFile):
                     on_damage(found)
                 else:
                     rows.extend(found)
-            yield _frame(rows, store.scorers)
+            yield _table(rows, store.scorers)
+            give_back()
 
 
 def no_candidates(scorers: Sequence[str]) -> pl.DataFrame:
     """A scan of no units: its columns."""
-    return _frame([], scorers)
+    return pl.DataFrame(pl.from_arrow(_table([], scorers)))
 
 
 def _facts(store: UnitStore, unit: str) -> list[dict[str, Any]] | DamagedFile:
@@ -101,15 +106,14 @@ def _not_finite(scores: dict[str, float] | None) -> str:
     return f"score: {reason}" if reason else ""
 
 
-def _frame(rows: Sequence[dict[str, Any]], scorers: Sequence[str]) -> pl.DataFrame:
+def _table(rows: Sequence[dict[str, Any]], scorers: Sequence[str]) -> pa.Table:
     element = unit_schema(scorers).field("candidates").type.value_type
     fields = [
         (name, pa.string())
         for name in ("unit_id", "prompt_id", "parent_id", "prompt", "status", "group_error")
     ]
     fields += [(name, element.field(name).type) for name in _FACTS]
-    table = pa.Table.from_pylist(list(rows), schema=pa.schema([*fields, ("scored", pa.bool_())]))
-    return pl.DataFrame(pl.from_arrow(table))
+    return pa.Table.from_pylist(list(rows), schema=pa.schema([*fields, ("scored", pa.bool_())]))
 
 
 def _chunks(items: Iterable[str], size: int) -> Iterator[list[str]]:

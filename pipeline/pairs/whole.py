@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
+from tempfile import TemporaryFile
+from typing import BinaryIO
 
 import numpy as np
 import polars as pl
@@ -16,7 +21,11 @@ import polars as pl
 from drspo.errors import UserError, did_you_mean
 from drspo.hashing import seed_from
 from pipeline.settings import PairSettings
+from pipeline.values import Values
 
+_LETTERS, _FEW = 3, 4096
+Spool = Callable[[], BinaryIO]
+"""Opens a file without a name."""
 Parts = Callable[[], Iterable[pl.DataFrame]]
 """Begins a pass: gives the tables of all parts, one after the other."""
 
@@ -56,22 +65,27 @@ class Whole:
 
     settings: PairSettings
     standards: Mapping[str, Standard] = field(default_factory=dict)
-    held_out: frozenset[str] = frozenset()
+    last_held_out: tuple[int, str] = (-1, "")
+    """The hash and the id of the last prompt that is held out, in the order of their hashes."""
 
     @classmethod
-    def of(cls, parts: Parts, settings: PairSettings, scorers: Sequence[str]) -> Whole:
+    def of(
+        cls, parts: Parts, settings: PairSettings, scorers: Sequence[str], spool: Spool = TemporaryFile
+    ) -> Whole:
         """Of all candidates of a run. UserError when more prompts are to be held out than there are."""
         standards = {}
         if settings.normalise == "zscore":
             for name in score_weights(settings, scorers):
                 standards[name] = Standard.of(lambda name=name: _values(parts, name))  # type: ignore[misc]
-        held = _held_out(parts, settings.validation_prompts) if settings.validation_prompts else frozenset()
-        return cls(settings=settings, standards=standards, held_out=held)
+        if not settings.validation_prompts:
+            return cls(settings=settings, standards=standards)
+        last = _last_held_out(parts, settings.validation_prompts, spool)
+        return cls(settings=settings, standards=standards, last_held_out=last)
 
     def split(self, prompt: str) -> str:
         """The split of a prompt: by share, or those held out that are first in the order of their hashes."""
         if self.settings.validation_prompts:
-            return "validation" if prompt in self.held_out else "train"
+            return "validation" if _place(prompt) <= self.last_held_out else "train"
         return split_of(prompt, self.settings.validation_fraction)
 
     def splits(self, prompts: pl.Series) -> pl.Series:
@@ -82,16 +96,16 @@ class Whole:
 class EqualWins:
     """Which pairs are left of each generator when all win as often as the one that wins least.
 
-    Those of the largest margin; ties go by the pair's id. Takes two passes, and holds a number for each pair.
+    Those of the largest margin; ties go by the pair's id. Takes a few passes.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        margins = _margins(parts)
-        least = min((values.size for values in margins.values()), default=0)
-        self.least = {name: np.partition(values, -least)[-least] for name, values in margins.items()}
-        room = {name: least - int((values > self.least[name]).sum()) for name, values in margins.items()}
-        ties = {name: heapq.nsmallest(places, self._ties(parts, name)) for name, places in room.items()}
-        self.last = {name: ids[-1] for name, ids in ties.items()}
+    def __init__(self, parts: Parts, spool: Spool = TemporaryFile) -> None:
+        with ExitStack() as opened:
+            margins = _margins(parts, lambda: opened.enter_context(Values(spool)))
+            least = min((values.size for values in margins.values()), default=0)
+            self.least = {name: values.at(values.size - least) for name, values in margins.items()}
+            room = {name: least - values.above(self.least[name]) for name, values in margins.items()}
+        self.last = {name: nth(partial(self._ties, parts, name), places) for name, places in room.items()}
 
     def __call__(self, pairs: pl.DataFrame) -> pl.DataFrame:
         """Those of the pairs that are left, in their order."""
@@ -140,30 +154,49 @@ def _values(parts: Parts, scorer: str) -> Iterator[float]:
         yield from part["scores"].struct.field(scorer).to_list()
 
 
-def _held_out(parts: Parts, most: int) -> frozenset[str]:
-    count = 0
+def _place(prompt: str) -> tuple[int, str]:
+    """Where a prompt stands in the order by which prompts are held out."""
+    return seed_from("split", prompt), prompt
 
-    def ordered() -> Iterator[tuple[int, str]]:
-        nonlocal count
+
+def _last_held_out(parts: Parts, most: int, spool: Spool) -> tuple[int, str]:
+    with Values(spool) as hashes:
         for part in parts():
-            for prompt in part["prompt_id"].unique():
-                count += 1
-                yield seed_from("split", prompt), prompt
+            hashes.add(np.array([_place(prompt)[0] for prompt in part["prompt_id"].unique()]))
+        if not hashes.size:
+            return (-1, "")
+        if most >= hashes.size:
+            raise UserError(
+                f"{most} prompts cannot be held out of {hashes.size}",
+                "pairs.validation_prompts",
+                "The same command with fewer continues; no image is made again.",
+            )
+        last = int(hashes.at(most - 1))
+        equal = most - (hashes.size - hashes.above(last - 1))
+    alike = (prompt for part in parts() for prompt in part["prompt_id"].unique() if _place(prompt)[0] == last)
+    return last, heapq.nsmallest(equal, alike)[-1]
 
-    first = heapq.nsmallest(most, ordered())
-    if count and most >= count:
-        raise UserError(
-            f"{most} prompts cannot be held out of {count}",
-            "pairs.validation_prompts",
-            "The same command with fewer continues; no image is made again.",
-        )
-    return frozenset(prompt for _, prompt in first)
 
-
-def _margins(parts: Parts) -> dict[str, np.ndarray]:
+def _margins(parts: Parts, values: Callable[[], Values]) -> dict[str, Values]:
     """The margins of each generator's wins."""
-    found: dict[str, list[np.ndarray]] = {}
+    found: dict[str, Values] = {}
     for pairs in parts():
         for (name,), own in pairs.group_by("chosen_generator"):
-            found.setdefault(str(name), []).append(own["margin"].to_numpy())
-    return {name: np.concatenate(values) for name, values in found.items()}
+            if str(name) not in found:
+                found[str(name)] = values()
+            found[str(name)].add(own["margin"].to_numpy())
+    return found
+
+
+def nth(texts: Callable[[], Iterable[str]], place: int) -> str:
+    """The `place`-th smallest of texts, counted from 1. Each pass over them settles a few letters more."""
+    known = ""
+    while True:
+        counts = Counter(text[: len(known) + _LETTERS] for text in texts() if text.startswith(known))
+        beginnings = iter(sorted(counts))
+        while counts[beginning := next(beginnings)] < place:
+            place -= counts[beginning]
+        if counts[beginning] <= _FEW or beginning == known:
+            few = (text for text in texts() if text.startswith(beginning))
+            return heapq.nsmallest(place, few)[-1]
+        known = beginning

@@ -79,7 +79,7 @@ def picture_folders(source: str, split: str) -> list[Path]:
 
 
 def _parquet(pattern: str) -> Iterator[dict[str, Any]]:
-    from drspo.files.parquet import batch_rows, open_parquet
+    from drspo.files.parquet import PIECEWISE, batch_rows, open_parquet
     from pipeline.shards import without_copies
 
     files = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
@@ -87,7 +87,7 @@ def _parquet(pattern: str) -> Iterator[dict[str, Any]]:
         raise UserError("no Parquet file found", pattern)
     for name in files:
         try:
-            with open_parquet(name, name) as table:
+            with open_parquet(name, name, **PIECEWISE) as table:
                 wanted = without_copies(table.schema_arrow.names)
                 for batch in table.iter_batches(batch_size=batch_rows(table, 16), columns=wanted):
                     yield from batch.to_pylist()
