@@ -15,7 +15,7 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.memory import sdxl
+from benchmarks.shapes import sdxl
 from generate.catalogue import CATALOGUE
 
 WINDOW, CANVAS, BLUEPRINT = (128, 128), (128, 512), (64, 256)

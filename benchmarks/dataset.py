@@ -2,6 +2,7 @@
 
 overhead   phase 5 in-process, against a bare loop of the same models
 ray        phase 5 on Ray, one actor a stage, against two bare processes that generate and score at once
+waiting    phase 5 on Ray with scrolls of 5 s in which the CPU rests, as beside a card, against those waits
 scaling    sleeping actors with real image bytes, 2 against 8, on Ray
 spill      12 MB images through a 700 MB object store
 resume     a start with nothing to do, and the listing of 100,000 unit files
@@ -9,6 +10,8 @@ journal    100,000 answers of a language model: files, and reads to know what wa
 million    1,000,000 prompts through ingest, expand, filter and plan: peak memory
 ending     from planned prompts to shards, 10,000 simulated units and ten times as many: the driver's peak,
            and how often each unit is read; with --count 100000 the second is a million: 20 CPU minutes
+compact    the 19,531 units that one of 256 folders has in a run of 5,000,000: files, and requests to list
+           and to read, before and after they are packed
 
 Ratios are what counts; the times are this machine's. Needs a quiet machine.
 """
@@ -37,6 +40,7 @@ import psutil
 from PIL import Image
 
 from benchmarks import simulated
+from benchmarks.compaction import compact
 from dataset_builder.build import Build, stage_spec
 from dataset_builder.config import BuildConfig
 from dataset_builder.ideas import make_prompts
@@ -280,6 +284,16 @@ def spilled_bytes() -> float:
     return float(line.split()[1]) * 2**20
 
 
+def waiting(units: int) -> None:
+    """One actor a stage, two scrolls of 1024x4096 a unit: what Ray and the rest add to the waits."""
+    (seconds, spent), _ = on_ray(sleepers(5.0, 1024, 4096, 1), units, 700)
+    bare = (units - 1) * 2 * 5.0
+    print(
+        f"waiting: {units - 1} units, wall time from the first to the last: waits {bare:.1f} s, on Ray "
+        f"{seconds:.1f} s, ratio {seconds / bare:.3f}; CPU {spent:.1f} s"
+    )
+
+
 def scaling(units: int) -> None:
     """Units per second of 8 sleeping actors against 2."""
     rates = {}
@@ -464,9 +478,11 @@ def peak_memory() -> float:
 
 
 PIECES = {
+    "compact": (compact, 19_531),
     "ending": (ending, 10_000),
     "overhead": (overhead, 200),
     "ray": (overhead_of_ray, 40),
+    "waiting": (waiting, 12),
     "scaling": (scaling, 96),
     "spill": (spill, 40),
     "resume": (resume, 100_000),

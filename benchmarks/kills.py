@@ -1,15 +1,19 @@
-"""Kills at random moments of a build on a cluster, and whether any of it can be told from the tables.
+"""Kills at random moments of each phase of a build on a cluster, and whether the tables can tell any of it.
 
-    python -m benchmarks.kills [KIND...] [--kills 12] [--seed 0]
+    python -m benchmarks.kills [KIND...] [--phases PHASE...] [--kills 12] [--seed 0]
 
-KIND is driver (the builder's process), worker (a process that runs an actor), raylet (a node's daemon, whose
-workers end with it) or node (the daemon with all that it started); all four where none is named. Every kill
-is SIGKILL. A cluster on this machine has a head, where drivers run, and two more nodes; what is lost is
-replaced, and a driver that ended with an error is started again. Up to half of the kills come while prompts
-are made (phases 1 to 4, `--until prompts`), the others while they are painted, scored and exported. A run
-that ended before all kills were done is followed by another. For each kind a line tells the kills by what was
-being made, the starts, whether all tables are to the byte those of a calm run in one process, and what was
-left behind.
+KIND is driver (the builder's process), worker (a process that runs an actor or a task), raylet (a node's
+daemon, whose workers end with it) or node (the daemon with all that it started); all four where none is
+named. PHASE is ideas (ingest, filters, duplicates), generate, score, pairing (scores to pairs and groups) or
+shards (written by tasks on the cluster); all where none is named. The builder is slowed, so that its phases
+last (`benchmarks.slowed`). Every kill is SIGKILL, a random while after work of that phase was seen to begin
+and while such work is under way: on the worker that is at it, or the node of such a worker. In pairing, work
+of the driver alone, it is any worker and any node. A cluster on this machine has a head, where drivers run,
+and two more nodes; what is lost is replaced, and a driver that ended is started again. A run that ended
+before all kills were done is followed by another; for pairing and shards it begins with all units but two
+made. No prompt's worker is killed more than twice: at the third death without a word the builder takes the
+prompt for the cause. For each phase and kind a line tells the kills, the starts, whether all tables are to
+the byte those of a calm run in one process, and what was left behind.
 """
 
 from __future__ import annotations
@@ -17,45 +21,45 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import os
+import json
 import random
-import signal
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from benchmarks.victims import MODELS, SLOWED, Driver, Nodes, kill
 from dataset_builder.build import Build
 from dataset_builder.config import BuildConfig
 from drspo import consent
-from drspo.config import dump
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import PromptSettings
 from pipeline.local import run_units
-from pipeline.settings import CandidateSettings, ResourceSettings, ScoringSettings
+from pipeline.settings import (
+    CandidateSettings,
+    ExportSettings,
+    PairSettings,
+    ResourceSettings,
+    ScoringSettings,
+)
 
-HERE, MODELS = "benchmarks.kills", "benchmarks.dataset"
-ROOT = Path(__file__).resolve().parent.parent
 IDEAS = 24
 KINDS = ("driver", "worker", "raylet", "node")
+PHASES = {"ideas": 0.8, "generate": 1.0, "score": 0.5, "pairing": 3.0, "shards": 2.0}
+"""And how long a kill may wait after work was seen, in seconds: about as long as the work lasts."""
+MADE = ("export", "scores.parquet", "stats.json", "README.md")
+"""What pairing and shards make anew where it is not there."""
 
 
-def dawdle(row: dict[str, Any]) -> None:
-    """A filter that objects to nothing, and takes the time of a short answer."""
-    time.sleep(0.4)
-
-
-def build_config(folder: Path, **changes: Any) -> BuildConfig:
-    """The build: slow filters, sleeping painters, blocks of four ideas."""
-    ideas = folder / "ideas.txt"
+def build_config(folder: Path, ideas: Path, **changes: Any) -> BuildConfig:
+    """The build: slow filters, sleeping painters, blocks of four ideas, many shards."""
     ideas.write_text("".join(f"a castle on hill number {number}\n" for number in range(IDEAS)))
     config = BuildConfig(
         out=str(folder / "run"),
@@ -63,119 +67,24 @@ def build_config(folder: Path, **changes: Any) -> BuildConfig:
         block=4,
         prompts=PromptSettings(source=str(ideas)),
         expand=ExpandSettings(expander="none"),
-        filter=FilterSettings(near_duplicates=0.0, filters=(f"{HERE}:dawdle",)),
+        filter=FilterSettings(near_duplicates=0.0, filters=(f"{SLOWED}:dawdle",)),
         candidates=CandidateSettings(
             model="",
             generators=(f"{MODELS}:Sleeper",),
-            height=32,
-            width=64,
-            options=(f"{MODELS}:Sleeper.seconds=0.5",),
+            seeds=3,
+            height=192,
+            width=384,
+            encoding="png",
+            options=(f"{MODELS}:Sleeper.seconds=0.3",),
         ),
-        scoring=ScoringSettings(scorers=(f"{MODELS}:Constant",)),
+        scoring=ScoringSettings(scorers=(f"{SLOWED}:Pensive",)),
+        pairs=PairSettings(method="all"),
+        export=ExportSettings(shard_mb=2, row_group_mb=1, ranking=True),
         resources=ResourceSettings(
-            text_actors=2, generator_actors=2, max_generators=3, generator_gpus=1.0, actor_cpus=0.2
+            text_actors=2, generator_actors=2, generator_gpus=0.8, scorer_gpus=0.2, actor_cpus=0.2
         ),
     )
     return replace(config, **changes)
-
-
-class Nodes:
-    """A head and two nodes with one simulated GPU each."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        os.environ.update(PYTHONPATH=str(ROOT), RAY_agent_register_timeout_ms="120000")
-        self.cluster = Cluster()
-        self.head = self._add(num_cpus=1, include_dashboard=False)
-        self.others = [self._add(num_cpus=2, num_gpus=1) for _ in range(2)]
-
-    def _add(self, **given: Any) -> Any:
-        for _ in range(4):  # a busy machine exceeds the 30 s that Ray allows a node's start
-            with contextlib.suppress(Exception):
-                return self.cluster.add_node(object_store_memory=100_000_000, **given)
-        return self.cluster.add_node(object_store_memory=100_000_000, **given)
-
-    def workers(self) -> list[psutil.Process]:
-        """The processes that run actors of the graph."""
-        found = [child for node in (self.head, *self.others) for child in _tree(node)]
-        return [process for process in found if _title(process).startswith("ray::MapWorker")]
-
-    def replace(self, node: Any, whole: bool) -> None:
-        """Kill a node's raylet, alone or with all that it started, and add another node."""
-        for process in reversed(_tree(node) if whole else _tree(node)[:1]):
-            _kill(process)
-        self.cluster.remove_node(node, allow_graceful=False)
-        self.others[self.others.index(node)] = self._add(num_cpus=2, num_gpus=1)
-
-    def close(self) -> None:
-        """End all of it, what outlived its raylet too."""
-        left = [process for node in (self.head, *self.others) for process in _tree(node)]
-        self.cluster.shutdown()
-        for process in left:
-            _kill(process)
-
-
-def _tree(node: Any) -> list[psutil.Process]:
-    """A node's raylet and the processes below it."""
-    with contextlib.suppress(psutil.NoSuchProcess, KeyError):
-        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-        return [raylet, *raylet.children(recursive=True)]
-    return []
-
-
-def _title(process: psutil.Process) -> str:
-    with contextlib.suppress(psutil.Error):
-        return " ".join(process.cmdline())
-    return ""
-
-
-def _kill(process: psutil.Process) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.kill()
-
-
-class Driver:
-    """The builder as a program of its own, started as often as it takes."""
-
-    def __init__(self, config: BuildConfig, folder: Path, address: str) -> None:
-        self.folder, self.starts, self.errors = folder, 0, 0
-        file = folder / "config.yaml"
-        file.write_text(dump(config))
-        plugins = ("--allow-plugins", HERE, MODELS)
-        self.command = [sys.executable, "-m", "dataset_builder", "--config", str(file), *plugins]
-        self.env = {**os.environ, "RAY_ADDRESS": address}
-        self.process = self._start()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        self.starts += 1
-        with (self.folder / "log.txt").open("ab") as log:
-            return subprocess.Popen(self.command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
-
-    def has_ended(self) -> bool:
-        """Whether the build is done; one that ended with an error is started again."""
-        code = self.process.poll()
-        if code is None or code == 0:
-            return code == 0
-        if code != -signal.SIGKILL:
-            self.errors += 1
-            last = "\n".join((self.folder / "log.txt").read_text().splitlines()[-12:])
-            print(f"  ended with {code}:\n{last}", file=sys.stderr, flush=True)
-        if self.errors > 20:
-            raise RuntimeError((self.folder / "log.txt").read_text()[-3000:])
-        self.process = self._start()
-        return False
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.process.kill()
-        self.process.wait()
-
-
-def made(run: Path) -> Counter[str]:
-    """How many files of each phase a run has."""
-    kinds = {"prompts": "phases/*.parquet", "images": "units/*/*.parquet", "shards": "export/**/*.parquet"}
-    return Counter({name: sum(1 for _ in run.glob(pattern)) for name, pattern in kinds.items()})
 
 
 def tables(run: Path) -> dict[str, str]:
@@ -185,101 +94,145 @@ def tables(run: Path) -> dict[str, str]:
     return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def moments(driver: Driver, run: Path, rng: random.Random, patience: float = 240.0) -> Iterator[str]:
-    """What was made last, each time that something more was made and a random while after; until the end."""
-    before = made(run)
-    while not driver.has_ended():
-        wanted, until = rng.randint(1, 4), time.monotonic() + patience
-        while (now := made(run)).total() < before.total() + wanted:
-            if driver.has_ended():
-                return
+@dataclass(frozen=True)
+class Work:
+    """Something of a phase that is under way."""
+
+    name: str
+    pid: int
+    node: str
+    of: str = ""
+    """The unit and the part of it."""
+
+
+def under_way(phase: str, run: Path, marks: Path) -> list[Work]:
+    """What is at work in a phase now: by the marks of the slowed builder, or by the guard's own ledger."""
+    found = []
+    if phase in ("generate", "score"):
+        for file in run.glob(f"attempts/*.{phase}-*.json"):
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                one = json.loads(file.read_text())
+                if not one["cause"]:
+                    found.append(Work(file.name, one["pid"], one["node"], file.name.rsplit(".", 2)[0]))
+    else:
+        for file in marks.glob(f"{phase}.*"):
+            _, pid, node, _ = file.name.split(".")
+            found.append(Work(file.name, int(pid), node))
+    return [work for work in found if psutil.pid_exists(work.pid)]
+
+
+class Killer:
+    """The kills of one kind in one phase, over as many runs as they take."""
+
+    def __init__(self, kind: str, phase: str, kills: int, nodes: Nodes, rng: random.Random) -> None:
+        self.kind, self.phase, self.left, self.nodes, self.rng = kind, phase, kills, nodes, rng
+        self.counts: Counter[str] = Counter()
+        self.same = True
+
+    def runs(self, calm: Path) -> str:
+        """All kills; gives the line that tells of them."""
+        kills = self.left
+        while self.left:
+            self.counts["runs"] += 1
+            for file in self.nodes.marks.iterdir():
+                file.unlink()
+            with tempfile.TemporaryDirectory(prefix=f"kills-{self.phase}-{self.kind}-") as name:
+                self._run(Path(name), calm)
+        counts, alike = self.counts, "identical" if self.same else "DIFFERENT"
+        return (
+            f"{self.phase:8} {self.kind:6} {kills} kills in {counts['runs']} runs of {counts['starts']} "
+            f"starts, {counts['errors']} ended with an error, {counts['graphs']} graphs begun again; "
+            f"tables {alike}, {counts['dead']} dead prompts, {counts['temporary']} temporary files"
+        )
+
+    def _run(self, folder: Path, calm: Path) -> None:
+        run = folder / "run"
+        if self.phase in ("pairing", "shards"):
+            shutil.copytree(calm / "run", run, ignore=shutil.ignore_patterns(*MADE))
+            for unit in sorted(run.glob("units/*/*.parquet"))[:2]:
+                unit.unlink()
+        driver = Driver(
+            build_config(folder, calm / "ideas.txt", executor="ray"), folder, self.nodes.cluster.address
+        )
+        try:
+            self._kill_while(driver, run)
+        finally:
+            driver.kill()
+        self.counts["starts"] += driver.starts
+        self.counts["errors"] += driver.errors
+        self.counts["graphs"] += (folder / "log.txt").read_text().count("the graph failed")
+        self.same = self.same and tables(run) == tables(calm / "run")
+        self.counts["dead"] += len(list(run.glob("dead/*")))
+        self.counts["temporary"] += sum(1 for file in run.rglob("*.tmp"))
+
+    def _kill_while(self, driver: Driver, run: Path, patience: float = 300.0) -> None:
+        """Kill until there were so many, then let the build end."""
+        seen: set[str] = set()
+        struck: Counter[str] = Counter()
+        wanted, until = self._wanted(), time.monotonic() + patience
+        while not driver.has_ended():
             if time.monotonic() > until:
                 raise TimeoutError((driver.folder / "log.txt").read_text()[-3000:])
             time.sleep(0.02)
-        time.sleep(rng.uniform(0, 1.0))
-        if driver.process.poll() is None:
-            yield "shards" if now["images"] >= IDEAS else "images" if now["images"] else "prompts"
-        before = made(run)
+            fresh = {work.name for work in self._work(run)} - seen
+            if not self.left or len(fresh) < wanted:
+                continue
+            time.sleep(self.rng.uniform(0, PHASES[self.phase]))
+            works = [work for work in self._work(run) if struck[work.of] < 2 or not work.of]
+            if not works or driver.process.poll() is not None or not self._kill(works, driver, struck):
+                continue
+            self.left -= 1
+            seen |= {work.name for work in works} | fresh
+            wanted, until = self._wanted(), time.monotonic() + patience
+            print(f"  {self.phase} {self.kind}: {self.left} left", file=sys.stderr, flush=True)
 
+    def _work(self, run: Path) -> list[Work]:
+        return under_way(self.phase, run, self.nodes.marks)
 
-def one_kill(kind: str, nodes: Nodes, driver: Driver, rng: random.Random) -> None:
-    """Kill one at random."""
-    if kind == "driver":
-        driver.kill()
-    elif kind == "worker":
-        found = nodes.workers()
-        if found:
-            _kill(rng.choice(found))
-    else:
-        nodes.replace(rng.choice(nodes.others), whole=kind == "node")
+    def _wanted(self) -> int:
+        """How many pieces of work at once must have begun since the last kill."""
+        return 1 if self.phase in ("pairing", "score") else self.rng.randint(1, 2)
 
-
-def run_through(kind: str, kills: int, nodes: Nodes, rng: random.Random, calm: dict[str, str]) -> str:
-    """All kills of one kind, over as many runs as they take; gives the line that tells of them."""
-    counts: Counter[str] = Counter()
-    runs = starts = errors = graphs = dead = left = 0
-    same = True
-    while counts.total() < kills:
-        runs += 1
-        with tempfile.TemporaryDirectory(prefix=f"kills-{kind}-") as name:
-            folder = Path(name)
-            for until, most in (("prompts", (kills + 1) // 2), ("shards", kills)):
-                config = build_config(folder, executor="ray", until=until)
-                driver = Driver(config, folder, nodes.cluster.address)
-                try:
-                    _kill_while(kind, most, nodes, driver, rng, counts)
-                finally:
-                    driver.kill()
-                starts, errors = starts + driver.starts, errors + driver.errors
-            run = folder / "run"
-            graphs += (folder / "log.txt").read_text().count("the graph failed")
-            same = same and tables(run) == calm
-            dead += len(list(run.glob("dead/*")))
-            left += sum(1 for file in run.rglob("*.tmp"))
-    told = ", ".join(f"{counts[name]} at {name}" for name in ("prompts", "images", "shards") if counts[name])
-    alike = "identical" if same else "DIFFERENT"
-    return (
-        f"{kind:7} {counts.total()} kills ({told}) in {runs} runs of {starts} starts, {errors} ended with an "
-        f"error, {graphs} graphs begun again; tables {alike}, {dead} dead prompts, {left} temporary files"
-    )
-
-
-def _kill_while(
-    kind: str, most: int, nodes: Nodes, driver: Driver, rng: random.Random, counts: Counter[str]
-) -> None:
-    """Kill until there were so many, then let the build end."""
-    run = driver.folder / "run"
-    for moment in moments(driver, run, rng):
-        if counts.total() < most:
-            one_kill(kind, nodes, driver, rng)
-            counts[moment] += 1
-            print(f"  {kind} {counts.total()}: {dict(made(run))}", file=sys.stderr, flush=True)
-
-
-def calm_tables() -> dict[str, str]:
-    """The tables of a build in one process that nobody disturbs."""
-    with tempfile.TemporaryDirectory(prefix="kills-calm-") as name:
-        Build(build_config(Path(name)), run_units)()
-        return tables(Path(name) / "run")
+    def _kill(self, works: list[Work], driver: Driver, struck: Counter[str]) -> bool:
+        """Kill one of the kind, of those at work; False where none of them can be."""
+        work = self.rng.choice(works)
+        if self.kind == "driver":
+            driver.kill()
+        elif self.kind == "worker":
+            pids = [work.pid] if self.phase != "pairing" else self.nodes.workers()
+            if self.phase == "ideas":
+                pids = self.nodes.workers("ray::MapWorker")
+            if not pids:
+                return False
+            struck[work.of] += 1
+            kill(self.rng.choice(pids))
+        else:
+            at_it = [node for node in self.nodes.others if node.node_id in {work.node for work in works}]
+            chosen = self.nodes.others if self.phase == "pairing" else at_it
+            if not chosen:
+                return False
+            self.nodes.replace(self.rng.choice(chosen), whole=self.kind == "node")
+        return True
 
 
 def main() -> None:
-    """Prints one line for each kind."""
+    """Prints one line for each phase and kind."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("kinds", nargs="*", choices=(*KINDS, []), help=", ".join(KINDS))
+    parser.add_argument("--phases", nargs="+", choices=tuple(PHASES), default=tuple(PHASES))
     parser.add_argument("--kills", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    consent.allow(HERE, MODELS)
-    calm = calm_tables()
-    nodes = Nodes()
-    try:
-        for kind in asked.kinds or KINDS:
-            print(run_through(kind, asked.kills, nodes, random.Random(asked.seed), calm), flush=True)
-    finally:
-        nodes.close()
+    consent.allow(SLOWED, MODELS)
+    with tempfile.TemporaryDirectory(prefix="kills-calm-") as name, contextlib.closing(Nodes()) as nodes:
+        calm = Path(name)
+        Build(build_config(calm, calm / "ideas.txt"), run_units)()
+        for phase in asked.phases:
+            for kind in asked.kinds or KINDS:
+                killer = Killer(kind, phase, asked.kills, nodes, random.Random(asked.seed))
+                print(killer.runs(calm), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,18 @@
 """Memory that published models need on a device, counted without weights: `python -m benchmarks.memory`.
 
-Settings are those of the `config.json` files on the Hub (black-forest-labs/FLUX.1-dev, stabilityai's
-stable-diffusion-3.5-large and -medium, PixArt-alpha/PixArt-Sigma-XL-2-1024-MS, stabilityai's
-stable-diffusion-xl-base-1.0), as far as diffusers' defaults do not say them already. Everything in bfloat16.
+Settings are those of the `config.json` files on the Hub (`benchmarks.shapes`), everything in bfloat16.
+`python -m benchmarks.real_size` measures the same on a card.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import diffusers
 import torch
-import transformers
 
+from benchmarks.shapes import MODELS, SDXL_UNET, VAE
 from generate.canvas.plan import whole_canvas
 from generate.images.perceptual import Lpips
 from generate.images.vae import widest_bytes
@@ -30,126 +27,6 @@ GIB = 2**30
 CARDS = (24, 48, 80)
 RESERVED = 1.0
 """GiB of a card that the driver, the libraries and the allocator's gaps take: a round number, not counted."""
-CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
-T5_XXL = {
-    "vocab_size": 32128, "d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_layers": 24, "num_heads": 64,
-    "feed_forward_proj": "gated-gelu",
-}  # fmt: skip
-VAE = {
-    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2,
-    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
-}  # fmt: skip
-SDXL_UNET = {
-    "sample_size": 128, "block_out_channels": (320, 640, 1280), "layers_per_block": 2,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10), "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-    "use_linear_projection": True,
-    "projection_class_embeddings_input_dim": 2816,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Model:
-    """Networks on the meta device, and a forward of what denoises for (samples, height, width) in latents."""
-
-    text: list[Any]
-    network: Any
-    vae: Any
-    forward: Callable[[int, int, int], Any]
-    samples: int
-    """evaluated at once for one picture: two with guidance"""
-
-
-def _clip(settings: dict[str, int], width: int) -> Any:
-    config = transformers.CLIPTextConfig(vocab_size=49408, projection_dim=width, **settings)
-    return transformers.CLIPTextModelWithProjection(config)
-
-
-def _t5() -> Any:
-    return transformers.T5EncoderModel(transformers.T5Config(**T5_XXL))
-
-
-def _empty(*shape: int) -> torch.Tensor:
-    return torch.empty(shape, dtype=torch.bfloat16)
-
-
-def sdxl() -> Model:
-    """SDXL."""
-    unet = diffusers.UNet2DConditionModel(**SDXL_UNET)
-
-    def forward(samples: int, height: int, width: int) -> Any:
-        added = {"text_embeds": _empty(samples, 1280), "time_ids": _empty(samples, 6)}
-        latents, text = _empty(samples, 4, height, width), _empty(samples, 77, 2048)
-        return unet(latents, _empty(samples), text, added_cond_kwargs=added)
-
-    return Model(
-        [_clip(CLIP_L, 768), _clip(CLIP_G, 1280)], unet, diffusers.AutoencoderKL(**VAE), forward, samples=2
-    )
-
-
-def _sd3(**settings: Any) -> Model:
-    network = diffusers.SD3Transformer2DModel(
-        sample_size=128, in_channels=16, out_channels=16, attention_head_dim=64, joint_attention_dim=4096,
-        pooled_projection_dim=2048, qk_norm="rms_norm", **settings,
-    )  # fmt: skip
-
-    def forward(samples: int, height: int, width: int) -> Any:
-        text, pooled = _empty(samples, 333, 4096), _empty(samples, 2048)
-        return network(_empty(samples, 16, height, width), text, pooled, _empty(samples))
-
-    text = [_clip(CLIP_L, 768), _clip(CLIP_G, 1280), _t5()]
-    return Model(text, network, diffusers.AutoencoderKL(**VAE, latent_channels=16), forward, samples=2)
-
-
-def sd3_large() -> Model:
-    """Stable Diffusion 3.5 Large."""
-    return _sd3(num_layers=38, num_attention_heads=38, caption_projection_dim=2432, pos_embed_max_size=192)
-
-
-def sd3_medium() -> Model:
-    """Stable Diffusion 3.5 Medium."""
-    return _sd3(
-        num_layers=24, num_attention_heads=24, caption_projection_dim=1536, pos_embed_max_size=384,
-        dual_attention_layers=tuple(range(13)),
-    )  # fmt: skip
-
-
-def flux() -> Model:
-    """FLUX.1-dev; schnell has the same sizes but for the guidance embedding."""
-    network = diffusers.FluxTransformer2DModel(guidance_embeds=True)
-
-    def forward(samples: int, height: int, width: int) -> Any:
-        tokens = height * width // 4
-        return network(
-            _empty(samples, tokens, 64), _empty(samples, 512, 4096), _empty(samples, 768), _empty(samples),
-            _empty(tokens, 3), _empty(512, 3), _empty(samples),
-        )  # fmt: skip
-
-    text = [_clip(CLIP_L, 768), _t5()]
-    return Model(text, network, diffusers.AutoencoderKL(**VAE, latent_channels=16), forward, samples=1)
-
-
-def pixart() -> Model:
-    """PixArt-Sigma at 1024; alpha has the same sizes but for 120 tokens and two small embeddings."""
-    network = diffusers.PixArtTransformer2DModel(
-        sample_size=128, caption_channels=4096, use_additional_conditions=False
-    )
-
-    def forward(samples: int, height: int, width: int) -> Any:
-        return network(
-            _empty(samples, 4, height, width), _empty(samples, 300, 4096), _empty(samples),
-            {"resolution": None, "aspect_ratio": None}, encoder_attention_mask=_empty(samples, 300),
-        )  # fmt: skip
-
-    return Model([_t5()], network, diffusers.AutoencoderKL(**VAE), forward, samples=2)
-
-
-MODELS = {
-    "sdxl": sdxl, "sd3.5-medium": sd3_medium, "sd3.5-large": sd3_large, "flux": flux, "pixart-sigma": pixart,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -18,21 +18,21 @@ each with a 95 % interval from a bootstrap over prompts.
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 
 from dataset_builder.config import score_columns, settings_of
 from drspo.errors import UserError
 from drspo.files.pictures import read_picture
 from drspo.files.run import RunDir
 from eval.base import build_scorer
+from pipeline.candidates.plan import planned_hash
 from pipeline.pairs.pairing import choose_pairs
 from pipeline.settings import PairSettings
+from pipeline.units import UnitStore
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
 Pair = tuple[str, str, str]
@@ -43,12 +43,13 @@ def candidates_of(run: RunDir) -> pl.DataFrame:
     """Every scored candidate with its count and whether it shows its scene, as the detector sees it."""
     count, right = build_scorer("repeated_objects"), build_scorer("scene_right")
     rows = []
-    for name in run.list("units/"):
-        for group in pq.read_table(io.BytesIO(run.read(name))).to_pylist():
+    store = UnitStore(run, planned_hash(run), score_columns(run.manifest()["config"]))
+    for unit in store.done():
+        for group in store.read(unit).to_pylist():
             for one in group["candidates"] or []:
                 if one["scores"] is None or one["error"]:
                     continue
-                picture = read_picture(one["image"]["bytes"], name)
+                picture = read_picture(one["image"]["bytes"], unit)
                 facts = {key: group[key] for key in ("unit_id", "prompt_id", "prompt")}
                 facts |= {key: one[key] for key in ("candidate_id", "generator", "seed", "height", "width")}
                 facts["scores"] = dict(one["scores"]) if isinstance(one["scores"], list) else one["scores"]

@@ -7,25 +7,12 @@ from dataclasses import replace
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from benchmarks.shapes import SDXL_UNET, VAE
 from generate.models.family import ModelFamily, choose_device, choose_dtype
 from generate.models.prompts import PromptEmbeddings
 from generate.models.specs import MODELS
 
-UNET = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "layers_per_block": 2,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "transformer_layers_per_block": (1, 2, 10),
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-SMALL_UNET = UNET | {
+SMALL_UNET = SDXL_UNET | {
     "sample_size": 16,
     "block_out_channels": (32, 32, 64),
     "layers_per_block": 1,
@@ -35,16 +22,8 @@ SMALL_UNET = UNET | {
     "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 6 * 8 + 32,
 }
-VAE = {
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "sample_size": 1024,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "scaling_factor": 0.13025,
-}
-SMALL_VAE = VAE | {"block_out_channels": (32, 32, 32, 32), "layers_per_block": 1}
+SDXL_VAE = VAE | {"sample_size": 1024, "scaling_factor": 0.13025}
+SMALL_VAE = SDXL_VAE | {"block_out_channels": (32, 32, 32, 32), "layers_per_block": 1}
 SCHEDULER = {
     "_class_name": "EulerDiscreteScheduler",
     "beta_start": 0.00085,
@@ -63,7 +42,7 @@ def random_family(size: str, device: str, dtype: str) -> ModelFamily:
     """SDXL's networks ("full") or a few channels of the same blocks ("small"), initialised on the device."""
     target = choose_device(device)
     kind = choose_dtype(dtype, target)
-    unet_config, vae_config = (UNET, VAE) if size == "full" else (SMALL_UNET, SMALL_VAE)
+    unet_config, vae_config = (SDXL_UNET, SDXL_VAE) if size == "full" else (SMALL_UNET, SMALL_VAE)
     torch.manual_seed(0)
     unet = _built(UNet2DConditionModel, unet_config, target, kind)
     vae = _built(AutoencoderKL, vae_config, target, torch.float32)

@@ -10,10 +10,12 @@ Then what one pair of the paper's scrolls keeps on a device, for both stages: we
 float32 with its gradients and optimiser, and the activations alive at once, attention as the fused kernels
 compute it. The autoencoder and the text encoders are not on the device (`make_room`, `--samples.every 0`).
 
-    python -m benchmarks.train_costs --cpu
+    python -m benchmarks.train_costs --time cuda
+    python -m benchmarks.train_costs --time cpu
 
-calls the same networks with a third of the channels on this machine, as a step of ours and of theirs does, in
-turns, and prints the ratio of CPU seconds.
+call the networks as a step of ours and of theirs does, in turns, and print the ratio of seconds: SDXL's on a
+card, or with a third of the channels on the CPU. The script keeps its autoencoder in float32 unless it is
+given one for half precision.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable, Collection
 from functools import cache
 from typing import Any
 
 import diffusers
 import torch
 
-from benchmarks import memory
+from benchmarks import memory, shapes
 from benchmarks.costs import counted
 from generate.models.footprint import activation_bytes, weight_bytes
 from generate.sampling.synchronise import recomputing
@@ -56,12 +59,12 @@ class Unet:
         self.device, self.dtype = device, dtype
 
     def __call__(self, samples: int, size: tuple[int, int]) -> torch.Tensor:
-        def empty(*shape: int) -> torch.Tensor:
-            return torch.zeros(shape, device=self.device, dtype=self.dtype)
+        def drawn(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, device=self.device, dtype=self.dtype)
 
-        added = {"text_embeds": empty(samples, self.pooled), "time_ids": empty(samples, 6)}
-        latents, times = empty(samples, 4, *size), empty(samples)
-        said = self.network(latents, times, empty(samples, 77, self.text), added_cond_kwargs=added)
+        added = {"text_embeds": drawn(samples, self.pooled), "time_ids": drawn(samples, 6)}
+        latents, times = drawn(samples, 4, *size), drawn(samples)
+        said = self.network(latents, times, drawn(samples, 77, self.text), added_cond_kwargs=added)
         return said.sample
 
     def asked(self, samples: int, size: tuple[int, int]) -> None:
@@ -82,7 +85,7 @@ class Unet:
 @cache
 def unet() -> Unet:
     """SDXL's, without numbers."""
-    return Unet(memory.SDXL_UNET, "meta", torch.bfloat16)
+    return Unet(shapes.SDXL_UNET, "meta", torch.bfloat16)
 
 
 @cache
@@ -90,7 +93,7 @@ def operations() -> dict[str, float]:
     """10^12 operations of the parts of a step on one pair of squares of 1024 pixels, by name."""
     model = unet()
     with torch.device("meta"), torch.no_grad():
-        vae, encoders = diffusers.AutoencoderKL(**memory.VAE), memory.sdxl().text
+        vae, encoders = diffusers.AutoencoderKL(**shapes.VAE), shapes.sdxl().text
         pictures, words = torch.empty(2, 3, 1024, 1024), torch.zeros((1, 77), dtype=torch.long)
         encoding = counted(lambda: vae.encode(pictures))
         texts = counted(lambda: [encoder(words) for encoder in encoders])
@@ -163,8 +166,11 @@ def kept(alive: int, size: tuple[int, int], recompute: bool) -> int:
         return int(activation_bytes(work))
 
 
-def memories() -> list[tuple[str, float, float]]:
-    """(stage and settings, GiB of activations, GiB in all with Adafactor) of a step on one pair."""
+def memories(only: Collection[str] = ()) -> list[tuple[str, float, float]]:
+    """(stage and settings, GiB of activations, GiB in all with Adafactor) of a step on one pair.
+
+    Of those that are named, or of all.
+    """
     model, rows = unet(), []
     learned = 4 * model.learned * (1 + GRADIENTS)
     frozen = weight_bytes(model.network) - 2 * model.learned
@@ -176,9 +182,12 @@ def memories() -> list[tuple[str, float, float]]:
     )
     for name, alive, size in places:
         for recompute in (False, True):
+            called = f"{name}{', checkpointing' * recompute}"
+            if only and called not in only:
+                continue
             activations = kept(alive, size, recompute) / memory.GIB
             whole = (frozen + learned) / memory.GIB + activations + memory.RESERVED
-            rows.append((f"{name}{', checkpointing' * recompute}", activations, whole))
+            rows.append((called, activations, whole))
     return rows
 
 
@@ -198,42 +207,59 @@ def tables() -> str:
     return "\n".join(lines)
 
 
-MEDIUM = memory.SDXL_UNET | {
+MEDIUM = shapes.SDXL_UNET | {
     "block_out_channels": (96, 192, 384), "attention_head_dim": (3, 6, 12),
     "transformer_layers_per_block": (1, 1, 3), "cross_attention_dim": 256,
 }  # fmt: skip
 
 
-def cpu(turns: int) -> str:
-    """CPU seconds of a step, ours and theirs in turns, on squares of 256 pixels."""
+def timed(turns: int, device: str) -> str:
+    """Seconds of a step, ours and theirs in turns: SDXL on a card, squares of 1024 pixels; fewer channels and
+    256 pixels on the CPU, whose own seconds count there.
+    """
     torch.manual_seed(0)
-    model, size = Unet(MEDIUM, "cpu", torch.float32), (32, 32)
-    channels = {"block_out_channels": (32, 64, 128, 128)}  # as much of the UNet's work as at SDXL's shape
-    vae = diffusers.AutoencoderKL(**memory.VAE | channels).requires_grad_(False)
-    pictures = torch.zeros(2, 3, 8 * size[0], 8 * size[1])
+    cuda = device == "cuda"
+    model = Unet(shapes.SDXL_UNET if cuda else MEDIUM, device, torch.bfloat16 if cuda else torch.float32)
+    # On the CPU the autoencoder takes as much of the UNet's work as at SDXL's shape.
+    channels = {} if cuda else {"block_out_channels": (32, 64, 128, 128)}
+    size = SQUARE if cuda else (32, 32)
+    with torch.device(device):
+        vae = diffusers.AutoencoderKL(**shapes.VAE | channels).requires_grad_(False)
+        pictures = torch.randn(2, 3, 8 * size[0], 8 * size[1])
 
     def ours() -> None:
         model.asked(2, size)
         model.trained(2, size)
 
-    def theirs() -> None:
+    def theirs(dtype: torch.dtype) -> None:
         with torch.no_grad():
-            vae.encode(pictures)
+            vae.to(dtype).encode(pictures.to(dtype))
         ours()
 
-    kinds = {"theirs": theirs, "ours": ours, "ours, answers kept": lambda: model.trained(2, size)}
+    kinds: dict[str, Callable[[], object]] = {"theirs": lambda: theirs(torch.float32)}
+    if cuda:
+        kinds["theirs, given an autoencoder for half precision"] = lambda: theirs(torch.bfloat16)
+    kinds |= {"ours": ours, "ours, answers kept": lambda: model.trained(2, size)}
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     for turn in range(turns + 1):
         for name, work in kinds.items():
-            began = time.process_time()
+            began = _clock(cuda)
             work()
             if turn:
-                seconds[name].append(time.process_time() - began)
-    lines = ["| a step | CPU seconds | of theirs, median over turns |", "|---|---|---|"]
+                seconds[name].append(_clock(cuda) - began)
+    lines = ["| a step | seconds | of theirs, median over turns |", "|---|---|---|"]
     for name, own in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(own, seconds["theirs"], strict=True))
-        lines.append(f"| {name} | {statistics.median(own):.2f} | {ratio:.2f} |")
+        lines.append(f"| {name} | {statistics.median(own):.3f} | {ratio:.2f} |")
     return "\n".join(lines)
+
+
+def _clock(cuda: bool) -> float:
+    """Seconds: of this process on a CPU, by the wall once a card has done its work."""
+    if not cuda:
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def main() -> None:
@@ -241,10 +267,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cpu", action="store_true", help="time steps on this machine instead")
+    parser.add_argument("--time", choices=("cpu", "cuda"), default="", help="time steps instead")
     parser.add_argument("--turns", type=int, default=7)
     chosen = parser.parse_args()
-    print(cpu(chosen.turns) if chosen.cpu else tables())
+    print(timed(chosen.turns, chosen.time) if chosen.time else tables())
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.shapes import SDXL_UNET
 from generate.canvas.blend import window_weights
 from generate.canvas.windows import Window, plan_windows
 from train.engine.predictor import window_predictor
@@ -35,22 +36,7 @@ from train.lora.twins import trainable
 from train.objective.pair import pair_gradients
 from train.settings import LossSettings, OptimizerSettings
 
-BLOCKS = {
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-}
-SDXL = BLOCKS | {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-TINY = BLOCKS | {
+TINY = SDXL_UNET | {
     "sample_size": 16,
     "block_out_channels": (8, 16, 16),
     "transformer_layers_per_block": (1, 1, 1),
@@ -239,7 +225,7 @@ def main(argv: list[str]) -> list[Row]:
     device = torch.device(options.device)
     peak = matrix_peak(device, options.dtype, 256 if options.tiny else 8192)
     unet = random_unet(
-        TINY if options.tiny else SDXL, device, options.dtype, 4 if options.tiny else options.rank
+        TINY if options.tiny else SDXL_UNET, device, options.dtype, 4 if options.tiny else options.rank
     )
     print(
         f"{_device_name(device)}, torch {torch.__version__}, measured matrix peak {peak / 1e12:.1f} TFLOP/s"

@@ -167,8 +167,10 @@ class Build:
         planned = sum(len(units) for units in self._planned())
         done, others = self.store.listing()
         strays = done.besides(self._planned())
-        for name in [*others, *(unit_name(unit) for unit in strays)]:
-            self.store.move_aside(name, "no unit of this run's plan")
+        # A plan that was made again may lack a unit that a pack holds; nobody asks for it.
+        alone = (unit_name(unit) for unit in strays if not self.store.packs.name(unit))
+        for name in [*others, *alone]:
+            self.store.move_aside(name, "no unit of this run's plan, nor a pack that says what it holds")
         standing = len(done) - len(strays)
         if standing == planned:
             return 0
@@ -213,8 +215,8 @@ class Build:
                 except DamagedFile:
                     # An image rotted under intact scores; where one did, others may have.
                     damaged = self._check_images()
-            for file in damaged:
-                self.store.move_aside(file.name, file.why)
+            for name, why in {file.name: file.why for file in damaged}.items():
+                self.store.move_aside(name, why)
             made += self._candidates()
         raise UserError(
             "unit files are damaged again as soon as they are written", self.run.base, "Check the disk."

@@ -39,7 +39,8 @@ def main(argv: list[str]) -> int:
 def requeue(where: str, match: str = "") -> int:
     """Remove the dead prompts' units and attempts; gives how many prompts are back in the queue.
 
-    In this order, so that a kill in between leaves a dead row that can be retried, never a lost one.
+    In this order, so that a kill in between leaves a dead row that can be retried, never a lost one. Units
+    with a dead prompt are in no pack.
     """
     run = RunDir(where)
     if run.manifest()["program"] != "dataset_builder":

@@ -23,7 +23,7 @@ from drspo.errors import UserError
 from drspo.files.storage import Storage
 from pipeline.candidates.actors import Generate, ScoreAndCommit, StageSpec
 from pipeline.candidates.cluster import TEXT_CPUS, Capacity, Pool, connect, quiet_data
-from pipeline.candidates.notice import Notice, is_lost
+from pipeline.candidates.notice import Notice, before_termination, is_lost
 from pipeline.candidates.plan import todo, unit_payload
 from pipeline.ideas.blocks import Texts, is_settled, read_blocks
 from pipeline.ideas.flow import AskBlock, FinishBlock, ScreenBlock
@@ -126,6 +126,7 @@ class Actor:
             raise
         if isinstance(self.stage, Generate | ScoreAndCommit):
             self.stage.guard.on_node(ray.get_runtime_context().get_node_id(), is_lost)
+            before_termination(self.stage.guard.excuse)
         # The finisher alone would lose what it has in its memory.
         self.notice = None if stage is FinishBlock else Notice(self._excuse)
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from dataset_builder.build import Build, Outcome
-from dataset_builder.config import BuildConfig
+from dataset_builder.config import BuildConfig, units_hash
 from drspo import consent
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import PromptSettings
 from pipeline.local import run_units
+from pipeline.records import prompt_id, unit_id
 from pipeline.settings import CandidateSettings, ScoringSettings
 
 FAKES = "tests.plugin_fakes"
@@ -54,6 +55,20 @@ def fake_config(folder: Path, out: Path | str, ideas: list[str] = IDEAS, **chang
         scoring=ScoringSettings(scorers=(f"{FAKES}:Brightness", f"{FAKES}:Contrast")),
     )
     return replace(config, **changes)
+
+
+def neighbours(folder: Path, out: Path | str, **changes: Any) -> BuildConfig:
+    """A run of which three units lie in one folder, and four in another."""
+    folder.mkdir(exist_ok=True)
+    config = fake_config(folder, out, **changes)
+    texts = (f"a castle on hill number {number}" for number in range(10**6))
+    found: dict[str, list[str]] = {"00": [], "ab": []}
+    while len(found["00"]) < 3 or len(found["ab"]) < 4:
+        text = next(texts)
+        place = unit_id([prompt_id(text)], units_hash(config))[:2]
+        if len(found.get(place, "full")) < (3 if place == "00" else 4):
+            found[place].append(text)
+    return fake_config(folder, out, [*found["00"], *found["ab"]], **changes)
 
 
 def with_candidates(config: BuildConfig, *options: str, **changes: Any) -> BuildConfig:

@@ -121,6 +121,11 @@ def misbehave(how: str) -> None:
         ctypes.string_at(0)
     if how == "killed":  # as the kernel does when memory runs out
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "terminated":  # as `ray stop` does to every worker of its node, whatever it is at
+        if is_first(how):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return
     if how == "hang":
         time.sleep(3600)
     if how == "memory":
@@ -157,10 +162,29 @@ def append(path: str, line: str) -> None:
 
 def dies_once(row: dict) -> None:
     """A filter that takes its worker with it, the first time that it sees a windmill."""
-    if "windmill" not in row["text"]:
-        return
+    if "windmill" in row["text"] and is_first("died"):
+        os._exit(1)
+
+
+def is_first(what: str) -> bool:
+    """Whether no worker has said this before, beside FAKE_LOG."""
     try:
-        os.close(os.open(f"{os.environ['FAKE_LOG']}.died", os.O_CREAT | os.O_EXCL))
+        os.close(os.open(f"{os.environ['FAKE_LOG']}.{what}", os.O_CREAT | os.O_EXCL))
     except FileExistsError:
-        return
-    os._exit(1)
+        return False
+    return True
+
+
+def quick_or_endless(store: object, shards: list, *_: object) -> list[str]:
+    """A task that writes shards: one that is called quick dies, then ends once another, which never does, has
+    begun."""
+    log = f"{os.environ['FAKE_LOG']}.endless"
+    if shards[0].name == "quick":
+        if is_first("quick"):
+            os._exit(1)
+        while not _lines(Path(log)):
+            time.sleep(0.02)
+        return ["quick"]
+    append(log, str(os.getpid()))
+    while True:
+        time.sleep(0.1)

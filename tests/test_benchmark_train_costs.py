@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import memory, train_costs
+from benchmarks import shapes, train_costs
 from generate.sampling.synchronise import recomputing
 
-SMALL = memory.SDXL_UNET | {
+SMALL = shapes.SDXL_UNET | {
     "block_out_channels": (32, 32, 64), "attention_head_dim": (1, 2, 4), "cross_attention_dim": 64,
     "transformer_layers_per_block": (1, 1, 2), "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 6 * 8 + 32,

@@ -91,6 +91,7 @@ def test_pools_grow_with_the_nodes_outlive_a_lost_one_and_hand_back_what_a_drain
 ) -> None:
     import ray
 
+    from pipeline.candidates.cluster import staying_nodes
     from pipeline.flow import RayExecutor
 
     first = nodes.add()
@@ -116,6 +117,9 @@ def test_pools_grow_with_the_nodes_outlive_a_lost_one_and_hand_back_what_a_drain
     wait_until(lambda: {second.node_id, third.node_id} <= set(done()), thread)
     nodes.lose(first)
     nodes.drain(second)
+    # It lives, at its last unit, and counts for nothing that is to begin.
+    assert alive(second) and second.node_id not in {node["NodeID"] for node in staying_nodes()}
+    assert third.node_id in {node["NodeID"] for node in staying_nodes()}
     wait_until(lambda: not alive(second), thread)
     # A node whose work was handed back is idle, and leaves long before the work and its two minutes end.
     assert len(units(tmp_path / "out")) <= len(IDEAS) - 8

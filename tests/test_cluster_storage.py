@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset_builder import retry
+from dataset_builder import compact, retry
 from dataset_builder.command import main
 from dataset_builder.report import status
 from drspo.cli import execute
@@ -17,7 +17,7 @@ from drspo.config import dump
 from drspo.files import backends, patience
 from drspo.files.storage import Storage
 from pipeline.shards import read_pairs
-from tests.building import ALLOW, IDEAS, build, fake_config, final_tables
+from tests.building import ALLOW, IDEAS, build, fake_config, final_tables, neighbours
 from tests.flaky_store import KINDS, FlakyStore
 from tests.forks import Forks
 
@@ -73,6 +73,19 @@ def test_a_run_on_s3_gives_the_tables_of_a_local_one(
     assert retry.main([url]) == 0
     everything = b"".join(Storage(url).read(name) for name in Storage(url).list())
     assert b"test-secret" not in everything and b"test-key" not in everything
+
+
+def test_a_run_on_s3_that_is_compacted_exports_as_before(tmp_path: Path, bucket: str) -> None:
+    url = f"s3://{bucket}/run"
+    config = neighbours(tmp_path, url)
+    build(config)
+    before = tables(url)
+    assert compact.main([url]) == 0
+    assert sum("/pack-" in name for name in Storage(url).list("units/")) == 2
+    for name in Storage(url).list("export/"):
+        Storage(url).delete(name)
+    assert build(config).made_now == 0
+    assert tables(url) == before
 
 
 def test_kills_of_a_run_on_s3_lose_nothing(

@@ -6,6 +6,9 @@ import errno
 import multiprocessing
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -135,6 +138,44 @@ def test_a_temporary_file_that_a_killed_writer_left_is_never_listed(tmp_path):
     assert storage.list("") == ["a"]
 
 
+KILLED = """
+import os, signal, sys
+os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+from drspo.files.storage import Storage
+getattr(Storage(sys.argv[1]), sys.argv[2])("new", b"0123456789")
+"""
+
+
+@pytest.mark.parametrize("method", ["write", "create"])
+def test_a_writer_that_is_killed_leaves_no_file_behind(tmp_path, repository, method):
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, method], cwd=repository)
+    assert done.returncode == -signal.SIGKILL
+    assert os.listdir(tmp_path) == []
+
+
+def test_where_no_file_can_be_without_a_name_it_has_one_that_no_listing_shows(tmp_path, monkeypatch):
+    seen = []
+    synced = backends._write_synced
+
+    def write(path: Path, data: bytes) -> None:
+        synced(path, data)
+        seen.append((path.parent, os.listdir(tmp_path), Storage(tmp_path).list()))
+
+    monkeypatch.setattr(backends, "_write_synced", write)
+    monkeypatch.delattr(os, "O_TMPFILE")
+    storage = Storage(tmp_path)
+    storage.write("a", b"1")
+    storage.write("a", b"2")
+    assert not storage.create("a", b"3") and storage.create("b", b"4")
+    assert (storage.read("a"), storage.read("b")) == (b"2", b"4")
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+    assert [(folder, len(files), listed) for folder, files, listed in seen] == [
+        (tmp_path, 1, []),
+        (tmp_path, 2, ["a"]),
+        (tmp_path, 2, ["a"]),
+    ]
+
+
 def test_racing_processes_create_a_local_file_once(tmp_path):
     context = multiprocessing.get_context("fork")
     with context.Pool(4) as pool:
@@ -182,7 +223,7 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
 
 
 def test_a_file_system_without_hard_links_is_refused_rather_than_risked(tmp_path, monkeypatch):
-    def no_links(*_: object) -> None:
+    def no_links(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", no_links)
@@ -201,3 +242,23 @@ def test_local_paths_and_urls(tmp_path):
     assert Storage(f"file://{tmp_path}").url("a") == str(tmp_path / "a")
     assert Storage("memory://x/y").local_path("a") is None
     assert Storage("memory://x/y/").url("a") == "memory://x/y/a"
+
+
+def test_a_writer_whose_temporary_file_was_swept_by_the_first_has_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, real = Storage(tmp_path), backends._write_synced
+    late = []
+
+    def written(path: Path, data: object) -> None:
+        real(path, data)
+        if not late:
+            late.append(path)
+            assert storage.create("units/ab/x", b"first")
+            storage.sweep("units/ab/")
+            assert not path.exists()
+
+    monkeypatch.setattr(backends, "_write_synced", written)
+    assert not storage.create("units/ab/x", b"second") and late
+    assert storage.read("units/ab/x") == b"first"
+    Storage(f"memory://{tmp_path.name}").sweep("units/ab/")  # whose writers leave nothing

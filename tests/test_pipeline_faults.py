@@ -98,19 +98,19 @@ def test_a_full_disk_is_named_and_the_same_command_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = fake_config(tmp_path, tmp_path / "out")
-    real, units = backends._write_synced, []
+    real, units = backends.LocalFolder._written, []
 
-    def full(path: Path, data: bytes) -> None:
-        if "units" in path.parts:
-            units.append(path)
+    def full(folder: Any, target: Path, data: bytes) -> Any:
+        if "units" in target.parts:
+            units.append(target)
             if len(units) > 3:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        real(path, data)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        return real(folder, target, data)
 
-    monkeypatch.setattr(backends, "_write_synced", full)
+    monkeypatch.setattr(backends.LocalFolder, "_written", full)
     with pytest.raises(UserError, match="No space left on device.*units/"):
         build(config)
-    monkeypatch.setattr(backends, "_write_synced", real)
+    monkeypatch.setattr(backends.LocalFolder, "_written", real)
     assert len(unit_files(tmp_path / "out")) == 3
     assert build(config).made_now == 3
 

@@ -10,17 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from dataset_builder.build import Build, Outcome
+from dataset_builder.gather import Shard
 from drspo.config import dump
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from drspo.llm.journal import Journal
 from drspo.llm.settings import LLMSettings
+from pipeline.candidates.guard import process_start, read_attempts
 from pipeline.candidates.plan import read_plan
 from pipeline.ideas.filters import FilterSettings
 from pipeline.settings import ExportSettings, PairSettings, ResourceSettings
+from pipeline.units import UnitStore
 from tests.building import ALLOW, FAKES, IDEAS, build, fake_config, final_tables, with_candidates
 from tests.forks import Forks
 from tests.hostile_llm import KEY, HostileLLM
@@ -98,6 +102,38 @@ def test_tasks_write_the_shards_that_one_process_writes(
     assert shards[0].stat().st_mtime_ns == kept
 
 
+def test_a_lost_task_is_begun_again_and_one_that_nobody_waits_for_takes_its_worker_along(
+    tmp_path: Path, session: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted worker would serve the next task, with whatever it was importing left half done."""
+    from ray.exceptions import WorkerCrashedError
+
+    from dataset_builder import spread
+    from tests.plugin_fakes import quick_or_endless
+
+    pids = session.with_name(f"{session.name}.endless")
+    for file in (pids, session.with_name(f"{session.name}.quick")):
+        file.unlink(missing_ok=True)
+    monkeypatch.setattr(spread, "_RETRIES", 0)  # so that Ray does not begin it again, as it often does
+    monkeypatch.setattr(spread, "_write", quick_or_endless)
+    monkeypatch.setattr(spread, "SHARDS_PER_TASK", 1)
+    shards = [Shard(name, pl.DataFrame(), (), "") for name in ("quick", "endless")]
+    store = UnitStore(Storage(tmp_path), "", ())
+    with pytest.raises(WorkerCrashedError):
+        list(spread.RayWriter(replace(RESOURCES, restarts=0))(store, shards[:1], (), ExportSettings(), set()))
+    session.with_name(f"{session.name}.quick").unlink()
+    written = spread.RayWriter(RESOURCES)(store, shards, (), ExportSettings(), set())
+    assert next(written) == "quick"
+    (pid,) = pids.read_text().split()
+    assert process_start(int(pid))
+    written.close()
+    for _ in range(600):
+        if not process_start(int(pid)):
+            return
+        time.sleep(0.05)
+    pytest.fail("the worker lives on")
+
+
 def test_blocks_flow_from_the_first_idea_to_the_last_unit_as_in_one_process(
     tmp_path: Path, session: Path
 ) -> None:
@@ -161,16 +197,27 @@ def test_several_actors_keep_one_budget_and_stop_once_enough_prompts_were_found(
     assert tables[0] == tables[1] and asked[0] == 4 <= asked[1] <= 3 + 2 * SEVERAL.text_actors
 
 
-def test_a_worker_that_dies_while_it_asks_loses_no_prompt(tmp_path: Path, session: Path) -> None:
-    (tmp_path / "calm").mkdir()
-    calm = fake_config(tmp_path / "calm", tmp_path / "calm/out")
+def test_workers_that_die_while_they_ask_or_are_told_to_end_while_they_paint_lose_no_prompt(
+    tmp_path: Path, session: Path
+) -> None:
+    def config(name: str) -> Any:
+        (tmp_path / name).mkdir()
+        plain = fake_config(tmp_path / name, tmp_path / name / "out", block=2, resources=SEVERAL)
+        return with_candidates(plain, f"{FAKES}:Painter.poison=castle", f"{FAKES}:Painter.how=terminated")
+
+    calm, rough = config("calm"), config("ray")
+    (tmp_path / "calm/made.log.terminated").touch()  # in this process it has happened already
     build(calm)
-    session.with_name(f"{session.name}.died").unlink(missing_ok=True)
-    filters = replace(calm.filter, filters=(*calm.filter.filters, f"{FAKES}:dies_once"))
-    config = fake_config(tmp_path, tmp_path / "out", block=2, resources=SEVERAL, filter=filters)
-    assert build_on_ray(config).made_now == len(IDEAS)
-    assert session.with_name(f"{session.name}.died").exists()
-    assert final_tables(tmp_path / "out") == final_tables(tmp_path / "calm/out")
+    died, told = (session.with_name(f"{session.name}.{what}") for what in ("died", "terminated"))
+    for file in (died, told):
+        file.unlink(missing_ok=True)
+    filters = replace(rough.filter, filters=(*rough.filter.filters, f"{FAKES}:dies_once"))
+    outcome = build_on_ray(replace(rough, filter=filters))
+    assert died.exists() and told.exists()
+    assert (outcome.made_now, outcome.dead) == (len(IDEAS), 0)
+    assert final_tables(rough.out) == final_tables(calm.out)
+    # A worker that was told to end takes its attempt along: nobody will hold it against the prompt.
+    assert read_attempts(Storage(rough.out)) == []
 
 
 def test_one_gate_holds_all_actors_back() -> None:

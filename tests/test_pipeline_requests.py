@@ -19,6 +19,7 @@ from drspo.files.storage import Storage
 from drspo.hashing import content_hash
 from pipeline.candidates.actors import Commit
 from pipeline.candidates.guard import Guard
+from pipeline.compaction import Compaction
 from pipeline.records import DEAD, OK, UnitRow, unit_table
 from pipeline.units import UnitIds, encode_unit
 
@@ -96,8 +97,8 @@ def test_the_thousandth_unit_asks_as_much_of_the_store_as_the_tenth(url: str) ->
         commit(made)
 
     asked = [counted(partial(unit, number)) for number in range(1000)]
-    assert asked[10] == asked[998] == {"list": 1, "put": 2, "delete": 2}
-    assert asked[11] == asked[999] == {"list": 1, "put": 3, "delete": 1}
+    assert asked[10] == asked[998] == {"list": 2, "put": 2, "delete": 2}
+    assert asked[11] == asked[999] == {"list": 2, "put": 3, "delete": 1}
     assert len(Storage(url).list("dead/")) == 500
 
 
@@ -110,6 +111,18 @@ def test_whoever_lost_a_unit_takes_back_the_death_it_told_of(url: str) -> None:
     assert commit(row(spec, 2, DEAD))["won"] and not commit(row(spec, 2, DEAD))["won"]
     assert not commit(row(spec, 2, OK))["won"]
     assert len(Storage(url).list("dead/")) == 1, "the file that stands is dead, whoever lives"
+
+
+def test_a_late_death_of_a_unit_that_is_packed_is_taken_back(url: str) -> None:
+    spec = stage_spec(BuildConfig(out=url), url)
+    commit, compaction = Commit(spec), Compaction(spec.store())
+    first = content_hash(1)[:2]
+    together = [number for number in range(1000) if content_hash(number).startswith(first)][:2]
+    assert all(commit(row(spec, number, OK))["won"] for number in together)
+    assert compaction([first]).packs == 1
+    assert not commit(row(spec, together[0], DEAD))["won"]
+    assert Storage(url).list() == [f"units/{first}/pack-000001.parquet"]
+    assert spec.store().read(content_hash(together[0]))["status"].to_pylist() == [OK]
 
 
 def test_a_prefix_is_listed_by_the_store_and_units_a_folder_at_a_time(url: str) -> None:

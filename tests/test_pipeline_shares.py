@@ -1,11 +1,14 @@
 """How many generators a cluster holds: an actor's share lies on one node, and scorers need theirs too."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from drspo.errors import UserError
-from pipeline.candidates.cluster import Pool, _generators_by_gpu, _takes
+from pipeline.candidates import cluster as cluster_module
+from pipeline.candidates.cluster import Capacity, Pool, _generators_by_gpu, _takes
 from pipeline.checks import check_pools
 from pipeline.settings import ResourceSettings
 
@@ -98,19 +101,60 @@ def test_a_pool_that_may_not_be_as_large_as_it_is_asked_to_be_is_refused():
         check_pools(ResourceSettings(scorer_actors=3, max_scorers=2))
 
 
+@pytest.mark.parametrize("kind", ["generator", "scorer"])
 @pytest.mark.parametrize(
-    ("size", "wanted", "most", "bounds"),
+    ("size", "wanted", "most", "units", "bounds"),
     [
-        (2, 0, 0, (2, 2)),
-        (2, 2, 2, (2, 2)),
-        (2, 0, 8, (1, 8)),
-        (2, 2, 8, (2, 8)),
-        (3, 5, 8, (3, 8)),
-        (8, 0, 3, (3, 3)),
+        (2, 0, 0, 9, (2, 2)),
+        (2, 2, 2, 9, (2, 2)),
+        (2, 0, 8, 9, (1, 8)),
+        (2, 2, 8, 9, (2, 8)),
+        (3, 5, 8, 9, (3, 8)),
+        (8, 0, 3, 9, (3, 3)),
+        (2, 0, 8, 4, (1, 4)),
     ],
 )
-def test_a_pool_keeps_its_size_unless_more_are_allowed(size, wanted, most, bounds):
-    pool = Pool.of(size, wanted, most, 1.0, "gpu=big")
-    assert (pool.size, pool.least, pool.most) == (min(size, most or size), *bounds) and pool.label == {
-        "gpu": "big"
-    }
+def test_a_pool_keeps_its_size_unless_more_are_allowed(kind, size, wanted, most, units, bounds):
+    asked = {"_actors": wanted, "_gpus": 0.5, "_label": "gpu=big"}
+    settings = ResourceSettings(
+        **{f"{kind}{name}": value for name, value in asked.items()}, **{f"max_{kind}s": most}
+    )
+    pool = Pool.of(settings, kind, size, units)
+    assert (pool.size, pool.least, pool.most) == (min(size, most or size), *bounds)
+    assert (pool.gpus, pool.label) == (0.5, {"gpu": "big"})
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Sets the nodes that Ray tells of: GPUs by name, those that drain, those that are lost."""
+
+    def put(gpus, draining=(), lost=()):
+        nodes = [
+            {
+                "NodeID": name,
+                "Alive": name not in lost,
+                "Resources": {"CPU": 2.0, "GPU": float(count)},
+                "Labels": {"node": name},
+            }
+            for name, count in gpus.items()
+        ]
+        monkeypatch.setattr(cluster_module.ray, "nodes", lambda: nodes)
+        monkeypatch.setattr(cluster_module.state, "get_draining_nodes", lambda: dict.fromkeys(draining, 0))
+
+    return put
+
+
+def test_a_node_that_drains_holds_no_new_actor(cluster, caplog):
+    wanted = ResourceSettings(generator_gpus=1.0, actor_cpus=0.1)
+    cluster({"a": 1, "b": 2, "c": 4})
+    assert Capacity.of_cluster(wanted).generators.size == 7 and not caplog.messages
+    cluster({"a": 1, "b": 2, "c": 4}, draining=["b"], lost=["c"])
+    assert Capacity.of_cluster(wanted).generators.size == 1
+    assert caplog.messages == ["1 of 2 nodes are to be taken away: no actor begins there"]
+    # Neither its labels, nor its GPUs, nor its CPUs are there for what is to begin.
+    with pytest.raises(UserError, match="no node of the cluster has the label node=b"):
+        Capacity.of_cluster(replace(wanted, generator_label="node=b"))
+    with pytest.raises(UserError, match="wants 2 GPU, and the largest node of the cluster has 1"):
+        Capacity.of_cluster(replace(wanted, generator_gpus=2.0))
+    with pytest.raises(UserError, match="2 logical CPUs are too few"):
+        Capacity.of_cluster(replace(wanted, actor_cpus=0.6))

@@ -41,7 +41,7 @@ def test_the_real_size_step_runs_at_toy_size_and_keeps_four_of_thirteen_windows(
 
 def test_the_real_size_is_sdxls(gpu):
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**gpu.SDXL)
+        unet = UNet2DConditionModel(**gpu.SDXL_UNET)
     assert sum(p.numel() for p in unet.parameters()) == 2_567_463_684
 
 

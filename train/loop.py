@@ -33,7 +33,7 @@ from train.objective.references import open_references
 from train.pairs.data_order import pair_index
 from train.pairs.prepare import no_prompt, prepare_pairs
 from train.report.finish import write_results
-from train.report.metrics import peak_memory, summarise
+from train.report.metrics import forget_peak, peak_memory, summarise
 from train.report.samples import Sampler
 from train.report.tally import Tally
 from train.report.tracking import Tracker
@@ -92,6 +92,7 @@ class Run:
         self.origin["pairs"] = prepared.digest
         promptless = no_prompt(self.family) if config.data.prompt_dropout else None
         make_room(self.family, config)
+        log.debug("until the first step: at most %.0f MiB of memory", forget_peak(self.device))
         if config.memory.shard_weights:
             shard(self.family.network, self.device, self.accelerator.num_processes)
         self.trainee = make_trainee(

@@ -22,12 +22,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.interop.loras import inputs, largest, prediction, report
-from benchmarks.random_sdxl import UNET
+from benchmarks.shapes import SDXL_UNET
 from drspo.files.lora import KOHYA
 from train.lora.adapters import ATTENTION, add_lora, named_lora_parameters
 from train.lora.exports import save_kohya
 
-SMALL = UNET | {
+SMALL = SDXL_UNET | {
     "sample_size": 16,
     "block_out_channels": (64, 128, 256),
     "attention_head_dim": (1, 2, 4),

@@ -23,13 +23,14 @@ from dataset_builder.report.judges import who_judged
 from dataset_builder.report.stats import STATS_NAME
 from drspo import __version__, markup
 from drspo.errors import UserError
-from drspo.files.parquet import open_parquet
 from drspo.files.run import RunDir
 from drspo.leaving import public, public_text
+from pipeline.candidates.plan import planned_hash
 from pipeline.candidates.provenance import read_models
 from pipeline.ideas.questions import load_template
 from pipeline.pairs.columns import column_names, read_about
 from pipeline.shards import is_shard
+from pipeline.units import UnitStore, done_units
 
 
 @dataclass(frozen=True)
@@ -162,10 +163,12 @@ def _scorer_versions(sources: Sources) -> dict[str, str]:
 
 
 def _built_versions(sources: Sources) -> dict[str, str]:
-    for name in sources.run.list("units/"):
-        with sources.run.open(name) as stream:
-            column = "candidates.list.element.scorer_versions"
-            groups = open_parquet(stream, name).read(columns=[column]).to_pylist()
+    done = done_units(sources.run)
+    if not done:
+        return {}
+    store = UnitStore(sources.run, planned_hash(sources.run), score_columns(sources.manifest["config"]))
+    for unit in done:
+        groups = store.read(unit, ["candidates.list.element.scorer_versions"]).to_pylist()
         for candidate in (c for group in groups for c in group["candidates"] or []):
             if versions := {k: v for k, v in (candidate["scorer_versions"] or {}).items() if v}:
                 return versions

@@ -128,8 +128,8 @@ def _of_run(run: RunDir, limit: int, height: int, keep: Keep) -> Gallery:
     pairs = choose_pairs(alive, settings, scorers, votes)
     figures = stats.collect(prompts, scan, alive, pairs, scorers)
     roles = _roles(pairs.to_dicts())
-    damaged = {error.name for error in scan.damaged}
-    shown = [unit for unit in spread(units, limit) if not any(unit in name for name in damaged)]
+    readable = set(scan.candidates["unit_id"])
+    shown = [unit for unit in spread(units, limit) if unit in readable]
     seen = alive.filter(pl.col("unit_id").is_in(shown))
     scores = dict(zip(seen["candidate_id"], seen["scores"]))
     groups = [

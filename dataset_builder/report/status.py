@@ -24,7 +24,7 @@ from pipeline.pairs.columns import column_names, read_scores
 from pipeline.records import OK, PLAN_SCHEMA, PROMPT_SCHEMA
 from pipeline.shards import is_shard
 from pipeline.tables import read_table
-from pipeline.units import UNIT_FILE
+from pipeline.units import UnitIds, done_units
 
 # A line of metrics.jsonl older than this says nothing about the speed of now.
 RECENT = 120.0
@@ -130,9 +130,10 @@ def _read_units(run: RunDir, status: Status) -> None:
     parts = [PLAN_NAME] if run.exists(PLAN_NAME) else run.list("phases/plan-")
     if not parts:
         return
-    planned = {id_ for name in parts for id_ in read_table(run, name, PLAN_SCHEMA)["unit_id"].to_pylist()}
-    found = {match[2] for name in run.list("units/") if (match := UNIT_FILE.fullmatch(name))}
-    status.units, status.done = len(planned), len(planned & found)
+    ids = (read_table(run, name, PLAN_SCHEMA)["unit_id"].to_pylist() for name in parts)
+    planned = UnitIds(bytes.fromhex("".join(units)) for units in ids)
+    status.units = len(planned)
+    status.done = len(planned) - len(planned.without(done_units(run)))
     status.dead = [json.loads(run.read(name)) for name in run.list("dead/")]
     status.attempts = read_attempts(run)
     status.seconds_per_unit, status.active = _speed(run)

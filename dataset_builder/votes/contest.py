@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 
-from dataset_builder.config import score_columns, settings_of
+from dataset_builder.config import score_columns
 from drspo.errors import UserError
 from drspo.files.pictures import read_picture
 from drspo.files.run import RunDir
@@ -80,9 +80,8 @@ def open_contest(where: str) -> Contest:
 
 
 def _of_dataset(run: RunDir) -> Contest:
-    config = settings_of(run.manifest())
     plan = read_plan(run)
-    store = UnitStore(run, plan["config_hash"][0].as_py(), score_columns(config))
+    store = UnitStore(run, plan["config_hash"][0].as_py(), score_columns(run.manifest()["config"]))
     done = store.done()
     scan = scan_units(store, [unit for unit in plan["unit_id"].to_pylist() if unit in done])
     rows = [row for row in scan.candidates.to_dicts() if row["status"] != DEAD and row["image_bytes"]]

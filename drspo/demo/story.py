@@ -73,12 +73,13 @@ def read_groups(data: Storage) -> list[Group]:
     wanted = ["prompt_id", "prompt", "chosen_id", "rejected_id", "margin", "split"]
     names = [name for name in data.list("export/data/") if name.endswith(".parquet")]
     pairs = {row["prompt_id"]: row for name in names for row in _table(data, name, wanted)}
-    groups = []
-    for name in data.list("units/"):
+    # Packs stand behind files, and what they hold counts.
+    groups = {}
+    for name in (name for name in data.list("units/") if name.endswith(".parquet")):
         for row in _table(data, name, ["prompt_id", "candidates"]):
             if row["prompt_id"] in pairs:
-                groups.append(_group(pairs[row["prompt_id"]], row["candidates"]))
-    return sorted(groups, key=lambda group: -group.margin)
+                groups[row["prompt_id"]] = _group(pairs[row["prompt_id"]], row["candidates"])
+    return sorted(groups.values(), key=lambda group: -group.margin)
 
 
 def _group(pair: dict[str, Any], candidates: list[dict[str, Any]]) -> Group:

@@ -34,6 +34,7 @@ class Folder(Protocol):
     def level(self, folder: str) -> list[str]: ...
     def list(self, prefix: str) -> list[str]: ...
     def delete(self, name: str) -> None: ...
+    def sweep(self, prefix: str) -> None: ...
     def open(self, name: str, mode: str) -> BinaryIO: ...
     def url(self, name: str) -> str: ...
 
@@ -55,30 +56,30 @@ class LocalFolder:
 
     def write(self, name: str, data: bytes) -> None:
         target = self.path(name)
-        with self._written(target, data) as temporary:
-            os.replace(temporary, target)
+        with self._written(target, data) as written:
+            _replace(written, target)
 
     def create(self, name: str, data: bytes) -> bool:
         target = self.path(name)
         if target.exists():
             return False
-        with self._written(target, data) as temporary:
-            return _link(temporary, target)
+        with self._written(target, data) as written:
+            return _link(written, target)
 
     def exists(self, name: str) -> bool:
         return self.path(name).exists()
 
     def put(self, name: str, file: BinaryIO) -> None:
         target = self.path(name)
-        with self._written(target, file) as temporary:
-            os.replace(temporary, target)
+        with self._written(target, file) as written:
+            _replace(written, target)
 
     def put_new(self, name: str, file: BinaryIO) -> bool:
         target = self.path(name)
         if target.exists():
             return False
-        with self._written(target, file) as temporary:
-            return _link(temporary, target)
+        with self._written(target, file) as written:
+            return _link(written, target)
 
     def level(self, folder: str) -> list[str]:
         try:
@@ -102,6 +103,12 @@ class LocalFolder:
         self._refuse_links(self.path(name))
         self.path(name).unlink(missing_ok=True)
 
+    def sweep(self, prefix: str) -> None:
+        folder, _, stem = prefix.rpartition("/")
+        for file in (self.root / folder).glob(f"{TEMPORARY_PREFIX}{stem}*{TEMPORARY_SUFFIX}"):
+            if file.with_name(file.name.removeprefix(TEMPORARY_PREFIX).rsplit(".", 3)[0]).exists():
+                file.unlink(missing_ok=True)
+
     def open(self, name: str, mode: str) -> BinaryIO:
         return cast(BinaryIO, self.path(name).open(mode))
 
@@ -114,16 +121,47 @@ class LocalFolder:
 
     @contextlib.contextmanager
     def _written(self, target: Path, data: bytes | BinaryIO) -> Iterator[Path]:
-        """A complete temporary file beside the target, gone again when the block ends."""
+        """A complete file on the target's disk, gone again when the block ends.
+
+        It has no name where the system can do that, so that a killed writer leaves nothing behind.
+        """
         self._refuse_links(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(temporary_name(target.name))
-        try:
-            _write_synced(temporary, data)
-            yield temporary
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with _nameless(target.parent) or _temporary(target) as path:
+            _write_synced(path, data)
+            yield path
+
+
+def _nameless(folder: Path) -> contextlib.AbstractContextManager[Path] | None:
+    """A file without a name, as a path of this process; None where the file system or the system has none."""
+    try:
+        number = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except (AttributeError, OSError):
+        return None
+    path = Path(f"/proc/self/fd/{number}")
+    if not path.exists():
+        os.close(number)
+        return None
+    return _closing(number, path)
+
+
+@contextlib.contextmanager
+def _closing(number: int, path: Path) -> Iterator[Path]:
+    try:
+        yield path
+    finally:
+        os.close(number)
+
+
+@contextlib.contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    """A path beside the target under which a file may be written; gone again when the block ends."""
+    path = target.with_name(temporary_name(target.name))
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def temporary_name(name: str) -> str:
@@ -148,19 +186,39 @@ def _write_synced(path: Path, data: bytes | BinaryIO) -> None:
         os.fsync(file.fileno())
 
 
-def _link(temporary: Path, target: Path) -> bool:
+def _link(written: Path, target: Path) -> bool:
     # A hard link is the one portable step that is atomic and fails when the name is taken.
     try:
-        os.link(temporary, target)
+        _name(written, target)
     except FileExistsError:
         return False
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and target.exists():  # who was first has swept
+            return False
         raise UserError(
             f"the file system cannot create a file only if it is absent: {error.strerror}",
             where=str(target),
             hint="It has no hard links. Use a local disk or an object store URL such as s3://bucket/run.",
         ) from error
     return True
+
+
+def _replace(written: Path, target: Path) -> None:
+    """Give a written file the target's name, whatever has it."""
+    if written.parent == target.parent:
+        os.replace(written, target)
+        return
+    with contextlib.suppress(FileExistsError):
+        _name(written, target)
+        return
+    with _temporary(target) as beside:  # for as long as it takes to rename it
+        _name(written, beside)
+        os.replace(beside, target)
+
+
+def _name(written: Path, target: Path) -> None:
+    # The folder of a whole path counts for nothing, but makes Python follow what /proc gives as a link.
+    os.link(written, target, src_dir_fd=0, follow_symlinks=True)
 
 
 # Short outages are the client's business, long ones ours. A slow store is waited for.
@@ -252,6 +310,9 @@ class RemoteFolder:
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             patiently(lambda: self.filesystem.rm_file(self.path(name)), self.url(name))
+
+    def sweep(self, prefix: str) -> None:
+        """Nothing: what was not sent whole has no name."""
 
     def open(self, name: str, mode: str) -> BinaryIO:
         return cast(BinaryIO, RemoteFile(self.filesystem, self.path(name), self.url(name)))

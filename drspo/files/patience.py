@@ -22,8 +22,12 @@ _PERMANENT = ("NoCredentialsError", "PartialCredentialsError", "ParamValidationE
 Result = TypeVar("Result")
 
 
+class StoreFailsError(UserError):
+    """A store that does not answer, which says nothing about what it holds."""
+
+
 def patiently(call: Callable[[], Result], where: str) -> Result:
-    """The call's result, tried again while it fails in passing. UserError when that does not end."""
+    """The call's result, tried again while it fails in passing. StoreFailsError when that does not end."""
     for wait in (*WAITS, None):
         try:
             return call()
@@ -33,7 +37,7 @@ def patiently(call: Callable[[], Result], where: str) -> Result:
             said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             if wait is None:
                 hint = "The same command continues once the store answers again."
-                raise UserError(f"the object store keeps failing: {said}", where, hint) from error
+                raise StoreFailsError(f"the object store keeps failing: {said}", where, hint) from error
             log.info("the object store failed (%s); again in about %g s", said, wait)
             time.sleep(wait * random.uniform(0.5, 1))
     raise AssertionError("the last wait is None")

@@ -113,6 +113,14 @@ class Storage:
         with self.explained(name):
             self._folder.delete(_checked(name))
 
+    def sweep(self, prefix: str) -> None:
+        """Removes what killed writers left of files that others have created since, by the files' prefix.
+
+        For files that are created and never written anew: such a writer, if it lives, has lost.
+        """
+        with self.explained(prefix):
+            self._folder.sweep(prefix)
+
     def open(self, name: str, mode: str = "rb") -> BinaryIO:
         """A binary file opened for reading."""
         if mode != "rb":

@@ -170,6 +170,7 @@ class OneStage(Generator):
         if latents is None:
             shape = (1, family.denoiser.channels, canvas.height, canvas.width)
             latents = schedule.first(initial_noise(request.seed, shape).to(family.device))
+        latents = latents.to(family.device)
         embeddings = self.encode(request) if embeddings is None else embeddings
         embeddings = embeddings.to(family.device, family.dtype)
         conditions = self.conditions(embeddings, images, control, self.rows(request))

@@ -28,7 +28,7 @@ from pipeline.candidates.judge import Judges
 from pipeline.candidates.provenance import record_model
 from pipeline.records import DEAD, OK, Candidate, UnitRow, candidate_id, candidate_seed, unit_rows, unit_table
 from pipeline.settings import CandidateSettings, GuardSettings, ScoringSettings
-from pipeline.units import UnitStore, encode_unit, unit_name
+from pipeline.units import UnitStore, encode_unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +237,7 @@ class Commit:
         # The reason first: a dead row without one could not be retried.
         for group in dead:
             self._record_death(group)
-        won = self.store.storage.create(unit_name(row["unit_id"]), row["data"])
+        won = self.store.create(row["unit_id"], row["data"])
         self._forget_the_living(row["unit_id"], rows, won)
         return {
             "unit_id": row["unit_id"],

@@ -10,8 +10,10 @@ import socket
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import ray
+from ray._private.state import state
 
 from drspo.errors import UserError
 from pipeline.checks import parse_label
@@ -37,12 +39,21 @@ class Pool:
     """of the nodes on which they may be"""
 
     @classmethod
-    def of(cls, size: int, wanted: int, most: int, gpus: float, label: str) -> Pool:
-        """A pool of the size that fits now, of exactly that size unless `most` lets it grow; 0 does not."""
-        most = most or size
+    def of(cls, settings: ResourceSettings, kind: str, size: int, units: int = 1 << 40) -> Pool:
+        """The pool of a kind, generator or scorer, with the size that fits now.
+
+        It keeps exactly that size unless the settings let it grow, and never grows beyond the units.
+        """
+        wanted, asked_most = getattr(settings, f"{kind}_actors"), getattr(settings, f"max_{kind}s")
+        most = min(asked_most, units) or size
         size = min(size, most)
-        least = min(wanted or 1, size) if most > size else size
-        return cls(size=size, least=least, most=most, gpus=gpus, label=parse_label(label))
+        return cls(
+            size=size,
+            least=min(wanted or 1, size) if most > size else size,
+            most=most,
+            gpus=getattr(settings, f"{kind}_gpus"),
+            label=parse_label(getattr(settings, f"{kind}_label")),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +81,7 @@ class Capacity:
         cls, settings: ResourceSettings, units: int = 1 << 40, *, blocks: int = 0, painting: bool = True
     ) -> Capacity:
         """The pools for the cluster that we are connected to. UserError when not one actor fits."""
-        nodes = [node for node in ray.nodes() if node["Alive"]]
+        nodes = staying_nodes()
         scorers = max(1, min(settings.scorer_actors, units))
         gpus = [node["Resources"].get("GPU", 0.0) for node in nodes]
         takes = _takes(settings, [node.get("Labels", {}) for node in nodes])
@@ -89,24 +100,22 @@ class Capacity:
             )
         size = min(most, int((free - scorers * share) / share)) if share else most
         return cls(
-            generators=Pool.of(
-                size,
-                settings.generator_actors,
-                min(settings.max_generators, units),
-                settings.generator_gpus,
-                settings.generator_label,
-            ),
-            scorers=Pool.of(
-                scorers,
-                settings.scorer_actors,
-                min(settings.max_scorers, units),
-                settings.scorer_gpus,
-                settings.scorer_label,
-            ),
+            generators=Pool.of(settings, "generator", size, units),
+            scorers=Pool.of(settings, "scorer", scorers, units),
             actor_cpus=share,
             in_flight=settings.in_flight,
             text_actors=texts,
         )
+
+
+def staying_nodes() -> list[dict[str, Any]]:
+    """The nodes on which an actor may begin: a node that drains is alive, and is given nothing new."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    draining = state.get_draining_nodes() or {}
+    staying = [node for node in alive if node["NodeID"] not in draining]
+    if leaving := len(alive) - len(staying):
+        log.warning("%d of %d nodes are to be taken away: no actor begins there", leaving, len(alive))
+    return staying
 
 
 def _takes(settings: ResourceSettings, labels: list[dict[str, str]]) -> list[tuple[bool, bool]]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import ray
 from ray._private.state import state
@@ -32,6 +34,24 @@ def is_drained_here() -> bool:
     with contextlib.suppress(Exception):
         return ray.get_runtime_context().get_node_id() in (state.get_draining_nodes() or {})
     return False
+
+
+def before_termination(told: Callable[[], None]) -> None:
+    """Have `told` called when this worker is told to end (SIGTERM, as `ray stop` sends it).
+
+    Nothing else tells: Ray ends the process while the work is in another thread, and neither `finally` nor
+    `atexit` runs.
+    """
+    then = signal.getsignal(signal.SIGTERM)
+    if not callable(then) or threading.current_thread() is not threading.main_thread():
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(Exception):
+            told()
+        then(number, frame)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _leave() -> None:

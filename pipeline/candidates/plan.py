@@ -88,6 +88,16 @@ def read_plan_pieces(storage: Storage) -> Iterator[pa.Table]:
     return read_pieces(storage, PLAN_NAME, PLAN_SCHEMA)
 
 
+def planned_hash(storage: Storage) -> str:
+    """The hash of the configuration whose units are planned; UserError where none is planned yet."""
+    for name in [PLAN_NAME] if storage.exists(PLAN_NAME) else storage.list("phases/plan-"):
+        for piece in read_pieces(storage, name, PLAN_SCHEMA):
+            if piece.num_rows:
+                return str(piece["config_hash"][0].as_py())
+    hint = "`drspo status` shows where it is."
+    raise UserError("this run has no plan yet, so there are no units", storage.base, hint)
+
+
 def todo(plan: pa.Table, done: Set[str]) -> pa.Table:
     """The units of the plan that have no file yet, in the plan's order."""
     missing = [unit not in done for unit in plan["unit_id"].to_pylist()]

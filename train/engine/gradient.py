@@ -13,7 +13,7 @@ Where scrolls share their calls (`Problem.together`), each sees a copy of the Lo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ def gradients(
     if anchor is not None and field.problem.together:
         raise ValueError("an anchor needs its scroll to itself: problem.together must be off")
     run, results = SCHEDULES[schedule], []
-    with _kept_grads(trainable.parameters):
+    with _kept_grads(trainable.parameters), nullcontext() if field.problem.together else trainable.on():
         for number, part in enumerate(field.parts()):
             if len(part) == 1:
                 buffers = Buffers(trainable.parameters, anchor if number == 0 else None)

@@ -4,7 +4,7 @@ each."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,7 +49,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Trainable:
-    """The part of the network that learns, and two ways to look through it."""
+    """The part of the network that learns, and ways to look through it."""
 
     parameters: Sequence[Tensor]
     off: Callable[[], AbstractContextManager[Any]]
@@ -57,6 +57,8 @@ class Trainable:
     twins: Callable[[], AbstractContextManager[list[Tensor]]] | None = None
     """Inside, each scroll of a call has parameters of its own, given as leaves [scrolls, ...]; None where the
     network cannot. `lambda: twins(network)`."""
+    on: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """Inside, while its parameters stay, the network computes the same at less cost: `lean(network)`."""
 
 
 @dataclass(slots=True)

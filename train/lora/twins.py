@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from train.engine.problem import Trainable
 from train.lora.adapters import LoraLayer, lora_layers, lora_parameters, reference, replaced_forwards
+from train.lora.lean import lean
 
 
 def trainable(network: Any) -> Trainable:
     """The LoRA of this network as the gradient engine sees it."""
     both = (lambda: twins(network)) if can_twin(network) else None
-    return Trainable(lora_parameters(network), lambda: reference(network), both)
+    return Trainable(lora_parameters(network), lambda: reference(network), both, lambda: lean(network))
 
 
 @contextmanager

@@ -96,6 +96,15 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
+def forget_peak(device: torch.device) -> float:
+    """Peak memory so far in MiB, as `peak_memory` has it; on a GPU a new peak begins."""
+    peak = peak_memory(device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    return peak
+
+
 class JsonLines:
     """A file of one JSON record per step that a resumed run cuts back to its checkpoint.
 
