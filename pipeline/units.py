@@ -63,6 +63,13 @@ class UnitIds(Set[str]):
         place = int(np.searchsorted(self.ids, wanted))
         return place < self.ids.size and bool(self.ids[place] == wanted)
 
+    def without(self, others: UnitIds) -> list[str]:
+        """Those that are not among the others, which hold most of these."""
+        pieces = (
+            others.ids[start : start + 4096].tobytes().hex() for start in range(0, others.ids.size, 4096)
+        )
+        return self.besides([piece[at : at + 32] for at in range(0, len(piece), 32)] for piece in pieces)
+
     def besides(self, pieces: Iterable[Sequence[str]]) -> list[str]:
         """Those that are in none of the pieces, which hold most of these. A byte is in memory of each."""
         seen = np.zeros(self.ids.size, dtype=bool)

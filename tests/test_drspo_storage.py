@@ -248,6 +248,7 @@ def test_a_writer_whose_temporary_file_was_swept_by_the_first_has_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage, real = Storage(tmp_path), backends._write_synced
+    monkeypatch.setattr(backends, "_nameless", lambda _: None)  # as on a system that gives every file a name
     late = []
 
     def written(path: Path, data: object) -> None:
@@ -262,3 +263,15 @@ def test_a_writer_whose_temporary_file_was_swept_by_the_first_has_lost(
     assert not storage.create("units/ab/x", b"second") and late
     assert storage.read("units/ab/x") == b"first"
     Storage(f"memory://{tmp_path.name}").sweep("units/ab/")  # whose writers leave nothing
+
+
+def test_a_folder_named_from_here_takes_files_also_where_every_file_has_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(backends, "_nameless", lambda _: None)
+    storage = Storage("run")
+    assert storage.create("units/x", b"one") and not storage.create("units/x", b"two")
+    storage.write("plan", b"old")
+    storage.write("plan", b"new")
+    assert (storage.read("units/x"), storage.read("plan")) == (b"one", b"new")

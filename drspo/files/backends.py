@@ -218,7 +218,7 @@ def _replace(written: Path, target: Path) -> None:
 
 def _name(written: Path, target: Path) -> None:
     # The folder of a whole path counts for nothing, but makes Python follow what /proc gives as a link.
-    os.link(written, target, src_dir_fd=0, follow_symlinks=True)
+    os.link(written.absolute(), target, src_dir_fd=0, follow_symlinks=True)
 
 
 # Short outages are the client's business, long ones ours. A slow store is waited for.
