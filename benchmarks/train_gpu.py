@@ -154,8 +154,8 @@ def measure(unet: Any, case: Case, options: argparse.Namespace, peak: float) -> 
     with FlopCounterMode(display=False) as counter:
         metrics = step()
     flop = float(counter.get_total_flops())
-    step()
-    if device.type == "cuda":
+    if device.type == "cuda":  # which warms up
+        step()
         torch.cuda.reset_peak_memory_stats(device)
     start = _now(device)
     for _ in range(options.steps):

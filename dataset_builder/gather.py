@@ -66,7 +66,7 @@ def write_shards(
                 yield stored.popleft().result()
         finally:
             for shard in opened:
-                shard.file.close()
+                shard.give_up()
 
 
 class OpenShard:
@@ -97,11 +97,19 @@ class OpenShard:
     def store(self, storage: Storage) -> str:
         """End the file and give it its name."""
         assert self.writer is not None
-        with self.file:
+        try:
             self.writer.close()
             storage.put(self.shard.name, self.file)
+        finally:
+            self.give_up()
         give_back()
         return self.shard.name
+
+    def give_up(self) -> None:
+        """Close the file, whole or not."""
+        assert self.writer is not None
+        self.writer.give_up()
+        self.file.close()
 
 
 Wanted = list[tuple[OpenShard, int, int]]

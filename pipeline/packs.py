@@ -8,7 +8,6 @@ their footers say; it can be missing, and packs above its number are in none.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import re
 import threading
@@ -22,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drspo.errors import UserError
-from drspo.files.parquet import open_parquet
+from drspo.files.parquet import give_up, open_parquet
 from drspo.files.storage import Storage
 from pipeline.damage import DamagedFile, found_damaged
 
@@ -68,8 +67,7 @@ class PackWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(Exception):  # of a file that nobody wants any more
-            self.writer.close()
+        give_up(self.writer)
 
     def close(self) -> None:
         """End the file."""

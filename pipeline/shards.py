@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drspo.errors import UserError
-from drspo.files.parquet import DAMAGES, PIECEWISE, batch_rows, open_parquet
+from drspo.files.parquet import DAMAGES, PIECEWISE, batch_rows, give_up, open_parquet
 from drspo.files.storage import Storage
 from pipeline.records import COPIES
 
@@ -59,6 +59,10 @@ class ShardWriter:
     def close(self) -> None:
         """End the file."""
         self.writer.close()
+
+    def give_up(self) -> None:
+        """End it without a care for the file."""
+        give_up(self.writer)
 
 
 def encode_shard(groups: Iterable[Sequence[dict[str, Any]]], schema: pa.Schema, identity: str = "") -> bytes:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drspo.errors import UserError
-from drspo.files.parquet import DAMAGES, PIECEWISE, open_parquet
+from drspo.files.parquet import DAMAGES, PIECEWISE, give_up, open_parquet
 from drspo.files.storage import Storage
 
 ROWS = 1 << 17
@@ -33,7 +33,8 @@ def from_parquet(data: bytes) -> pa.Table:
 
 def write_pieces(file: BinaryIO, schema: pa.Schema, pieces: Iterable[pa.Table]) -> None:
     """Write the pieces of a table to a file: the bytes that `parquet` gives for all of it."""
-    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    writer = pq.ParquetWriter(file, schema, compression="zstd")
+    try:
         empty = True
         for group in regrouped(pieces, ROWS):
             empty = False
@@ -41,6 +42,9 @@ def write_pieces(file: BinaryIO, schema: pa.Schema, pieces: Iterable[pa.Table]) 
             del group  # else it would be there until the next is
         if empty:
             writer.write_table(schema.empty_table())
+        writer.close()
+    finally:
+        give_up(writer)
 
 
 def regrouped(pieces: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:

@@ -6,6 +6,7 @@ compressed, and a dictionary says a long value once for many rows.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any, BinaryIO
@@ -38,6 +39,16 @@ def open_parquet(source: str | BinaryIO, where: str, **options: Any) -> pq.Parqu
     if problem:
         raise UserError(f"this Parquet file is not read: {problem}", where)
     return file
+
+
+def give_up(writer: pq.ParquetWriter) -> None:
+    """Ends the writer of a file that nobody wants any more, whatever state file and writer are in.
+
+    Left to itself it would end when it is collected, and write once more to a file that is closed by then.
+    """
+    with contextlib.suppress(Exception):
+        writer.close()
+    writer.is_open = False
 
 
 def batch_rows(file: pq.ParquetFile, most: int) -> int:
