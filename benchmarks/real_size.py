@@ -194,28 +194,17 @@ def parts(name: str, family: ModelFamily) -> None:
     """Counted beside measured: weights, one forward at 1024 x 1024, decoding of a scroll of 1024 x 4096."""
     device, counted = family.device, need(name, *SQUARE)
     rows = [("weights", counted.text + counted.network + counted.vae, torch.cuda.memory_allocated(device))]
+    with torch.device("meta"):
+        model = replace(MODELS[name](), network=family.network)
     with drawing(device):
-        forward = _forward(name, family)
-        forward()
-        rows.append(("one forward", counted.activations, _beside(device, forward)))
+        model.forward(model.samples, 128, 128)
+        alive = _beside(device, lambda: model.forward(model.samples, 128, 128))
+    rows.append(("one forward", counted.activations, alive))
     latents = torch.randn(1, family.vae.config.latent_channels, 128, 512, device=device)
     rows.append(("decoding", counted.decoding, _beside(device, lambda: decode_scroll(family.vae, latents))))
     print("| | counted GiB | measured GiB | |\n|---|---|---|---|")
     for part, expected, found in rows:
         print(f"| {part} | {expected:.2f} | {found / GIB:.2f} | {found / GIB / expected:.2f} |", flush=True)
-
-
-def _forward(name: str, family: ModelFamily) -> Callable[[], object]:
-    """The counted forward, of the loaded network."""
-    with torch.device("meta"):
-        model = MODELS[name]()
-    meta = model.network
-    loaded = family.network
-    closure = model.forward.__closure__ or ()
-    for cell in closure:
-        if cell.cell_contents is meta:
-            cell.cell_contents = loaded
-    return lambda: model.forward(model.samples, 128, 128)
 
 
 def _beside(device: torch.device, work: Callable[[], object]) -> int:

@@ -39,14 +39,19 @@ SDXL_UNET = {
 
 @dataclass(frozen=True)
 class Model:
-    """Networks, and a forward of what denoises for (samples, height, width) in latents."""
+    """Networks, and how what denoises is asked."""
 
     text: list[Any]
     network: Any
     vae: Any
-    forward: Callable[[int, int, int], Any]
+    ask: Callable[[Any, int, int, int], Any]
+    """a forward of a network of this shape for (samples, height, width) in latents"""
     samples: int
     """evaluated at once for one picture: two with guidance"""
+
+    def forward(self, samples: int, height: int, width: int) -> Any:
+        """A forward of its own network."""
+        return self.ask(self.network, samples, height, width)
 
 
 def _clip(settings: dict[str, int], width: int) -> Any:
@@ -66,13 +71,13 @@ def sdxl() -> Model:
     """SDXL."""
     unet = diffusers.UNet2DConditionModel(**SDXL_UNET)
 
-    def forward(samples: int, height: int, width: int) -> Any:
+    def ask(network: Any, samples: int, height: int, width: int) -> Any:
         added = {"text_embeds": _empty(samples, 1280), "time_ids": _empty(samples, 6)}
         latents, text = _empty(samples, 4, height, width), _empty(samples, 77, 2048)
-        return unet(latents, _empty(samples), text, added_cond_kwargs=added)
+        return network(latents, _empty(samples), text, added_cond_kwargs=added)
 
     vae = diffusers.AutoencoderKL(**VAE).float()  # it overflows in half precision, and is loaded in single
-    return Model([_clip(CLIP_L, 768), _clip(CLIP_G, 1280)], unet, vae, forward, samples=2)
+    return Model([_clip(CLIP_L, 768), _clip(CLIP_G, 1280)], unet, vae, ask, samples=2)
 
 
 def _sd3(**settings: Any) -> Model:
@@ -81,12 +86,12 @@ def _sd3(**settings: Any) -> Model:
         pooled_projection_dim=2048, qk_norm="rms_norm", **settings,
     )  # fmt: skip
 
-    def forward(samples: int, height: int, width: int) -> Any:
+    def ask(network: Any, samples: int, height: int, width: int) -> Any:
         text, pooled = _empty(samples, 333, 4096), _empty(samples, 2048)
         return network(_empty(samples, 16, height, width), text, pooled, _empty(samples))
 
     text = [_clip(CLIP_L, 768), _clip(CLIP_G, 1280), _t5()]
-    return Model(text, network, diffusers.AutoencoderKL(**VAE, latent_channels=16), forward, samples=2)
+    return Model(text, network, diffusers.AutoencoderKL(**VAE, latent_channels=16), ask, samples=2)
 
 
 def sd3_large() -> Model:
@@ -106,7 +111,7 @@ def flux() -> Model:
     """FLUX.1-dev; schnell has the same sizes but for the guidance embedding."""
     network = diffusers.FluxTransformer2DModel(guidance_embeds=True)
 
-    def forward(samples: int, height: int, width: int) -> Any:
+    def ask(network: Any, samples: int, height: int, width: int) -> Any:
         tokens = height * width // 4
         return network(
             _empty(samples, tokens, 64), _empty(samples, 512, 4096), _empty(samples, 768), _empty(samples),
@@ -114,7 +119,7 @@ def flux() -> Model:
         )  # fmt: skip
 
     text = [_clip(CLIP_L, 768), _t5()]
-    return Model(text, network, diffusers.AutoencoderKL(**VAE, latent_channels=16), forward, samples=1)
+    return Model(text, network, diffusers.AutoencoderKL(**VAE, latent_channels=16), ask, samples=1)
 
 
 def pixart() -> Model:
@@ -123,13 +128,13 @@ def pixart() -> Model:
         sample_size=128, caption_channels=4096, use_additional_conditions=False
     )
 
-    def forward(samples: int, height: int, width: int) -> Any:
+    def ask(network: Any, samples: int, height: int, width: int) -> Any:
         return network(
             _empty(samples, 4, height, width), _empty(samples, 300, 4096), _empty(samples),
             {"resolution": None, "aspect_ratio": None}, encoder_attention_mask=_empty(samples, 300),
         )  # fmt: skip
 
-    return Model([_t5()], network, diffusers.AutoencoderKL(**VAE), forward, samples=2)
+    return Model([_t5()], network, diffusers.AutoencoderKL(**VAE), ask, samples=2)
 
 
 MODELS = {
