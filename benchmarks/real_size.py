@@ -28,11 +28,11 @@ from typing import Any
 
 import diffusers
 import torch
-from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer
+from transformers import CLIPTextModel
 
 from benchmarks.direct import bare
 from benchmarks.memory import GIB, need
-from benchmarks.random_sdxl import SCHEDULER, SDXL_VAE
+from benchmarks.random_sdxl import SDXL_VAE
 from benchmarks.shapes import MODELS, VAE, Model
 from generate.images.vae import decode_scroll
 from generate.models.family import ModelFamily, load_family
@@ -42,6 +42,11 @@ from generate.request import Request, generator_class, settings_of
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
 PROMPT = "a lighthouse by the sea at dusk"
 FLOW_VAE = VAE | {"latent_channels": 16, "scaling_factor": 0.3611, "shift_factor": 0.1159}
+VAES = {
+    "sdxl": SDXL_VAE,
+    **dict.fromkeys(("sd3.5-medium", "sd3.5-large", "flux"), FLOW_VAE | {"force_upcast": False}),
+    "pixart-sigma": SDXL_VAE | {"force_upcast": False},
+}
 SQUARE, SCROLL, BLUEPRINT = (1024, 1024), (1024, 4096), (512, 2048)
 RUNS: dict[str, tuple[tuple[str, tuple[int, int], int], ...]] = {
     "sdxl": (
@@ -84,18 +89,31 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def drawn(name: str, folder: Path, device: torch.device, tiny: bool) -> None:
-    """Saves a checkpoint of the model's shape with random weights."""
-    if tiny:
-        from tests.tiny_transformers import make
+    """Saves a checkpoint of the model's shape with random weights: a tiny one, with its networks replaced."""
+    from tests.tiny_transformers import make
 
-        if name == "sdxl":
-            shutil.copytree(GOLDEN / "models" / "tiny-sdxl", folder)
-        else:
-            make(KINDS[name], GOLDEN, folder)
+    if name == "sdxl":
+        shutil.copytree(GOLDEN / "models" / "tiny-sdxl", folder)
+    else:
+        make(KINDS[name], GOLDEN, folder)
+    if tiny:
         return
     with drawing(device):
-        pipe = PIPES[name](MODELS[name]())
-    pipe.save_pretrained(folder, safe_serialization=True)
+        networks = parts_of(name, MODELS[name]())
+    for part, network in networks.items():
+        shutil.rmtree(folder / part)
+        network.save_pretrained(folder / part)
+
+
+def parts_of(name: str, model: Model) -> dict[str, Any]:
+    """The networks by the folder that a checkpoint has for each."""
+    first, *others = model.text
+    if name in ("sdxl", "flux"):
+        first = CLIPTextModel(first.config)  # without the projection
+    text = {f"text_encoder_{number}": encoder for number, encoder in enumerate(others, 2)}
+    denoises = "unet" if name == "sdxl" else "transformer"
+    vae = diffusers.AutoencoderKL(**VAES[name])
+    return {denoises: model.network, "vae": vae, "text_encoder": first, **text}
 
 
 @contextmanager
@@ -109,63 +127,6 @@ def drawing(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(before)
-
-
-def _clip() -> CLIPTokenizer:
-    return CLIPTokenizer.from_pretrained(GOLDEN / "models" / "tiny-sdxl" / "tokenizer")
-
-
-def _t5() -> T5Tokenizer:
-    letters = [(letter, -2.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
-    return T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *letters], extra_ids=0)
-
-
-def _without_projection(encoder: Any) -> CLIPTextModel:
-    return CLIPTextModel(encoder.config)
-
-
-def _sdxl(model: Model) -> Any:
-    return diffusers.StableDiffusionXLPipeline(
-        unet=model.network, vae=diffusers.AutoencoderKL(**SDXL_VAE), tokenizer=_clip(), tokenizer_2=_clip(),
-        text_encoder=_without_projection(model.text[0]), text_encoder_2=model.text[1],
-        scheduler=diffusers.EulerDiscreteScheduler.from_config(SCHEDULER), add_watermarker=False,
-    )  # fmt: skip
-
-
-def _sd3(model: Model) -> Any:
-    return diffusers.StableDiffusion3Pipeline(
-        transformer=model.network, vae=diffusers.AutoencoderKL(**FLOW_VAE, force_upcast=False),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        tokenizer=_clip(), text_encoder=model.text[0], tokenizer_2=_clip(), text_encoder_2=model.text[1],
-        tokenizer_3=_t5(), text_encoder_3=model.text[2],
-    )  # fmt: skip
-
-
-def _flux(model: Model) -> Any:
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=True, shift=3.0, base_shift=0.5, max_shift=1.15, base_image_seq_len=256,
-        max_image_seq_len=4096,
-    )  # fmt: skip
-    return diffusers.FluxPipeline(
-        transformer=model.network, vae=diffusers.AutoencoderKL(**FLOW_VAE, force_upcast=False),
-        scheduler=scheduler, tokenizer=_clip(), text_encoder=_without_projection(model.text[0]),
-        tokenizer_2=_t5(), text_encoder_2=model.text[1],
-    )  # fmt: skip
-
-
-def _pixart(model: Model) -> Any:
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        beta_schedule="linear", beta_start=0.0001, beta_end=0.02, prediction_type="epsilon"
-    )
-    return diffusers.PixArtSigmaPipeline(
-        transformer=model.network, vae=diffusers.AutoencoderKL(**SDXL_VAE, force_upcast=False),
-        scheduler=scheduler, tokenizer=_t5(), text_encoder=model.text[0],
-    )  # fmt: skip
-
-
-PIPES: dict[str, Callable[[Model], Any]] = {
-    "sdxl": _sdxl, "sd3.5-medium": _sd3, "sd3.5-large": _sd3, "flux": _flux, "pixart-sigma": _pixart,
-}  # fmt: skip
 
 
 def measure(name: str, folder: Path, device: torch.device, chosen: argparse.Namespace) -> None:

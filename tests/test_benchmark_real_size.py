@@ -1,8 +1,11 @@
 """What measures published shapes on a card runs at toy size, and asks the trainer for what it knows."""
 
+import diffusers
 import pytest
+import torch
 
-from benchmarks import real_size, real_training, train_costs
+from benchmarks import real_size, real_training, shapes, train_costs
+from generate.models.family import load_family
 from train.command import parse
 
 
@@ -32,3 +35,17 @@ def test_the_counted_names_are_those_that_are_measured(monkeypatch):
     assert [name for name, _, _ in train_costs.memories(list(real_training.CASES))] == list(
         real_training.CASES
     )
+
+
+@pytest.mark.parametrize("name", real_size.RUNS)
+def test_networks_of_another_size_take_the_place_of_the_tiny_ones(name, tmp_path, monkeypatch):
+    device = torch.device("cpu")
+    real_size.drawn(name, tmp_path / "tiny", device, True)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "tiny")
+    text = [network for part, network in sorted(pipe.components.items()) if part.startswith("text_encoder")]
+    network = pipe.unet if name == "sdxl" else pipe.transformer
+    network.register_to_config(drawn_here=True)
+    monkeypatch.setitem(real_size.MODELS, name, lambda: shapes.Model(text, network, None, None, 2))
+    monkeypatch.setitem(real_size.VAES, name, dict(pipe.vae.config))
+    real_size.drawn(name, tmp_path / "drawn", device, False)
+    assert load_family(str(tmp_path / "drawn"), device="cpu").network.config.drawn_here
