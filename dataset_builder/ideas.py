@@ -11,14 +11,13 @@ from typing import Any
 import pyarrow as pa
 
 from dataset_builder.config import BuildConfig, prompts_hash, units_hash, uses_llm
-from dataset_builder.report.stats import Prompts, prompt_losses
+from dataset_builder.report.stats import Prompts
 from drspo import consent
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.llm.access import is_withheld
 from drspo.llm.journal import Journal
 from drspo.log import progress
-from pipeline.ideas import prompts as phases
 from pipeline.ideas.blocks import UNFINISHED_TABLE, Texts, TextSpec, join_blocks, silent
 from pipeline.ideas.finished import PROMPTS_NAME, check_run, is_run
 from pipeline.records import PROMPT_SCHEMA, UNFINISHED
@@ -97,13 +96,12 @@ def conclude(run: RunDir, config: BuildConfig) -> Prompts:
 def _refuse_unfinished(run: RunDir) -> None:
     if not run.exists(UNFINISHED_TABLE):
         raise UserError("the prompts were not finished", run.base, "The same command again goes on.")
-    table = read_table(run, UNFINISHED_TABLE, PROMPT_SCHEMA)
-    count = phases.unfinished(table)
-    losses = prompt_losses(table)
-    facts = {"rows": table.num_rows, "unfinished": count, "losses": losses}
+    prompts = Prompts.of(read_pieces(run, UNFINISHED_TABLE, PROMPT_SCHEMA))
+    count = prompts.states[UNFINISHED]
+    facts = {"rows": prompts.rows, "unfinished": count, "losses": dict(sorted(prompts.losses.items()))}
     run.write(UNFINISHED_NAME, (json.dumps(facts, indent=2) + "\n").encode())
     raise UserError(
-        f"the language model left {count} of {table.num_rows} prompts unanswered: {_told(losses)}",
+        f"the language model left {count} of {prompts.rows} prompts unanswered: {_told(prompts.losses)}",
         run.base,
         "The same command asks again, for these only (raise --llm.token-budget if that ended it). "
         "--accept-unfinished goes on without them.",

@@ -10,7 +10,7 @@ from drspo.llm.journal import Journal
 from pipeline.candidates.plan import PLAN_NAME
 from pipeline.ideas.finished import PROMPTS_NAME
 from pipeline.records import DEAD, PROMPT_SCHEMA, UNFINISHED
-from pipeline.tables import read_table
+from pipeline.tables import read_pieces
 from pipeline.units import unit_name
 
 # What is made of ideas, block by block; the later first, so that a kill leaves nothing that lacks its cause.
@@ -67,7 +67,8 @@ def requeue_questions(where: str, match: str = "") -> int:
     run = RunDir(where)
     if not run.exists(PROMPTS_NAME):
         return Journal(run).withdraw(match)
-    rows = read_table(run, PROMPTS_NAME, PROMPT_SCHEMA).select(["status", "reason"]).to_pylist()
+    pieces = read_pieces(run, PROMPTS_NAME, PROMPT_SCHEMA)
+    rows = (row for piece in pieces for row in piece.select(["status", "reason"]).to_pylist())
     count = sum(row["status"] in (DEAD, UNFINISHED) and match in row["reason"] for row in rows)
     if not count:
         return 0

@@ -11,13 +11,13 @@ import shlex
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import polars as pl
 
-from dataset_builder.ending import SCORES_NAME
+from dataset_builder.unscored import Images
 from drspo import log as logs
 from drspo.config import load
 from drspo.errors import UserError
@@ -27,10 +27,15 @@ from drspo.options import check_options
 from pipeline.candidates.answers import FAILURES, describe, problem
 from pipeline.candidates.guard import Guard, PoisonedError
 from pipeline.candidates.judge import Judges
-from pipeline.candidates.plan import read_plan
+from pipeline.candidates.plan import planned_hash
 from pipeline.checks import check_scorers
 from pipeline.local import restart
-from pipeline.pairs.columns import Column, Score, claim_column, read_scores, write_scores
+from pipeline.pairs.columns import (
+    Column,
+    Score,
+    claim_column,
+    write_scores,
+)
 from pipeline.records import DEAD, Candidate, UnitRow
 from pipeline.settings import GuardSettings, ScoringSettings
 from pipeline.units import UnitStore
@@ -70,15 +75,14 @@ def main(argv: list[str]) -> int:
     if not config.run or not config.scoring.scorers:
         raise UserError("which run, and which scorers?", hint="drspo score RUN --scoring.scorers pickscore")
     logs.setup(file=RunDir(config.run).local_path("log.txt"))
-    with RunDir(config.run).understood():
-        session = Scoring(config)
+    with RunDir(config.run).understood(), Scoring(config) as session:
         session()
-    session.tell()
+        session.tell()
     return 0
 
 
 class Scoring:
-    """One start of `drspo score` on one run."""
+    """One start of `drspo score` on one run. What it knows of all images lies on disk until it is closed."""
 
     def __init__(self, config: ScoreConfig) -> None:
         self.config = config
@@ -86,9 +90,8 @@ class Scoring:
         self.columns = config.scoring.columns
         self.share = _share(config.share)
         model = _model(self.run, config)
-        self.images = _images(self.run)
-        plan = read_plan(self.run)
-        self.store = UnitStore(self.run, plan["config_hash"][0].as_py(), _built(self.run))
+        self.images = Images(self.run)
+        self.store = UnitStore(self.run, planned_hash(self.run), _built(self.run))
         self.guard = Guard(self.run, config.guard, uuid.uuid4().hex[:12], on_deadline=restart)
         self.judges = {name: Judges(one, model) for name, one in _apart(config.scoring).items()}
         for name, judges in self.judges.items():
@@ -96,18 +99,23 @@ class Scoring:
         self.waiting: dict[str, list[Score]] = {name: [] for name in self.columns}
         self.written = time.monotonic()
 
+    def __enter__(self) -> Scoring:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.images.__exit__()
+
     def __call__(self) -> None:
         """Score every image of the share that a column has no number for."""
-        missing = {name: self._missing(name) for name in self.columns}
-        units = self.images["unit_id"].unique(maintain_order=True).to_list()
-        # A share is one of all units, not of what is left: else another process would find this one's work.
-        units = [unit for unit in units[self.share] if any(unit in of_one for of_one in missing.values())]
-        with progress(len(units), "scoring", "units") as bar:
+        with (
+            self.images.lacking(self.columns, self.share) as todo,
+            progress(todo.height, "scoring", "units") as bar,
+        ):
+            units = (row for piece in todo for row in piece.iter_rows())
             try:
-                for unit, rows in _read_ahead(self.store, units):
-                    lacking = [name for name in self.columns if unit in missing[name]]
+                for columns, rows in _read_ahead(self.store, units):
                     for index, group in enumerate(rows):
-                        self._score_group(index, group, lacking)
+                        self._score_group(index, group, columns)
                     self._store()
                     bar.advance(1)
             finally:
@@ -116,21 +124,21 @@ class Scoring:
     def tell(self) -> None:
         """Say how many images each column has a number for, and what to do with it."""
         for name in self.columns:
-            rows = read_scores(self.run, name).join(self.images, on="candidate_id", how="semi")
-            none = rows.filter(pl.col("score").is_null())
-            lost = f", {none.height} without a score ({none['error'][0]})" if none.height else ""
-            print(f"{name:<12} {rows.height - none.height} of {self.images.height} images{lost}")
+            numbers = none = 0
+            reason = ""
+            for _, rows in self.images.scored(name):
+                without = rows.filter(pl.col("score").is_null())
+                numbers += rows.height - without.height
+                none += without.height
+                reason = reason or (without["error"][0] if without.height else "")
+            lost = f", {none} without a score ({reason})" if none else ""
+            print(f"{name:<12} {numbers} of {len(self.images)} images{lost}")
         config = "the command that began the run, with"
         if self.run.is_local:
             config = shlex.join(
                 ["python", "-m", "dataset_builder", "--config", f"{self.run.base}/config.yaml"]
             )
         print(f"next         {config} --pairs.weights {self.columns[0]}=1")
-
-    def _missing(self, name: str) -> set[str]:
-        """The units in which an image has no number by the scorer."""
-        numbers = read_scores(self.run, name).filter(pl.col("score").is_not_null())
-        return set(self.images.join(numbers, on="candidate_id", how="anti")["unit_id"])
 
     def _score_group(self, index: int, group: UnitRow, columns: Sequence[str]) -> None:
         """A whole group is scored at once, as the builder does, so that the numbers are the very same."""
@@ -215,32 +223,22 @@ def _built(run: RunDir) -> tuple[str, ...]:
     return ScoringSettings(scorers=tuple(run.manifest()["config"]["scoring"]["scorers"])).columns
 
 
-def _images(run: RunDir) -> pl.DataFrame:
-    """The candidates that have an image and belong to no dead prompt: unit_id, candidate_id."""
-    try:
-        with run.open(SCORES_NAME) as stream:
-            table = pl.read_parquet(stream, columns=["unit_id", "candidate_id", "status", "image_bytes"])
-    except FileNotFoundError:
-        hint = "Its command continues it; scores are added to what is finished."
-        raise UserError("this run is not finished: it has no scores yet", run.base, hint) from None
-    alive = table.filter((pl.col("status") != DEAD) & (pl.col("image_bytes") > 0))
-    return alive.select("unit_id", "candidate_id")
-
-
-def _share(share: str) -> slice:
-    """The units of one of several processes, in the order of all."""
-    mine, _, all_of_them = share.partition("/")
-    if not (mine.isdecimal() and all_of_them.isdecimal() and 1 <= int(mine) <= int(all_of_them)):
+def _share(share: str) -> tuple[int, int]:
+    """(which, of how many) processes this is."""
+    mine, _, of = share.partition("/")
+    if not (mine.isdecimal() and of.isdecimal() and 1 <= int(mine) <= int(of)):
         raise UserError(f"{share!r} is no share", "share", "The second of four processes says 2/4.")
-    return slice(int(mine) - 1, None, int(all_of_them))
+    return int(mine), int(of)
 
 
-def _read_ahead(store: UnitStore, units: Sequence[str]) -> Iterator[tuple[str, list[UnitRow]]]:
-    """(unit, its rows) in order; the next units are read while one is at work."""
+def _read_ahead(
+    store: UnitStore, units: Iterable[tuple[str, list[str]]]
+) -> Iterator[tuple[list[str], list[UnitRow]]]:
+    """(the columns of a unit, its rows) in order; the next units are read while one is at work."""
     with ThreadPoolExecutor(_AHEAD) as pool:
-        waiting: deque[tuple[str, Future[list[UnitRow]]]] = deque()
-        for unit in units:
-            waiting.append((unit, pool.submit(store.read_rows, unit)))
+        waiting: deque[tuple[list[str], Future[list[UnitRow]]]] = deque()
+        for unit, columns in units:
+            waiting.append((columns, pool.submit(store.read_rows, unit)))
             if len(waiting) > _AHEAD:
                 earliest, rows = waiting.popleft()
                 yield earliest, rows.result()

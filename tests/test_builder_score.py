@@ -18,9 +18,11 @@ from dataset_builder.score import main
 from drspo import consent
 from drspo.errors import UserError
 from drspo.files.storage import Storage
+from pipeline.pairs import heaps
 from pipeline.pairs.columns import column_names, read_about, read_scores, write_scores
 from pipeline.settings import PairSettings, ScoringSettings
 from pipeline.shards import read_pairs
+from pipeline.spill import Spill
 from tests.building import FAKES, IDEAS, build, fake_config, final_tables
 
 WRONG = "tests.plugin_wrong"
@@ -100,6 +102,32 @@ def test_the_same_command_again_makes_nothing_and_a_kill_loses_only_what_was_in_
     assert added(run, "again") == built(run, "Brightness")
     score(run, f"again={FAKES}:Brightness")
     assert len(seen) == 10 + len(IDEAS) - 3
+
+
+def test_what_is_missing_is_found_a_few_rows_at_a_time(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of millions is never in memory: images and numbers meet on disk, some at a time."""
+    monkeypatch.setattr(heaps, "ROWS_PER_PART", 3)
+    monkeypatch.setattr(heaps, "_WAITING", 1)
+    monkeypatch.setattr(Spill.__init__, "__defaults__", (2,))
+    seen: list[int] = []
+    real = scoring.Judges.score
+    monkeypatch.setattr(scoring.Judges, "score", lambda self, *of: seen.append(len(of[0])) or real(self, *of))
+    score(run, f"again={FAKES}:Brightness")
+    assert added(run, "again") == built(run, "Brightness") and len(seen) == len(IDEAS)
+    some = [row for row in read_scores(Storage(run), "again").to_dicts() if row["candidate_id"] < "8"]
+    for name in Storage(run).list("scores/again/"):
+        if name.endswith(".parquet"):
+            Storage(run).delete(name)
+    write_scores(Storage(run), "again", [scoring.Score(**row) for row in some])
+    assert read_status(str(run)).added == {"again": len(some)}
+    seen.clear()
+    score(run, f"again={FAKES}:Brightness", f"more={FAKES}:Contrast")
+    assert added(run, "again") == built(run, "Brightness")
+    assert added(run, "more") == built(run, "Contrast")
+    lacking = {c for c in built(run, "Contrast") if c not in {row["candidate_id"] for row in some}}
+    table = pl.read_parquet(run / "scores.parquet").filter(pl.col("candidate_id").is_in(lacking))
+    assert len(seen) == len(IDEAS) + table["unit_id"].n_unique()
+    assert read_status(str(run)).added == {"again": 24, "more": 24}
 
 
 def test_after_a_process_was_killed_outright_the_run_takes_scores_as_before(
@@ -190,6 +218,7 @@ def test_shares_of_several_processes_make_the_whole_once(run: Path) -> None:
     consent.allow(FAKES)
     for share in ("1/3", "2/3", "3/3"):
         main([str(run), "--scoring.scorers", f"again={FAKES}:Brightness", "--share", share])
+        assert read_status(str(run)).added == {"again": 8 * int(share[0])}
     assert added(run, "again") == built(run, "Brightness")
     assert len([name for name in Storage(run).list("scores/again/") if name.endswith(".parquet")]) == 3
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dataset_builder.ideas import UNFINISHED_NAME
 from dataset_builder.metrics import METRICS_NAME
-from dataset_builder.report.stats import prompt_losses
+from dataset_builder.report.stats import Prompts
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.files.texts import parse_json
@@ -19,11 +20,10 @@ from drspo.llm.segments import Books
 from pipeline.candidates.guard import Attempt, read_attempts
 from pipeline.candidates.plan import PLAN_NAME
 from pipeline.ideas.finished import PROMPTS_NAME
-from pipeline.ideas.prompts import unfinished
-from pipeline.pairs.columns import column_names, read_scores
-from pipeline.records import OK, PLAN_SCHEMA, PROMPT_SCHEMA
+from pipeline.pairs.columns import column_names, count_scores
+from pipeline.records import PLAN_SCHEMA, PROMPT_SCHEMA, UNFINISHED
 from pipeline.shards import is_shard
-from pipeline.tables import read_table
+from pipeline.tables import read_pieces
 from pipeline.units import done_units
 
 # A line of metrics.jsonl older than this says nothing about the speed of now.
@@ -97,7 +97,7 @@ def read_status(where: str) -> Status:
     _read_units(run, status)
     status.shards = [name for name in run.list("export/") if is_shard(name)]
     for name in column_names(run):
-        status.added[name] = read_scores(run, name)["score"].count()
+        status.added[name] = count_scores(run, name)
     status.quarantined = run.list("quarantine/")
     return status
 
@@ -110,33 +110,37 @@ def _read_prompts(run: RunDir, status: Status) -> None:
             status.unfinished, status.losses = int(facts["unfinished"]), dict(facts["losses"])
         _read_blocks(run, status)
         return
-    table = read_table(run, PROMPTS_NAME, PROMPT_SCHEMA)
-    status.prompts = table.num_rows
-    status.accepted = table["status"].to_pylist().count(OK)
-    status.losses = prompt_losses(table)
-    status.unfinished = unfinished(table)
+    prompts = Prompts.of(read_pieces(run, PROMPTS_NAME, PROMPT_SCHEMA))
+    status.prompts, status.accepted = prompts.rows, prompts.accepted
+    status.losses, status.unfinished = dict(sorted(prompts.losses.items())), prompts.states[UNFINISHED]
 
 
 def _read_blocks(run: RunDir, status: Status) -> None:
     """What the finished blocks come to, while others are still asked."""
     for name in run.list("phases/prompts-"):
-        table = read_table(run, name, PROMPT_SCHEMA)
+        prompts = Prompts.of(read_pieces(run, name, PROMPT_SCHEMA))
         status.blocks += 1
-        status.asked += table.num_rows
-        status.accepted += table["status"].to_pylist().count(OK)
+        status.asked += prompts.rows
+        status.accepted += prompts.accepted
 
 
 def _read_units(run: RunDir, status: Status) -> None:
     parts = [PLAN_NAME] if run.exists(PLAN_NAME) else run.list("phases/plan-")
     if not parts:
         return
-    planned = [read_table(run, name, PLAN_SCHEMA)["unit_id"].to_pylist() for name in parts]
     done = done_units(run)
-    status.units = sum(map(len, planned))
-    status.done = len(done) - len(done.besides(planned))
+    status.done = len(done) - len(done.besides(_planned(run, parts, status)))
     status.dead = [json.loads(run.read(name)) for name in run.list("dead/")]
     status.attempts = read_attempts(run)
     status.seconds_per_unit, status.active = _speed(run)
+
+
+def _planned(run: RunDir, parts: list[str], status: Status) -> Iterator[list[str]]:
+    """The ids of the planned units, a piece at a time, counted on the way."""
+    for name in parts:
+        for piece in read_pieces(run, name, PLAN_SCHEMA):
+            status.units += piece.num_rows
+            yield piece["unit_id"].to_pylist()
 
 
 def _speed(run: RunDir) -> tuple[float, bool]:

@@ -9,11 +9,10 @@ from drspo.errors import UserError
 from drspo.files.run import MANIFEST, RunDir
 from drspo.files.storage import Storage
 from pipeline.records import OK, PROMPT_SCHEMA
-from pipeline.tables import read_table
+from pipeline.tables import read_pieces
 
 PROMPTS_NAME = "prompts.parquet"
 FILES = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-_BATCH = 4096
 
 
 def is_run(source: str) -> bool:
@@ -42,6 +41,5 @@ def check_run(source: str) -> dict[str, Any]:
 def read_prompts(source: str) -> Iterator[dict[str, Any]]:
     """The run's accepted prompts as rows of PROMPT_SCHEMA, in order."""
     check_run(source)
-    table = read_table(RunDir(source), PROMPTS_NAME, PROMPT_SCHEMA)
-    for start in range(0, table.num_rows, _BATCH):
-        yield from (row for row in table.slice(start, _BATCH).to_pylist() if row["status"] == OK)
+    for piece in read_pieces(RunDir(source), PROMPTS_NAME, PROMPT_SCHEMA):
+        yield from (row for row in piece.to_pylist() if row["status"] == OK)

@@ -21,9 +21,12 @@ from drspo.files.parquet import DAMAGES, open_parquet
 from drspo.files.storage import Storage
 from drspo.files.texts import parse_json
 from drspo.hashing import content_hash
+from pipeline.pairs.heaps import matched
+from pipeline.spill import Spill
 
 FOLDER, ABOUT = "scores", "scorer.json"
 SCHEMA = pa.schema([("candidate_id", pa.string()), ("score", pa.float64()), ("error", pa.string())])
+NO_SCORES = pl.DataFrame(pl.from_arrow(SCHEMA.empty_table()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +94,16 @@ def read_scores(storage: Storage, name: str) -> pl.DataFrame:
 
     Raises UserError for a damaged or foreign file, by its name.
     """
-    rows = pl.concat([pl.DataFrame(pl.from_arrow(SCHEMA.empty_table())), *score_pieces(storage, name)])
-    return one_each(rows)
+    return one_each(pl.concat([NO_SCORES, *score_pieces(storage, name)]))
+
+
+def count_scores(storage: Storage, name: str) -> int:
+    """How many candidates the column has a number for, counted on disk. UserError as by `read_scores`."""
+    with Spill(storage) as stored, Spill(storage) as none:
+        for rows in score_pieces(storage, name):
+            stored.add(rows.filter(pl.col("score").is_not_null()).select("candidate_id"))
+        parts = matched(storage, stored, none, "candidate_id")
+        return sum(rows["candidate_id"].n_unique() for rows, _ in parts)
 
 
 def score_pieces(storage: Storage, name: str) -> Iterator[pl.DataFrame]:
