@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
+import zipfile
 from dataclasses import fields
 from pathlib import Path
 
@@ -78,3 +80,24 @@ def test_the_manifest_for_kubernetes_is_a_ray_job_of_our_program(repository: Pat
     entry = spec["entrypoint"].split()
     assert entry[:3] == ["python", "-m", "dataset_builder"]
     assert (repository / entry[entry.index("--config") + 1].removeprefix("/app/")).is_file()
+
+
+def test_ray_sends_the_code_and_its_miniature_and_leaves_keys_and_runs_at_home(
+    repository: Path, tmp_path: Path
+) -> None:
+    from ray._private.runtime_env.packaging import create_package
+
+    sent = ["pipeline/flow.py", "configs/cluster.yaml", "miniature/weights/sdxl/unet/model.safetensors"]
+    kept = [".env", ".env.local", "train/.env", "my.pem", "keys/deep/server.key", ".git/config"]
+    kept += [".venv/bin/python", "runs/one/run.json", "tests/conftest.py", "pipeline/__pycache__/flow.pyc"]
+    folder = tmp_path / "checkout"
+    for name in (*sent, *kept):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    for name in (".rayignore", ".gitignore"):
+        shutil.copy(repository / name, folder)
+    package = tmp_path / "package.zip"
+    create_package(str(folder), package, include_gitignore=True)
+    with zipfile.ZipFile(package) as file:
+        names = {name for name in file.namelist() if not name.endswith("/")}
+    assert names - {".rayignore", ".gitignore"} == set(sent)

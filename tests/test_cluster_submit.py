@@ -169,9 +169,13 @@ def test_a_submitted_job_that_is_stopped_is_continued_by_the_same_command(
     assert "up to 1 generator and 1 scorer actors, 0.75 + 0.25 GPU each" in said
     assert final_tables(tmp_path / "out") == final_tables(tmp_path / "calm/out")
     assert node.poll() is None
-    # What travelled to the cluster is the code: no weights, runs or environments.
-    packages = list(cluster.folder.rglob("_ray_pkg_*.zip"))
-    assert all(path.stat().st_size < 20_000_000 for path in packages)
+    # What travelled to the cluster is the code and its miniature: no tests, runs or environments.
+    travelled = list(cluster.folder.glob("session_*/runtime_resources/working_dir_files/_ray_pkg_*/"))
+    assert travelled and all((folder / "miniature/weights/sdxl").is_dir() for folder in travelled)
+    for folder in travelled:
+        assert {"dataset_builder", "pipeline", "train"} <= {path.name for path in folder.iterdir()}
+        assert not {"tests", "docs", "runs", ".git", ".venv"} & {path.name for path in folder.iterdir()}
+        assert sum(path.stat().st_size for path in folder.rglob("*")) < 100_000_000
 
 
 def test_torchrun_trains_in_two_processes_inside_a_submitted_job(
