@@ -26,6 +26,8 @@ settings.load_profile("drspo")
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Modules that wear `xdist_group` go to one process whole: what their fixtures start is started once.
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test that wears `gpu` is skipped, with the reason, where torch sees no CUDA device."""

@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks import costs
 
+pytestmark = pytest.mark.xdist_group("benchmark_costs")
+
 
 def test_times_are_in_a_unit_that_fits():
     assert [costs.said(s) for s in (9.14, 89, 126, 5400 * 2, 86400 * 17.2)] == [

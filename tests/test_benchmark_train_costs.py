@@ -8,6 +8,8 @@ import torch
 from benchmarks import shapes, train_costs
 from generate.sampling.synchronise import recomputing
 
+pytestmark = pytest.mark.xdist_group("benchmark_train_costs")
+
 SMALL = shapes.SDXL_UNET | {
     "block_out_channels": (32, 32, 64), "attention_head_dim": (1, 2, 4), "cross_attention_dim": 64,
     "transformer_layers_per_block": (1, 1, 2), "addition_time_embed_dim": 8,
@@ -21,18 +23,19 @@ def model() -> train_costs.Unet:
     return train_costs.Unet(SMALL, "meta", torch.bfloat16)
 
 
-@pytest.fixture
-def counts(model: train_costs.Unet, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    monkeypatch.setattr(train_costs, "unet", lambda: model)
-    monkeypatch.setattr(train_costs, "SQUARE", SIZE)
+@pytest.fixture(scope="module")
+def counts(model: train_costs.Unet) -> dict[str, float]:
     count = train_costs.counted
-    found = {
-        "asked": count(lambda: model.asked(2, SIZE)),
-        "trained": count(lambda: model.trained(2, SIZE)),
-        "before": count(lambda: train_costs._until_lora(model)),
-    }
-    with recomputing([model.network], True):
-        found["again"] = count(lambda: model.trained(2, SIZE))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_costs, "unet", lambda: model)
+        patch.setattr(train_costs, "SQUARE", SIZE)
+        found = {
+            "asked": count(lambda: model.asked(2, SIZE)),
+            "trained": count(lambda: model.trained(2, SIZE)),
+            "before": count(lambda: train_costs._until_lora(model)),
+        }
+        with recomputing([model.network], True):
+            found["again"] = count(lambda: model.trained(2, SIZE))
     return found
 
 

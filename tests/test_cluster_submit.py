@@ -23,7 +23,7 @@ from tests.building import ALLOW, build, fake_config, final_tables
 from tests.train_pairs import pair_rows, write
 from tests.train_runs import flags
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("cluster_submit")]
 
 IDEAS = [
     f"a {scene} in {place}" for scene in "harbour glacier canyon meadow".split() for place in ("fog", "rain")

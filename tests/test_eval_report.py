@@ -165,7 +165,8 @@ def test_what_cannot_be_a_figure_is_refused(argv, said):
         main(argv)
 
 
-def test_a_figure_too_large_is_refused_before_it_is_made():
+def test_a_figure_too_large_is_refused_before_it_is_made(monkeypatch):
+    monkeypatch.delattr(Image.Image, "resize")
     strip = Image.new("RGB", (16, 64))
     with pytest.raises(UserError, match="a figure of"):
         figure([("p", [("m", strip)])] * 4, width=8000)

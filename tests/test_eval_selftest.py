@@ -84,7 +84,7 @@ def test_the_withdrawn_measure_fails_and_stands_in_no_default():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_our_measures_pass_on_scenes_that_no_threshold_was_chosen_on():
-    assert failures(run(24, tuple(DEFAULT), first=SEED)) == []
+    assert failures(run(12, tuple(DEFAULT), first=SEED)) == []
 
 
 def test_the_command_says_which_measure_failed_and_ends_with_1(monkeypatch, capsys):

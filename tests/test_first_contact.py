@@ -16,7 +16,7 @@ from drspo.demo.config import DemoConfig
 
 # Words that make each step short; all the others are the README's own.
 SHORT = {
-    "dataset_builder": "--prompts.limit 3 --candidates.seeds 1 --candidates.steps 2 "
+    "dataset_builder": "--prompts.limit 2 --candidates.seeds 1 --candidates.steps 2 "
     "--pairs.validation-fraction 0",
     "train": "--max-steps 1 --pairs-per-step 1 --data.validation-pairs 0 --samples.every 0",
     "generate": "--steps 2",

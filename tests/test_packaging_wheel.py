@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("packaging_wheel")
+
 PACKAGES = ("drspo", "miniature", "generate", "eval", "pipeline", "dataset_builder", "train")
 
 

@@ -208,11 +208,11 @@ def run_program(
 
 @pytest.mark.timeout(600)
 def test_a_prompt_that_hangs_the_model_is_one_dead_row_without_help(tmp_path: Path, repository: Path) -> None:
-    done = run_program(poisoned(tmp_path, "hang", deadline=6.0), tmp_path, repository)
+    done = run_program(poisoned(tmp_path, "hang", deadline=4.0), tmp_path, repository)
     assert done.returncode == 3, done.stderr
     assert len(unit_files(tmp_path / "out")) == len(IDEAS)
     (reason,) = (tmp_path / "out/dead").iterdir()
-    assert "took 2 workers down: no answer within 6 s" in reason.read_text()
+    assert "took 2 workers down: no answer within 4 s" in reason.read_text()
     assert done.stderr.count("starting again from the last committed unit") == 2
 
 

@@ -15,6 +15,8 @@ from train.lora.optimizers import learning_rate
 from train.objective.pair import PairResult
 from train.objective.trainee import Trainee
 
+pytestmark = pytest.mark.xdist_group("train_loop")
+
 SMALL = (32, 64)
 
 
@@ -109,13 +111,13 @@ def starter(repository, source):
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", ["blueprint", "highres"])
-def test_forty_steps_equal_twenty_and_a_kill_and_twenty_to_the_bit(
+def test_twenty_steps_equal_ten_and_a_kill_and_ten_to_the_bit(
     golden, source, starter, tmp_path, one_thread, stage
 ):
     if stage == "highres":
         steps, every, kill_at = 8, 4, 6
     else:
-        steps, every, kill_at = 40, 20, 26
+        steps, every, kill_at = 20, 10, 13
     settings = {"max_steps": steps, "checkpoint_every": every, "stage": stage, "validation__every": every}
     settings |= {"ema": 0.9, "lora__dropout": 0.1}
     whole, cut = train(golden, source, tmp_path / "whole", **settings), tmp_path / "cut"

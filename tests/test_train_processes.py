@@ -15,7 +15,7 @@ from tests.train_pairs import pair_rows, write
 from tests.train_runs import flags, train, weights
 from train.processes import asked_for, started_alone
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("train_processes")]
 
 ENV = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")} | {
     "OMP_NUM_THREADS": "1",
@@ -70,7 +70,7 @@ def test_two_processes_with_one_pair_each_equal_one_process_with_two(
     assert all(torch.equal(two[name], tensor) for name, tensor in weights(alone).items())
 
 
-@pytest.mark.parametrize(("sent", "minutes"), [(signal.SIGKILL, 30.0), (signal.SIGSTOP, 0.5)])
+@pytest.mark.parametrize(("sent", "minutes"), [(signal.SIGKILL, 30.0), (signal.SIGSTOP, 0.3)])
 def test_a_process_that_dies_or_falls_silent_ends_the_other_with_its_reason(
     golden, source, tmp_path, sent, minutes
 ):

@@ -10,6 +10,8 @@ from tests.test_packaging_wheel import wheel
 from tests.train_pairs import pair_rows, write
 from tests.train_runs import records
 
+pytestmark = pytest.mark.xdist_group("train_wheel")
+
 __all__ = ["wheel"]
 
 

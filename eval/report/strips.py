@@ -28,6 +28,7 @@ def figure(rows: Rows, width: int = 1600, gap: int = 12) -> Image.Image:
     """
     if not any(strips for _, strips in rows):
         raise UserError("there is nothing to show", "drspo strips", "choose other --methods or --prompts")
+    _check_size(rows, width)
     small = ImageFont.load_default(max(12, width // 70))
     large = ImageFont.load_default(max(14, width // 55))
     parts: list[Image.Image] = []
@@ -38,10 +39,6 @@ def figure(rows: Rows, width: int = 1600, gap: int = 12) -> Image.Image:
             parts.append(_text([method], small, width, SOFT, top=gap // 2))
             parts.append(_strip(picture, width))
     height = sum(part.height for part in parts) + 2 * gap
-    if height * (width + 2 * gap) > MOST_PIXELS:
-        raise UserError(
-            f"a figure of {width} x {height} pixels", "drspo strips", "fewer --prompts, or --width"
-        )
     whole = Image.new("RGB", (width + 2 * gap, height), PAPER)
     y = gap
     for part in parts:
@@ -127,14 +124,27 @@ def _read(storage: Storage, name: str) -> Image.Image | None:
         return None
 
 
+def _check_size(rows: Rows, width: int) -> None:
+    """UserError where the strips alone, before any is enlarged, come to more than a figure may."""
+    height = sum(_height(picture, width) for _, strips in rows for _, picture in strips)
+    if height * width > MOST_PIXELS:
+        raise UserError(
+            f"a figure of {width} x {height} pixels", "drspo strips", "fewer --prompts, or --width"
+        )
+
+
+def _height(picture: Image.Image | None, width: int) -> int:
+    """Of a strip of that width at the picture's own aspect."""
+    return max(1, round(picture.height * width / picture.width)) if picture else width // 12
+
+
 def _strip(picture: Image.Image | None, width: int) -> Image.Image:
+    size = (width, _height(picture, width))
     if picture is None:
-        empty = Image.new("RGB", (width, width // 12), (240, 240, 240))
+        empty = Image.new("RGB", size, (240, 240, 240))
         ImageDraw.Draw(empty).text((8, 8), "no picture", SOFT, ImageFont.load_default(14))
         return empty
-    return picture.resize(
-        (width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS
-    )
+    return picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _text(
