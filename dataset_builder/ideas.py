@@ -44,7 +44,8 @@ def texts(config: BuildConfig, url: str, *, alone: bool) -> Texts:
         plugins=consent.allowed(),
         said=_said(config),
     )
-    return Texts(spec, silent if config.block else progress, alone=alone)
+    tell, painted = silent if config.block else progress, config.until != "prompts"
+    return Texts(spec, tell, alone=alone, painted=painted)
 
 
 def _said(config: BuildConfig) -> tuple[tuple[str, str], ...]:

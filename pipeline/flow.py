@@ -22,9 +22,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from pipeline.candidates.actors import Generate, ScoreAndCommit, StageSpec
-from pipeline.candidates.cluster import TEXT_CPUS, Capacity, Pool, connect, quiet_data
+from pipeline.candidates.cluster import connect, quiet_data
 from pipeline.candidates.notice import Notice, before_termination, is_lost
 from pipeline.candidates.plan import todo, unit_payload
+from pipeline.candidates.shares import TEXT_CPUS, Capacity, Pool
 from pipeline.ideas.blocks import Texts, is_settled, read_blocks
 from pipeline.ideas.flow import AskBlock, FinishBlock, ScreenBlock
 from pipeline.ideas.shared_pace import Gate
@@ -40,12 +41,12 @@ def units_graph(units: pa.Table) -> Dataset:
     return _one_by_one(ray.data.from_arrow(units)).map(unit_payload, num_cpus=0.1)
 
 
-def texts_graph(blocks: int, texts: Texts, spec: StageSpec, capacity: Capacity, gate: Any) -> Dataset:
+def texts_graph(blocks: int, texts: Texts, spec: StageSpec, actors: int, gate: Any) -> Dataset:
     """Blocks of ideas to rows for the generators, lazily; to none where nothing is to be painted yet."""
     rows = _one_by_one(ray.data.from_items([{"block": number} for number in range(blocks)]))
     stages = (
         (ScreenBlock, (texts.spec,), 1),
-        (AskBlock, (texts.spec, gate), capacity.text_actors),
+        (AskBlock, (texts.spec, gate), actors),
     )
     for stage, arguments, size in stages:
         rows = rows.map(
@@ -170,23 +171,30 @@ class RayExecutor:
 
     def _once(self, work: pa.Table | Texts, spec: StageSpec) -> Iterator[dict[str, Any]]:
         quiet_data()
-        if not isinstance(work, Texts):
-            capacity = Capacity.of_cluster(self.resources, work.num_rows)
-            log.info("%s", capacity)
-            yield from candidates_graph(units_graph(work), spec, capacity).iter_rows()
-            return
+        graph = self._texts(work, spec) if isinstance(work, Texts) else self._units(work, spec)
+        yield from graph.iter_rows()
+
+    def _units(self, units: pa.Table, spec: StageSpec) -> Dataset:
+        capacity = Capacity.of_cluster(self.resources, units.num_rows)
+        log.info("%s", capacity)
+        return candidates_graph(units_graph(units), spec, capacity)
+
+    def _texts(self, work: Texts, spec: StageSpec) -> Dataset:
         blocks = read_blocks(work.spec, work.tell)
-        capacity = Capacity.of_cluster(self.resources, blocks=blocks, painting=not work.alone)
-        log.info("%d blocks of prompts, %s", blocks, capacity)
+        actors = min(self.resources.text_actors, blocks)
+        capacity: Capacity | None = None
+        if work.painted:  # if only later: what cannot be had then is refused before a text is paid for
+            capacity = Capacity.of_cluster(self.resources, blocks=0 if work.alone else blocks)
+        log.info("%d blocks of prompts%s", blocks, f", {capacity}" if capacity else "")
         # As many waits at once as requests may be under way in all actors.
-        waiting = max(1000, 2 * capacity.text_actors * work.spec.llm.concurrency)
+        waiting = max(1000, 2 * actors * work.spec.llm.concurrency)
         gate = (
             ray.remote(num_cpus=0)(Gate)
             .options(max_concurrency=waiting, **beside_driver())
-            .remote(work.spec.llm, work.spec.url, capacity.text_actors)
+            .remote(work.spec.llm, work.spec.url, actors)
         )
-        rows = texts_graph(blocks, work, spec, capacity, gate)
-        yield from (rows if work.alone else candidates_graph(rows, spec, capacity)).iter_rows()
+        rows = texts_graph(blocks, work, spec, actors, gate)
+        return candidates_graph(rows, spec, capacity) if capacity and not work.alone else rows
 
 
 def _raise_ours(error: BaseException, spec: StageSpec) -> None:

@@ -91,7 +91,7 @@ def test_pools_grow_with_the_nodes_outlive_a_lost_one_and_hand_back_what_a_drain
 ) -> None:
     import ray
 
-    from pipeline.candidates.cluster import staying_nodes
+    from pipeline.candidates.shares import staying_nodes
     from pipeline.flow import RayExecutor
 
     first = nodes.add()

@@ -17,6 +17,8 @@ from generate.models.specs import MODELS
 from generate.program.long_png import CHUNK, LongPicture
 from generate.program.metadata import KEY, read
 
+pytestmark = pytest.mark.xdist_group("generate_endless")
+
 ALONG = "a pine tree in the snow: 0-0.5; sand dunes: 0.5-1"
 
 
@@ -95,8 +97,6 @@ def test_a_picture_of_any_width_is_written_in_flat_memory():
     code = """
 import numpy as np, resource, tempfile, pathlib
 from generate.program.long_png import LongPicture
-
-pytestmark = pytest.mark.xdist_group("generate_endless")
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 with tempfile.TemporaryDirectory() as folder:
     with LongPicture(pathlib.Path(folder) / "p.png", 128, 320_000) as picture:

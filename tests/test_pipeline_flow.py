@@ -254,7 +254,8 @@ def test_prompts_alone_are_made_on_the_cluster_too_and_then_every_generator_acto
     # However long an actor takes to start, the others' first image waits for it.
     actors = SEVERAL.generator_actors
     config = with_candidates(config, f"{FAKES}:Painter.meet={actors}")
-    outcome = build_on_ray(config)
+    # Prompts ask for no GPU, whatever is to paint them on another day.
+    outcome = build_on_ray(replace(config, resources=replace(SEVERAL, generator_gpus=0.8, scorer_gpus=0.2)))
     assert (outcome.accepted, outcome.made_now) == (len(IDEAS), 0) and not (tmp_path / "out/units").exists()
     outcome = build_on_ray(replace(config, until="shards"))
     assert (outcome.made_now, outcome.dead) == (len(IDEAS), 0)
@@ -295,14 +296,15 @@ def test_a_wrong_setting_of_a_stage_reaches_the_user_as_such(tmp_path: Path) -> 
             ResourceSettings(generator_gpus=0.8, scorer_gpus=0.2),
             "wants 0.8 GPU, and the largest node of the cluster has 0",
         ),
-        (ResourceSettings(actor_cpus=64), "too few"),
+        (ResourceSettings(actor_cpus=64), "a generator wants 64 logical CPUs, and the largest node"),
     ],
 )
-def test_resources_that_do_not_exist_are_refused(
+def test_resources_that_do_not_exist_are_refused_before_anything_is_asked_or_made(
     tmp_path: Path, resources: ResourceSettings, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
         build_on_ray(fake_config(tmp_path, tmp_path / "out", resources=resources))
+    assert not list((tmp_path / "out").rglob("*prompts*.parquet"))
 
 
 LIGHTS = ("fog", "rain", "moonlight", "the evening", "winter")

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drspo.errors import UserError
-from pipeline.candidates import cluster as cluster_module
-from pipeline.candidates.cluster import Capacity, Pool, _generators_by_gpu, _takes
+from pipeline.candidates import shares
+from pipeline.candidates.shares import Capacity, Pool, _generators_by_gpu, _slots, _takes
 from pipeline.checks import check_pools
 from pipeline.settings import ResourceSettings
 
@@ -65,7 +65,9 @@ def test_both_kinds_always_fit_on_single_nodes(nodes, generator, scorer, scorers
 
 def mixed(labels, generator, scorer, nodes, **settings):
     settings = ResourceSettings(generator_gpus=generator, scorer_gpus=scorer, **settings)
-    return _generators_by_gpu(settings, nodes, settings.scorer_actors, _takes(settings, labels))
+    return _generators_by_gpu(
+        settings, nodes, settings.scorer_actors, _takes(settings, labels, [8.0] * len(nodes))
+    )
 
 
 BIG, SMALL = {"gpu": "big", "zone": "a"}, {"gpu": "small"}
@@ -128,18 +130,18 @@ def test_a_pool_keeps_its_size_unless_more_are_allowed(kind, size, wanted, most,
 def cluster(monkeypatch):
     """Sets the nodes that Ray tells of: GPUs by name, those that drain, those that are lost."""
 
-    def put(gpus, draining=(), lost=()):
+    def put(gpus, draining=(), lost=(), cpus=2.0):
         nodes = [
             {
                 "NodeID": name,
                 "Alive": name not in lost,
-                "Resources": {"CPU": 2.0, "GPU": float(count)},
+                "Resources": {"CPU": cpus, "GPU": float(count)},
                 "Labels": {"node": name},
             }
             for name, count in gpus.items()
         ]
-        monkeypatch.setattr(cluster_module.ray, "nodes", lambda: nodes)
-        monkeypatch.setattr(cluster_module.state, "get_draining_nodes", lambda: dict.fromkeys(draining, 0))
+        monkeypatch.setattr(shares.ray, "nodes", lambda: nodes)
+        monkeypatch.setattr(shares.state, "get_draining_nodes", lambda: dict.fromkeys(draining, 0))
 
     return put
 
@@ -158,3 +160,41 @@ def test_a_node_that_drains_holds_no_new_actor(cluster, caplog):
         Capacity.of_cluster(replace(wanted, generator_gpus=2.0))
     with pytest.raises(UserError, match="2 logical CPUs are too few"):
         Capacity.of_cluster(replace(wanted, actor_cpus=0.6))
+
+
+def test_an_actors_cpus_lie_on_one_node_too(cluster):
+    wanted = ResourceSettings(actor_cpus=0.75, generator_actors=99)
+    cluster(dict.fromkeys("abcdefgh", 0), cpus=1.0)
+    # Of eight nodes seven hold one actor each, whatever the rests come to, and one feeds them.
+    assert Capacity.of_cluster(wanted).generators.size == 6
+    cluster(dict.fromkeys("abcd", 0), cpus=2.0)
+    assert Capacity.of_cluster(wanted).generators.size == 6
+    with pytest.raises(
+        UserError, match="a generator wants 3 logical CPUs, and the largest node for it has 2"
+    ):
+        Capacity.of_cluster(replace(wanted, actor_cpus=3.0))
+    # A node's GPUs hold no more generators than its CPUs do, and leave a scorer room for its own.
+    cluster({"a": 8, "b": 0}, cpus=2.0)
+    with_gpus = replace(wanted, generator_actors=0, generator_gpus=1.0, actor_cpus=0.5)
+    assert Capacity.of_cluster(with_gpus).generators.size == 4
+    assert Capacity.of_cluster(replace(with_gpus, scorer_gpus=0.2)).generators.size == 3
+    with pytest.raises(UserError, match="4 logical CPUs are too few"):
+        Capacity.of_cluster(replace(wanted, actor_cpus=0.5, scorer_actors=5, scorer_label="node=a"))
+
+
+@given(
+    cpus=st.lists(st.integers(1, 16), min_size=1, max_size=6),
+    share=st.sampled_from([0.1, 0.25, 0.5, 0.75, 1.0, 1.5]),
+    kept=st.sampled_from([0.0, 1.0, 1.3]),
+)
+def test_the_actors_fit_and_one_node_keeps_what_it_is_to_keep(cpus, share, kept):
+    slots = _slots(cpus, share, kept)
+    by_keeper = [
+        sum(int((count - kept * (other == at)) / share + 1e-9) for other, count in enumerate(cpus))
+        for at in range(len(cpus))
+        if cpus[at] >= kept
+    ]
+    assert 0 <= slots <= sum(int(count / share + 1e-9) for count in cpus)
+    assert slots == max(by_keeper, default=slots)
+    if not by_keeper:
+        assert slots * share <= sum(cpus) - kept + 1e-6 or not slots

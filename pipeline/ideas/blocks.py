@@ -283,10 +283,14 @@ class Finish:
 class Texts:
     """All blocks in this process, one after the other: iterating gives their parts of the plan."""
 
-    def __init__(self, spec: TextSpec, tell: Tell = silent, *, alone: bool = True) -> None:
+    def __init__(
+        self, spec: TextSpec, tell: Tell = silent, *, alone: bool = True, painted: bool = True
+    ) -> None:
         self.spec, self.tell = spec, tell
         self.alone = alone
         """Whether nothing is to be painted yet."""
+        self.painted = painted
+        """Whether anything ever is, by this start."""
 
     def __iter__(self) -> Iterator[pa.Table]:
         screen, ask, finish = Screen(self.spec), Ask(self.spec, self.tell), Finish(self.spec)
