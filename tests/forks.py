@@ -11,27 +11,32 @@ import sys
 from pathlib import Path
 
 SERVER = """
-import importlib, json, os, sys
+import importlib, json, os, runpy, sys
 import generate.request, openai, openai.types.chat, polars, pyarrow.parquet
 import dataset_builder.command, pipeline.local, tests.plugin_fakes
 from dataset_builder import build, export
 from dataset_builder.report import stats
 from pipeline.pairs import pairing
 from pipeline.pairs import scores
-from drspo import cli
 for name in sys.argv[1:]:
     importlib.import_module(name)
 print("ready", flush=True)
 for line in sys.stdin:
-    argv, log, env = json.loads(line)
+    (program, *argv), log, env, folder = json.loads(line)
     pid = os.fork()
     if not pid:
         os.environ.update(env)
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(out, 1), os.dup2(out, 2)
+        os.chdir(folder)
+        sys.path.insert(0, folder)
+        sys.argv = [program, *argv]
         code = 1
         try:
-            code = cli.execute("dataset_builder.command:main", argv)
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
         finally:
             sys.stdout.flush()
             os._exit(code)
@@ -41,10 +46,11 @@ for line in sys.stdin:
 
 
 class Forks:
-    """Starts of the builder as real processes, with further modules imported beforehand."""
+    """Starts of `python -m` as real processes, with further modules imported beforehand."""
 
     def __init__(self, root: Path, *modules: str) -> None:
         command = [sys.executable, "-c", SERVER, *modules]
+        self.root = root
         self.server = subprocess.Popen(
             command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -52,8 +58,16 @@ class Forks:
 
     def start(self, argv: list[str], log: Path, **env: str) -> int:
         """Begin a run of the builder; gives its process id."""
+        return self._start(["dataset_builder", *argv], log, env, self.root)
+
+    def run(self, argv: list[str], folder: Path, log: Path) -> int:
+        """`python -m` with these arguments in a folder; gives the exit code."""
+        self._start(argv, log, {}, folder)
+        return self.wait()
+
+    def _start(self, argv: list[str], log: Path, env: dict[str, str], folder: Path) -> int:
         assert self.server.stdin
-        self.server.stdin.write(json.dumps([argv, str(log), env]) + "\n")
+        self.server.stdin.write(json.dumps([argv, str(log), env, str(folder)]) + "\n")
         self.server.stdin.flush()
         return int(self._answer())
 

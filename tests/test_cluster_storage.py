@@ -160,6 +160,7 @@ def flaky(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakySt
 
     once = {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 1}}}
     monkeypatch.setitem(backends._CLIENT_OPTIONS, "s3", once)
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     monkeypatch.setattr(patience, "WAITS", (0.02,) * 6)
     with FlakyStore(s3_endpoint) as store:
         monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 
 import pyarrow.parquet as pq
 import pytest
+
+from tests.forks import Forks
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +24,14 @@ def ran(page, repository, tmp_path_factory):
     for name, text in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, re.DOTALL):
         (folder / name).write_text(text)
     commands = re.findall(r"^    (python -m .+)$", page, re.MULTILINE)
-    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-    for command in commands:
-        done = subprocess.run(
-            [sys.executable, *shlex.split(command)[1:]],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=280,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
+    forks = Forks(repository, "generate.models.family", "train.loop", "peft", "transformers.models.clip")
+    try:
+        for number, command in enumerate(commands):
+            log = folder.parent / f"{folder.name}-{number}.txt"
+            code = forks.run(shlex.split(command)[2:], folder, log)
+            assert code == 0, f"{command}\n{log.read_text()[-5000:]}"
+    finally:
+        forks.close()
     return folder
 
 
