@@ -6,9 +6,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
-WORKERS ?= 2
+WORKERS ?= 3
 
-# Two processes with one thread each use two cores better than two with two threads each.
+# Processes with one thread each use cores better than fewer with more; on two cores three do, since many a
+# test waits for processes that it started.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 

@@ -51,8 +51,9 @@ class Forks:
     def __init__(self, root: Path, *modules: str) -> None:
         command = [sys.executable, "-c", SERVER, *modules]
         self.root = root
+        env = {**os.environ, "PYTHONPATH": str(root)}  # in whatever folder it runs
         self.server = subprocess.Popen(
-            command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, cwd=root, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self._answer() == "ready"
 
