@@ -28,22 +28,25 @@ def figure(rows: Rows, width: int = 1600, gap: int = 12) -> Image.Image:
     """
     if not any(strips for _, strips in rows):
         raise UserError("there is nothing to show", "drspo strips", "choose other --methods or --prompts")
-    _check_size(rows, width)
     small = ImageFont.load_default(max(12, width // 70))
     large = ImageFont.load_default(max(14, width // 55))
-    parts: list[Image.Image] = []
+    parts: list[Image.Image | None] = []  # as they come; each is enlarged when it is put in its place
     for title, strips in rows:
         lines = textwrap.wrap(title, max(20, int(width / (0.52 * max(14, width // 55))))) or [""]
         parts.append(_text(lines, large, width, INK, top=gap))
         for method, picture in strips:
             parts.append(_text([method], small, width, SOFT, top=gap // 2))
-            parts.append(_strip(picture, width))
-    height = sum(part.height for part in parts) + 2 * gap
+            parts.append(picture)
+    height = sum(_height(part, width) for part in parts) + 2 * gap
+    if height * (width + 2 * gap) > MOST_PIXELS:
+        raise UserError(
+            f"a figure of {width} x {height} pixels", "drspo strips", "fewer --prompts, or --width"
+        )
     whole = Image.new("RGB", (width + 2 * gap, height), PAPER)
     y = gap
     for part in parts:
-        whole.paste(part, (gap, y))
-        y += part.height
+        whole.paste(_strip(part, width), (gap, y))
+        y += _height(part, width)
     return whole
 
 
@@ -122,15 +125,6 @@ def _read(storage: Storage, name: str) -> Image.Image | None:
         return rgb(read_picture(storage.read(name), name))
     except (UserError, FileNotFoundError):
         return None
-
-
-def _check_size(rows: Rows, width: int) -> None:
-    """UserError where the strips alone, before any is enlarged, come to more than a figure may."""
-    height = sum(_height(picture, width) for _, strips in rows for _, picture in strips)
-    if height * width > MOST_PIXELS:
-        raise UserError(
-            f"a figure of {width} x {height} pixels", "drspo strips", "fewer --prompts, or --width"
-        )
 
 
 def _height(picture: Image.Image | None, width: int) -> int:
