@@ -57,9 +57,9 @@ class Forks:
         )
         assert self._answer() == "ready"
 
-    def start(self, argv: list[str], log: Path, **env: str) -> int:
-        """Begin a run of the builder; gives its process id."""
-        return self._start(["dataset_builder", *argv], log, env, self.root)
+    def start(self, argv: list[str], log: Path, program: str = "dataset_builder", **env: str) -> int:
+        """Begin a run of the program; gives its process id."""
+        return self._start([program, *argv], log, env, self.root)
 
     def run(self, argv: list[str], folder: Path, log: Path) -> int:
         """`python -m` with these arguments in a folder; gives the exit code."""

@@ -21,13 +21,14 @@ from train.pairs.prepare import EncodedPair, no_prompt
 from train.settings import CanvasConfig, LoraConfig, LossSettings, MemoryConfig
 from train.sharding import shard
 
-RECOMPUTED = MemoryConfig(gradient_checkpointing=True, schedule="autograd")
+CHECKPOINTED = MemoryConfig(gradient_checkpointing=True)
 TOGETHER = MemoryConfig(window_batch=2)
 CASES = {
     "flux, windows one after another": ("flux", "highres", MemoryConfig()),
-    "flux, every window alive and recomputed": ("flux", "highres", RECOMPUTED),
+    "flux, activations recomputed": ("flux", "highres", CHECKPOINTED),
     "flux, both scrolls in a call": ("flux", "blueprint", TOGETHER),
     "sdxl, windows one after another": ("sdxl", "highres", MemoryConfig()),
+    "sdxl, every window alive": ("sdxl", "highres", MemoryConfig(schedule="autograd")),
 }
 
 

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from drspo.errors import UserError
+from tests.forks import Forks
 from tests.train_pairs import pair_rows, write
-from tests.train_runs import Starter, flags, records, train, weights
+from tests.train_runs import HEAVY, flags, kill_after, records, train, weights
 from train import loop
 from train.lora.optimizers import learning_rate
 from train.objective.pair import PairResult
@@ -104,7 +105,7 @@ def test_highres_runs_through_windows_and_starts_at_the_reference(golden, source
 
 @pytest.fixture(scope="module")
 def starter(repository, source):
-    server = Starter(repository)
+    server = Forks(repository, *HEAVY)
     yield server
     server.close()
 
@@ -122,7 +123,7 @@ def test_twenty_steps_equal_ten_and_a_kill_and_ten_to_the_bit(
     settings |= {"ema": 0.9, "lora__dropout": 0.1}
     whole, cut = train(golden, source, tmp_path / "whole", **settings), tmp_path / "cut"
     argv = [*flags(golden, source, **settings), "--out", str(cut)]
-    starter.kill_after(argv, cut / "metrics.jsonl", kill_at)
+    kill_after(starter, argv, cut / "metrics.jsonl", kill_at)
     assert not (cut / "pytorch_lora_weights.safetensors").exists()
     from train.command import main
 

@@ -1,15 +1,12 @@
 """Short trainings on the tiny SDXL of the golden data."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from safetensors.torch import load_file
 
+from tests.forks import Forks
 from train.command import main
 
 
@@ -53,54 +50,16 @@ def weights(out: Path) -> dict:
     return load_file(out / "pytorch_lora_weights.safetensors")
 
 
-SERVER = """
-import json, os, sys
-import train.loop, train.report.samples, diffusers, peft, transformers.optimization, accelerate
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-from train.command import main
-print("ready", flush=True)
-for line in sys.stdin:
-    pid = os.fork()
-    if not pid:
-        os._exit(main(json.loads(line)))
-    print(pid, flush=True)
-    os.waitpid(pid, 0)
-    print("ended", flush=True)
-"""
+# What a process of the trainer imports before its first step.
+HEAVY = ("train.loop", "train.report.samples", "generate.models.family", "peft", "transformers.optimization")
 
 
-class Starter:
-    """Real processes of the trainer without a start's imports: a process that has made them forks each
-    one."""
-
-    def __init__(self, root: Path) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        self.server = subprocess.Popen(
-            [sys.executable, "-c", SERVER],
-            cwd=root,
-            env=environment,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert self.server.stdin and self.server.stdout
-        assert self.server.stdout.readline() == "ready\n"
-
-    def kill_after(self, argv: list[str], metrics: Path, lines: int) -> None:
-        """Start a run and kill -9 it when `metrics` has that many lines."""
-        self.server.stdin.write(json.dumps(argv) + "\n")
-        self.server.stdin.flush()
-        pid = int(self.server.stdout.readline())
-        deadline = time.monotonic() + 500
-        while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
-            assert time.monotonic() < deadline, "the run did not get that far"
-            time.sleep(0.005)
-        os.kill(pid, signal.SIGKILL)
-        assert self.server.stdout.readline() == "ended\n"
-
-    def close(self) -> None:
-        """End the server."""
-        self.server.stdin.close()
-        self.server.wait(30)
+def kill_after(forks: Forks, argv: list[str], metrics: Path, lines: int) -> None:
+    """Start a run and kill -9 it when `metrics` has that many lines."""
+    pid = forks.start(argv, metrics.parent.with_suffix(".txt"), program="train", HF_HUB_OFFLINE="1")
+    deadline = time.monotonic() + 500
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
+        assert time.monotonic() < deadline, "the run did not get that far"
+        time.sleep(0.005)
+    forks.kill(pid)
+    assert forks.wait() == -9
