@@ -99,7 +99,7 @@ def _refuse_unfinished(run: RunDir) -> None:
         raise UserError("the prompts were not finished", run.base, "The same command again goes on.")
     prompts = Prompts.of(read_pieces(run, UNFINISHED_TABLE, PROMPT_SCHEMA))
     count = prompts.states[UNFINISHED]
-    facts = {"rows": prompts.rows, "unfinished": count, "losses": dict(sorted(prompts.losses.items()))}
+    facts = {"rows": prompts.rows, "unfinished": count, "losses": prompts.losses}
     run.write(UNFINISHED_NAME, (json.dumps(facts, indent=2) + "\n").encode())
     raise UserError(
         f"the language model left {count} of {prompts.rows} prompts unanswered: {_told(prompts.losses)}",
@@ -110,4 +110,4 @@ def _refuse_unfinished(run: RunDir) -> None:
 
 
 def _told(losses: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(losses.items())) or "none"
+    return ", ".join(f"{count} {kind}" for kind, count in losses.items()) or "none"

@@ -30,12 +30,7 @@ from pipeline.candidates.judge import Judges
 from pipeline.candidates.plan import planned_hash
 from pipeline.checks import check_scorers
 from pipeline.local import restart
-from pipeline.pairs.columns import (
-    Column,
-    Score,
-    claim_column,
-    write_scores,
-)
+from pipeline.pairs.columns import Column, Score, claim_column, write_scores
 from pipeline.records import DEAD, Candidate, UnitRow
 from pipeline.settings import GuardSettings, ScoringSettings
 from pipeline.units import UnitStore
@@ -103,7 +98,7 @@ class Scoring:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.images.__exit__()
+        self.images.close()
 
     def __call__(self) -> None:
         """Score every image of the share that a column has no number for."""

@@ -25,10 +25,8 @@ class Images:
         for piece in _numbered(_alive(run)):
             self.rows.add(piece)
 
-    def __enter__(self) -> Images:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Give the file up."""
         self.rows.file.close()
 
     def __len__(self) -> int:

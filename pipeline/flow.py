@@ -184,7 +184,7 @@ class RayExecutor:
         actors = min(self.resources.text_actors, blocks)
         capacity: Capacity | None = None
         if work.painted:  # if only later: what cannot be had then is refused before a text is paid for
-            capacity = Capacity.of_cluster(self.resources, blocks=0 if work.alone else blocks)
+            capacity = Capacity.of_cluster(self.resources, texts=0 if work.alone else actors)
         log.info("%d blocks of prompts%s", blocks, f", {capacity}" if capacity else "")
         # As many waits at once as requests may be under way in all actors.
         waiting = max(1000, 2 * actors * work.spec.llm.concurrency)

@@ -39,6 +39,7 @@ class Prompts:
         for piece in pieces:
             found.states.update(piece["status"].to_pylist())
             found.losses.update(prompt_losses(piece))
+        found.losses = Counter(dict(sorted(found.losses.items())))
         return found
 
     @property

@@ -112,7 +112,7 @@ def _read_prompts(run: RunDir, status: Status) -> None:
         return
     prompts = Prompts.of(read_pieces(run, PROMPTS_NAME, PROMPT_SCHEMA))
     status.prompts, status.accepted = prompts.rows, prompts.accepted
-    status.losses, status.unfinished = dict(sorted(prompts.losses.items())), prompts.states[UNFINISHED]
+    status.losses, status.unfinished = dict(prompts.losses), prompts.states[UNFINISHED]
 
 
 def _read_blocks(run: RunDir, status: Status) -> None:

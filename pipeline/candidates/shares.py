@@ -61,7 +61,6 @@ class Capacity:
     scorers: Pool
     actor_cpus: float
     in_flight: int
-    text_actors: int = 0
 
     def __str__(self) -> str:
         generators, scorers = self.generators, self.scorers
@@ -74,26 +73,24 @@ class Capacity:
         return self.generators.most > self.generators.size or self.scorers.most > self.scorers.size
 
     @classmethod
-    def of_cluster(cls, settings: ResourceSettings, units: int = 1 << 40, *, blocks: int = 0) -> Capacity:
-        """The pools for the cluster that we are connected to, beside the actors of so many blocks of prompts.
+    def of_cluster(cls, settings: ResourceSettings, units: int = 1 << 40, *, texts: int = 0) -> Capacity:
+        """The pools for the cluster that we are connected to, beside so many actors that ask for texts.
 
         UserError when not one actor of each kind fits.
         """
         nodes = staying_nodes()
         cpus, gpus = ([node["Resources"].get(what, 0.0) for node in nodes] for what in ("CPU", "GPU"))
         scorers = max(1, min(settings.scorer_actors, units))
-        texts = min(settings.text_actors, blocks)
         takes = _takes(settings, [node.get("Labels", {}) for node in nodes], cpus)
         by_gpu = _generators_by_gpu(settings, gpus, scorers, takes, cpus)
         most = min(settings.generator_actors or by_gpu, by_gpu if settings.generator_gpus else units, units)
-        kept = RESERVED_CPUS + (texts + 2) * TEXT_CPUS * bool(blocks)
+        kept = RESERVED_CPUS + (texts + 2) * TEXT_CPUS * bool(texts)  # and those before and after them
         most = min(most, _generators_by_cpu(settings.actor_cpus, cpus, scorers, takes, kept))
         return cls(
             generators=Pool.of(settings, "generator", most, units),
             scorers=Pool.of(settings, "scorer", scorers, units),
             actor_cpus=settings.actor_cpus,
             in_flight=settings.in_flight,
-            text_actors=texts,
         )
 
 
@@ -110,7 +107,7 @@ def staying_nodes() -> list[dict[str, Any]]:
 def _takes(
     settings: ResourceSettings, labels: Sequence[dict[str, str]], cpus: Sequence[float]
 ) -> list[tuple[bool, bool]]:
-    """Whether each node may have generators, and scorers, by labels and CPUs. UserError where none may."""
+    """Whether each node may have generators, and scorers. UserError where none may or has CPUs for one."""
     columns = []
     for kind in ("generator", "scorer"):
         asked = getattr(settings, f"{kind}_label")
@@ -129,8 +126,7 @@ def _takes(
                 "resources.actor_cpus",
                 "Give actors a smaller share; it is bookkeeping and limits nothing.",
             )
-        enough = [count + _EPSILON >= settings.actor_cpus for count in cpus]
-        columns.append([label and room for label, room in zip(labelled, enough, strict=True)])
+        columns.append(labelled)
     return list(zip(*columns, strict=True))
 
 
