@@ -22,7 +22,6 @@ import argparse
 import contextlib
 import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -49,6 +48,7 @@ from drspo.files.storage import Storage
 from drspo.hashing import content_hash
 from drspo.llm.journal import Journal
 from drspo.llm.segments import Line
+from drspo.memory import peak_resident
 from generate.request import Generator
 from pipeline.candidates.plan import PLAN_NAME, make_plan, read_plan
 from pipeline.ideas.expanders import ExpandSettings
@@ -411,7 +411,7 @@ def _million(count: int) -> None:
         builder._plan()
         plan = read_plan(builder.run)
         size = len(Storage(config.out).read("plan.parquet"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_resident() / 2**30
     seconds = time.monotonic() - began
     print(
         f"million: {count} ideas, {plan.num_rows} units planned in {seconds:.0f} s, peak {peak:.2f} GiB, "
@@ -446,13 +446,14 @@ def _ending(count: int) -> None:
         builder = Build(_simulated(folder), run_units)
         store = simulated.Units(builder.run, builder.spec.config_hash, builder.spec.scorers, count, images)
         builder.store = store
-        before = peak_memory()
+        before = peak_resident()
         outcome = builder()
+    peak = peak_resident()
     facts, pictures = (store.reads[what] / count for what in ("facts", "images"))
     print(
         f"ending: {count} units of {images} images to {sum(outcome.pairs.values())} pairs in "
-        f"{len(outcome.shards)} shards, the driver grew by {peak_memory() - before:.0f} MiB to "
-        f"{peak_memory():.0f}, in {time.process_time():.0f} s of CPU time; "
+        f"{len(outcome.shards)} shards, the driver grew by {(peak - before) / 2**20:.0f} MiB to "
+        f"{peak / 2**20:.0f}, in {time.process_time():.0f} s of CPU time; "
         f"each unit was read {facts:g} times for its scores and {pictures:g} for its images"
     )
 
@@ -470,11 +471,6 @@ def _simulated(folder: str) -> BuildConfig:
     ideas = Path(folder) / "ideas.txt"
     ideas.write_text("a castle on a hill\n")
     return replace(sleepers(0.0, 64, 256, 1), out=f"{folder}/run", prompts=PromptSettings(source=str(ideas)))
-
-
-def peak_memory() -> float:
-    """The most memory that this process has ever had, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 PIECES = {

@@ -11,13 +11,14 @@ ratio, and how far the joins between strips stand out by `seam`.
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from drspo.memory import peak_resident
 
 HEIGHT, OWN = 128, 512
 
@@ -67,7 +68,7 @@ def paint(options: argparse.Namespace, width: int) -> float:
         out = str(options.out / f"{width}.png")
         sizes = ["--width", str(width), "--steps", str(options.steps), "--method", options.method]
         generate(["a pine tree in the snow at dusk", *sizes, *longer, "--out", out, "--overwrite"])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_resident() / 2**20
 
 
 def report_joins(path: Path, width: int) -> None:

@@ -27,11 +27,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import psutil
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.random_sdxl import random_embeddings, random_family  # noqa: E402
+from drspo.memory import peak_resident  # noqa: E402
 from generate.canvas.noise import initial_noise  # noqa: E402
 from generate.canvas.plan import Canvas, canvas_time_ids, plan_canvas  # noqa: E402
 from generate.images.vae import decode_scroll  # noqa: E402
@@ -361,17 +363,12 @@ def reset_peak(device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         return int(torch.cuda.memory_allocated(device))
     Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return psutil.Process().memory_info().rss
 
 
 def peak(device: torch.device) -> int:
     """The largest number of bytes in use since `reset_peak` (on a CPU: Linux only)."""
-    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else _status("VmHWM")
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else peak_resident()
 
 
 if __name__ == "__main__":

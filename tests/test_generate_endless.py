@@ -95,17 +95,17 @@ def test_strips_that_do_not_fit_are_refused(tmp_path):
 def test_a_picture_of_any_width_is_written_in_flat_memory():
     """120 MB of pixels, in a process that may not hold a third of that beyond what it began with."""
     code = """
-import numpy as np, resource, tempfile, pathlib
+import numpy as np, tempfile, pathlib
+from drspo.memory import peak_resident
 from generate.program.long_png import LongPicture
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 with tempfile.TemporaryDirectory() as folder:
     with LongPicture(pathlib.Path(folder) / "p.png", 128, 320_000) as picture:
-        before = peak()
+        before = peak_resident()
         strip = np.arange(128 * 4000 * 3, dtype=np.uint32).astype(np.uint8).reshape(128, 4000, 3)
         for _ in range(80):
             picture.add(strip)
         picture.write("drspo", "")
-    print(peak() - before)
+    print((peak_resident() - before) / 2**20)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 40

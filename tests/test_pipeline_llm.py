@@ -152,8 +152,8 @@ def test_the_books_balance_to_the_token_over_two_starts(server, tmp_path):
 
 def test_a_server_that_never_answers_costs_the_timeout_and_only_its_own_row(server, tmp_path):
     run(server, tmp_path, "a calm lake")
-    table = run(server, tmp_path, "a calm lake", "a hanging lake", timeout=0.5, max_retries=1)
-    assert outcome(table) == [("ok", ""), ("unfinished", "llm transient: timeout: no answer within 0.5 s")]
+    table = run(server, tmp_path, "a calm lake", "a hanging lake", timeout=1.5, max_retries=1)
+    assert outcome(table) == [("ok", ""), ("unfinished", "llm transient: timeout: no answer within 1.5 s")]
     assert server.requests["a hanging lake"] <= 2
 
 

@@ -111,11 +111,12 @@ def test_the_limit_counts_accepted_ideas(tmp_path):
 
 
 LARGE = """
-import resource, sys, time
+import sys
+from drspo.memory import peak_resident
 from pipeline.ideas.prompts import ingest
 from pipeline.ideas.sources import PromptSettings
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return peak_resident() / 2**20
 ingest(PromptSettings(limit=10))
 before = peak()
 table = ingest(PromptSettings(source=sys.argv[1], limit=1000))

@@ -404,7 +404,7 @@ def test_a_browser_shows_two_scrolls_and_keeps_an_answer_from_the_keyboard(page,
         )
     finally:
         program.should_exit = True
-        thread.join(20)
+        thread.join(120)
     title = re.search(r"<title>(.*?)</title>", done.stdout)[1]
     assert title == (
         "0 of 2 by you, 0 by all; picture 64; 1 of 2 by you, 1 by all; 0 of 2 by you, 0 by all; viewer true"
@@ -435,16 +435,16 @@ def test_the_command_serves_and_ends_with_the_next_step(run, tmp_path, repositor
     address = program.stdout.readline().strip()
     import urllib.request
 
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while True:
         try:
-            text = urllib.request.urlopen(address, timeout=5).read().decode()
+            text = urllib.request.urlopen(address, timeout=60).read().decode()
             break
         except OSError:
             assert time.monotonic() < deadline
             time.sleep(0.2)
     program.send_signal(signal.SIGINT)
-    rest, errors = program.communicate(timeout=20)
+    rest, errors = program.communicate(timeout=120)
     assert f"{3 * len(IDEAS)} comparisons" in said and address.startswith("http://127.0.0.1:")
     assert "Which scroll" in text and errors == ""
     pairs = f"python -m dataset_builder --config {run.out}/config.yaml --pairs.source votes"

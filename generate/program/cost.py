@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
+from drspo.memory import peak_resident
 from generate.images.preview import Recorder
 from generate.models.family import ModelFamily
 from generate.request import Generator, Request
@@ -207,9 +208,7 @@ def peak_bytes(device: torch.device) -> int:
     """The largest memory so far: of the device since `rehearse` or the program began, else of the process."""
     if torch.device(device).type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_resident()
 
 
 def _reset_peak(device: torch.device) -> None:

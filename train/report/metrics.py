@@ -2,8 +2,6 @@
 
 import json
 import math
-import resource
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import torch
 
 from drspo.files.storage import Storage
+from drspo.memory import peak_resident
 
 BINS = 5
 """Timestep bins of equal width over the schedule."""
@@ -92,8 +91,7 @@ def peak_memory(device: torch.device) -> float:
     """Peak memory of this process in MiB: the device's when it is a GPU, else the resident set's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return peak_resident() / 2**20
 
 
 def forget_peak(device: torch.device) -> float:
