@@ -409,12 +409,12 @@ def _million(count: int) -> None:
         builder._begin()
         make_prompts(builder.run, builder.config)
         builder._plan()
-        plan = read_plan(builder.run)
+        units = sum(piece.num_rows for piece in read_plan(builder.run))
         size = len(Storage(config.out).read("plan.parquet"))
     peak = peak_resident() / 2**30
     seconds = time.monotonic() - began
     print(
-        f"million: {count} ideas, {plan.num_rows} units planned in {seconds:.0f} s, peak {peak:.2f} GiB, "
+        f"million: {count} ideas, {units} units planned in {seconds:.0f} s, peak {peak:.2f} GiB, "
         f"plan of {size / 2**20:.0f} MiB"
     )
 

@@ -25,7 +25,7 @@ from drspo.files.run import CONFIG, MANIFEST, RunDir
 from drspo.log import progress
 from pipeline.candidates.actors import StageSpec
 from pipeline.candidates.guard import units_with_attempts
-from pipeline.candidates.plan import PLAN_NAME, freeze_plan, plan_pieces, read_plan_pieces, todo
+from pipeline.candidates.plan import PLAN_NAME, freeze_plan, plan_pieces, read_plan, todo
 from pipeline.candidates.provenance import read_models
 from pipeline.checks import check_weights
 from pipeline.ideas.blocks import Texts
@@ -159,7 +159,7 @@ class Build:
 
     def _planned(self) -> Iterator[list[str]]:
         """The ids of the plan's units, in order, a piece at a time."""
-        return (piece["unit_id"].to_pylist() for piece in read_plan_pieces(self.run))
+        return (piece["unit_id"].to_pylist() for piece in read_plan(self.run))
 
     # Phase 5 -----------------------------------------------------------------------------------
 
@@ -177,7 +177,7 @@ class Build:
         if done:
             log.info("%d of %d units stand already", len(done), planned)
         suspects = units_with_attempts(self.run)
-        missing = suspects_last((todo(piece, done) for piece in read_plan_pieces(self.run)), suspects)
+        missing = suspects_last((todo(piece, done) for piece in read_plan(self.run)), suspects)
         return self._make(regrouped(missing, _AT_ONCE), standing, planned)
 
     def _make(self, works: Iterable[pa.Table | Texts], done: int, total: int) -> int:

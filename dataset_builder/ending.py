@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from dataset_builder.config import BuildConfig, pairs_hash, pairs_settings, with_added
+from dataset_builder.decided import decided_pairs
 from dataset_builder.export import Lanes, Writer, export, group_bytes, with_bytes
 from dataset_builder.layouts import PAIRS, RANKING
 from dataset_builder.report import stats
@@ -17,13 +18,10 @@ from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.log import progress
 from pipeline.pairs.added import Added
-from pipeline.pairs.pairing import pairs_of
 from pipeline.pairs.ranking import rank_groups
 from pipeline.pairs.scanned import Scanned
-from pipeline.pairs.scores import alive
 from pipeline.pairs.votes import Vote, read_votes, tell_what_scores_decide
-from pipeline.pairs.whole import EqualWins, Whole
-from pipeline.spill import Spill
+from pipeline.pairs.whole import Whole
 from pipeline.units import UnitStore
 
 SCORES_NAME = "scores.parquet"
@@ -57,8 +55,13 @@ class Ending:
             Figures(self.prompts, added.scorers, run.spool) as figures,
             Lanes(run, config.export) as lanes,
         ):
-            for pairs in self._chosen(scanned, added, figures, lanes, votes):
-                figures.pairs(pairs)
+
+            def finish(scored: pl.DataFrame, pairs: pl.DataFrame, whole: Whole) -> pl.DataFrame:
+                groups = rank_groups(scored, config.pairs, added.scorers, whole)
+                lanes.add(RANKING, group_bytes(groups, scored))
+                return with_bytes(pairs, scored, config.export.pickapic)
+
+            for pairs in decided_pairs(run, scanned, added, config.pairs, votes, figures, finish):
                 lanes.add(PAIRS, pairs)
             names = lanes.cut()
             with progress(len(names), "export", "shards") as bar:
@@ -68,35 +71,6 @@ class Ending:
         ended = Ended(dict(sorted(figures.splits.items())), names, figures.counts["lost"])
         self._record(ended, votes, added.scorers)
         return ended
-
-    def _chosen(
-        self, scanned: Scanned, added: Added, figures: Figures, lanes: Lanes, votes: Sequence[Vote]
-    ) -> Iterator[pl.DataFrame]:
-        """The pairs with their bytes, in order; figures and lanes are given all the rest on the way."""
-        settings, spool = self.config.pairs, self.run.spool
-        whole = Whole.of(lambda: added.join(scanned.alive()), settings, added.scorers, spool)
-
-        def counted() -> Iterator[pl.DataFrame]:
-            for part in scanned:
-                figures.candidates(part)
-                yield alive(part)
-
-        def chosen() -> Iterator[pl.DataFrame]:
-            for scored in added.join(counted()):
-                figures.alive(scored)
-                groups = rank_groups(scored, settings, added.scorers, whole)
-                lanes.add(RANKING, group_bytes(groups, scored))
-                pairs = pairs_of(scored, whole, added.scorers, votes)
-                yield with_bytes(pairs, scored, self.config.export.pickapic)
-
-        if settings.balance != "equal_wins":
-            yield from chosen()
-            return
-        with Spill(self.run) as spill:
-            for pairs in chosen():
-                spill.add(pairs)
-            keep = EqualWins(lambda: spill, spool)
-            yield from (keep(pairs) for pairs in spill)
 
     def _votes(self) -> list[Vote]:
         if self.config.pairs.source != "votes":

@@ -19,20 +19,22 @@ import pyarrow.parquet as pq
 from dataset_builder.build import stage_spec
 from dataset_builder.config import BuildConfig, uses_llm
 from dataset_builder.ending import SCORES_NAME
-from dataset_builder.report.stats import prompt_losses
+from dataset_builder.report.stats import Prompts, prompt_losses
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from drspo.llm.account import cost
-from pipeline.candidates.plan import PLAN_NAME, make_plan, read_plan
+from pipeline.candidates.plan import make_plan, plan_names, read_plan_so_far
 from pipeline.ideas import prompts as phases
-from pipeline.ideas.finished import PROMPTS_NAME, is_run
+from pipeline.ideas.finished import PROMPTS_NAME, is_run, read_prompts_so_far
 from pipeline.ideas.questions import Expansion, OutdoorVerdict, load_template
 from pipeline.ideas.stages import KEEPS_THE_IDEA
 from pipeline.pairs.scores import scan_units
-from pipeline.records import OK
+from pipeline.records import OK, PROMPT_SCHEMA
 
 # Measured on natural-looking pictures with noise of two grey levels, 1024 x 4096 pixels.
 BYTES_PER_PIXEL = {"webp-lossless": 1.51, "jpeg95-444": 0.25, "png": 1.37}
+SAMPLES = 2
+"""Prompts that are painted to calibrate; the last one is timed."""
 _CHARACTERS_PER_TOKEN = 4.0
 _TOKENS_PER_PROMPT = 60  # of a prompt that a language model writes, with its punctuation
 
@@ -93,27 +95,36 @@ def estimate(config: BuildConfig) -> Estimate:
 
 
 def _count_prompts(config: BuildConfig, found: Estimate) -> pa.Table:
-    """Fill in ideas and accepted prompts; gives the accepted rows, or ideas where a model must be asked."""
+    """Fill in ideas and accepted prompts; gives accepted rows, or ideas where a model must be asked."""
     if config.out and (storage := Storage(config.out)).exists(PROMPTS_NAME):
-        with storage.open(PROMPTS_NAME) as stream:
-            table = pq.read_table(stream)
-        found.ideas = table.num_rows
-    else:
-        ideas = phases.ingest(config.prompts)
-        found.ideas = ideas.num_rows
-        if is_run(config.prompts.source):
-            found.accepted = ideas.num_rows
-            return ideas
-        ideas = phases.screen_freely(ideas, config.filter)
-        if uses_llm(config):
-            return _guess_llm(config, ideas, found)
-        # Neither phase asks a language model here, so neither touches the storage.
-        nowhere = Storage("memory://plan")
-        table = phases.expand(ideas, config.expand, config.llm, nowhere)
-        table = phases.filter_prompts(table, config.filter, config.llm, nowhere)
+        return _finished_prompts(storage, found)
+    ideas = phases.ingest(config.prompts)
+    found.ideas = ideas.num_rows
+    if is_run(config.prompts.source):
+        found.accepted = ideas.num_rows
+        return ideas
+    ideas = phases.screen_freely(ideas, config.filter)
+    if uses_llm(config):
+        return _guess_llm(config, ideas, found)
+    # Neither phase asks a language model here, so neither touches the storage.
+    nowhere = Storage("memory://plan")
+    table = phases.expand(ideas, config.expand, config.llm, nowhere)
+    table = phases.filter_prompts(table, config.filter, config.llm, nowhere)
     found.losses = prompt_losses(table)
     kept = table.filter(pa.compute.equal(table["status"], OK))
     found.accepted = kept.num_rows
+    return kept
+
+
+def _finished_prompts(storage: Storage, found: Estimate) -> pa.Table:
+    """Fill in what a run's finished prompts came to; gives the first of the accepted rows."""
+    prompts = Prompts.of(read_prompts_so_far(storage))
+    found.ideas, found.accepted, found.losses = prompts.rows, prompts.accepted, dict(prompts.losses)
+    kept = PROMPT_SCHEMA.empty_table()
+    for piece in read_prompts_so_far(storage):
+        kept = pa.concat_tables([kept, piece.filter(pa.compute.equal(piece["status"], OK))])
+        if kept.num_rows >= SAMPLES:
+            break
     return kept
 
 
@@ -175,12 +186,12 @@ def _calibrate(config: BuildConfig, accepted: pa.Table, found: Estimate) -> None
     """Seconds and bytes from two prompts sent through the real stages; the second one is timed."""
     from pipeline.local import run_units
 
-    if accepted.num_rows < 2:
+    if accepted.num_rows < SAMPLES:
         raise UserError("two prompts are needed to calibrate", "--rates.calibrate")
     with tempfile.TemporaryDirectory() as folder:
         config = replace(config, candidates=replace(config.candidates, prompts_per_unit=1))
         spec = stage_spec(config, folder)
-        plan = make_plan(accepted.slice(0, 2), spec.config_hash, 1)
+        plan = make_plan(accepted.slice(0, SAMPLES), spec.config_hash, 1)
         moments = []
         for unit in run_units(plan, spec):
             if unit["dead"]:
@@ -195,11 +206,13 @@ def _calibrate(config: BuildConfig, accepted: pa.Table, found: Estimate) -> None
 
 
 def _images_done(config: BuildConfig, per_prompt: int) -> int:
-    if not config.out or not (storage := Storage(config.out)).exists(PLAN_NAME):
+    if not config.out or not plan_names(storage := Storage(config.out)):
         return 0
-    prompts = {unit["unit_id"]: len(unit["prompts"]) for unit in read_plan(storage).to_pylist()}
-    done = stage_spec(config, config.out).store().done()
-    return per_prompt * sum(count for unit, count in prompts.items() if unit in done)
+    done, prompts = stage_spec(config, config.out).store().done(), 0
+    for piece in read_plan_so_far(storage):
+        made = pa.array([unit in done for unit in piece["unit_id"].to_pylist()], pa.bool_())
+        prompts += len(piece["prompts"].filter(made).combine_chunks().flatten())
+    return per_prompt * prompts
 
 
 def describe(found: Estimate, config: BuildConfig) -> str:

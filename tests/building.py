@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from dataset_builder.build import Build, Outcome
 from dataset_builder.config import BuildConfig, units_hash
 from drspo import consent
+from drspo.errors import UserError
+from drspo.files.storage import Storage
+from pipeline.candidates.plan import PLAN_NAME
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import PromptSettings
 from pipeline.local import run_units
+from pipeline.pairs.columns import NO_SCORES, one_each, score_pieces
 from pipeline.records import prompt_id, unit_id
 from pipeline.settings import CandidateSettings, ScoringSettings
 
@@ -55,6 +64,22 @@ def fake_config(folder: Path, out: Path | str, ideas: list[str] = IDEAS, **chang
         scoring=ScoringSettings(scorers=(f"{FAKES}:Brightness", f"{FAKES}:Contrast")),
     )
     return replace(config, **changes)
+
+
+def begun(config: BuildConfig, units: int) -> None:
+    """The state of a run in blocks whose driver ended after so many units, and before its prompts."""
+
+    def some(works: Any, spec: Any) -> Iterator[Any]:
+        return islice(run_units(works, spec), units)
+
+    with contextlib.suppress(UserError):
+        Build(config, some)()
+    assert not Storage(config.out).exists(PLAN_NAME)
+
+
+def scores_of(run: Path | str, name: str) -> pl.DataFrame:
+    """A column of scores as whoever pairs by it sees it: one row per candidate, by candidate id."""
+    return one_each(pl.concat([NO_SCORES, *score_pieces(Storage(run), name)]))
 
 
 def neighbours(folder: Path, out: Path | str, **changes: Any) -> BuildConfig:

@@ -24,9 +24,8 @@ from drspo.files.run import RunDir
 from drspo.files.storage import Storage
 from pipeline import packs
 from pipeline.local import run_units
-from pipeline.pairs.columns import read_scores
 from pipeline.settings import PairSettings
-from tests.building import FAKES, build, fake_config, final_tables, neighbours
+from tests.building import FAKES, build, fake_config, final_tables, neighbours, scores_of
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +77,7 @@ def test_commands_read_a_compacted_run_as_it_was(tmp_path: Path) -> None:
     compact.main([config.out])
     assert read() == before
     assert score([config.out, "--scoring.scorers", f"again={FAKES}:Brightness"]) == 0
-    assert read_scores(RunDir(config.out), "again")["score"].count() == 28
+    assert scores_of(config.out, "again")["score"].count() == 28
 
 
 def test_a_run_in_blocks_is_compacted_while_it_runs(tmp_path: Path) -> None:

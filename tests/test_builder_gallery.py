@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import json
+import os
 import re
 import shutil
+import tempfile
 from collections import Counter
 from html.parser import HTMLParser
 
@@ -17,7 +21,7 @@ from dataset_builder.report.view import main, write
 from drspo.errors import UserError
 from pipeline.settings import PairSettings
 from pipeline.shards import read_pairs
-from tests.building import IDEAS, build, fake_config
+from tests.building import IDEAS, begun, build, fake_config
 
 EVIL = "a lake </script><img src=x onerror=alert(1)> below hills"
 
@@ -139,6 +143,59 @@ def test_an_unfinished_run_can_be_seen(run, tmp_path):
     (tmp_path / "run/stats.json").unlink()
     gallery = seen(str(tmp_path / "run"), 0)
     assert len(gallery.groups) == 3 and gallery.counts["images"] == 12
+
+
+@pytest.fixture(scope="module")
+def young(tmp_path_factory):
+    """A run in blocks: three of its units are made, some of its prompts, and no plan of all."""
+    folder = tmp_path_factory.mktemp("young")
+    pairs = PairSettings(validation_prompts=5)
+    config = fake_config(folder, folder / "out", [*IDEAS[:2], "", *IDEAS[2:]], block=2, pairs=pairs)
+    begun(config, 3)
+    return folder / "out"
+
+
+def test_a_run_whose_prompts_are_still_made_can_be_seen(young):
+    gallery = seen(str(young), 0)
+    assert len(gallery.groups) == gallery.total == gallery.counts["units"] == gallery.counts["pairs"] == 3
+    assert 3 <= gallery.counts["prompts_accepted"] < len(IDEAS) and "empty" in gallery.examples
+    assert len(seen(str(young), 2).groups) == 2
+
+
+def test_who_is_held_out_is_not_told_before_it_is_decided(young):
+    gallery = seen(str(young), 0)
+    assert {group.split for group in gallery.groups} == {""}
+    assert not [name for name in gallery.counts if name.startswith("pairs_")]
+    assert "pairs train" not in render(gallery, 32)
+
+
+def test_the_page_tells_what_the_run_told(run):
+    assert seen(str(run), 2).counts == json.loads((run / "stats.json").read_text())["counts"]
+
+
+def test_a_run_that_may_only_be_read_can_be_seen(run, tmp_path, monkeypatch):
+    real = tempfile.TemporaryFile
+
+    def refusing(*args, dir=None, **kwargs):
+        if dir is not None and str(run) in str(dir):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(*args, dir=dir, **kwargs)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refusing)
+    assert main([str(run), "--out", str(tmp_path / "page.html")]) == 0
+    assert "pine forest" not in (tmp_path / "page.html").read_text()
+
+
+def test_a_scroll_that_rotted_is_told_and_the_others_are_shown(run, tmp_path, caplog):
+    shutil.copytree(run, tmp_path / "run")
+    unit = min((tmp_path / "run/units").rglob("*.parquet"))
+    data = bytearray(unit.read_bytes())
+    place = data.index(b"RIFF")  # an image; what scores are made of stays whole
+    data[place : place + 8] = b"\0" * 8
+    unit.write_bytes(data)
+    gallery = seen(str(tmp_path / "run"), 0)
+    assert len(gallery.groups) == 4 and gallery.total == 5
+    assert f"{unit.name} is not shown" in caplog.text
 
 
 def test_an_export_alone_shows_its_pairs(run):

@@ -19,11 +19,11 @@ from drspo import consent
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from pipeline.pairs import heaps
-from pipeline.pairs.columns import column_names, read_about, read_scores, write_scores
+from pipeline.pairs.columns import column_names, read_about, write_scores
 from pipeline.settings import PairSettings, ScoringSettings
 from pipeline.shards import read_pairs
 from pipeline.spill import Spill
-from tests.building import FAKES, IDEAS, build, fake_config, final_tables
+from tests.building import FAKES, IDEAS, build, fake_config, final_tables, scores_of
 
 WRONG = "tests.plugin_wrong"
 
@@ -47,7 +47,7 @@ def built(run: Path | str, scorer: str) -> dict[str, float]:
 
 
 def added(run: Path | str, name: str) -> dict[str, float]:
-    rows = read_scores(Storage(run), name)
+    rows = scores_of(run, name)
     return dict(zip(rows["candidate_id"], rows["score"], strict=True))
 
 
@@ -114,7 +114,7 @@ def test_what_is_missing_is_found_a_few_rows_at_a_time(run: Path, monkeypatch: p
     monkeypatch.setattr(scoring.Judges, "score", lambda self, *of: seen.append(len(of[0])) or real(self, *of))
     score(run, f"again={FAKES}:Brightness")
     assert added(run, "again") == built(run, "Brightness") and len(seen) == len(IDEAS)
-    some = [row for row in read_scores(Storage(run), "again").to_dicts() if row["candidate_id"] < "8"]
+    some = [row for row in scores_of(run, "again").to_dicts() if row["candidate_id"] < "8"]
     for name in Storage(run).list("scores/again/"):
         if name.endswith(".parquet"):
             Storage(run).delete(name)
@@ -151,7 +151,7 @@ def test_a_prompt_that_crashes_the_scorer_is_set_aside_with_the_reason(run: Path
     command += ["--scoring.options", "again.how=segfault", "again.poison=castle"]
     codes = [subprocess.run(command, cwd=repository, capture_output=True).returncode for _ in range(3)]
     assert codes == [-11, -11, 0]
-    rows = read_scores(Storage(run), "again")
+    rows = scores_of(run, "again")
     lost = rows.filter(pl.col("score").is_null())
     assert lost.height == 4 and all("took 2 workers down: Segmentation fault" in e for e in lost["error"])
 
@@ -161,7 +161,7 @@ def test_an_image_without_a_score_has_the_reason_and_is_not_paired_by_it(
     run: Path, tmp_path: Path, how: str, reason: str
 ) -> None:
     score(run, f"odd={WRONG}:WrongScorer", options=(f"odd.how={how}",))
-    rows = read_scores(Storage(run), "odd")
+    rows = scores_of(run, "odd")
     lost = rows.filter(pl.col("score").is_null())
     assert rows.height == 24 and lost.height == 4
     assert all(error.startswith("odd: ") and reason in error for error in lost["error"])
@@ -201,7 +201,7 @@ def test_a_column_that_lacks_images_is_not_paired_by_and_said(run: Path, tmp_pat
     score(run, f"green={FAKES}:Brightness")
     storage = Storage(run)
     (part,) = [name for name in storage.list("scores/green/") if name.endswith(".parquet")]
-    rows = read_scores(storage, "green")
+    rows = scores_of(storage.base, "green")
     storage.delete(part)
     write_scores(storage, "green", [scoring.Score(**row) for row in rows.head(20).to_dicts()])
     with pytest.raises(

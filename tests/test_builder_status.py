@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from dataset_builder import metrics, retry
@@ -28,7 +29,7 @@ def test_status_follows_a_run_from_its_first_file_to_its_last(
     assert "not yet" in status.describe(status.read_status(config.out))
     make_prompts(builder.run, config)
     builder._plan()
-    plan = read_plan(builder.run)
+    plan = pa.concat_tables(read_plan(builder.run))
     assert "0 of 6 units, 6 remaining" in status.describe(status.read_status(config.out))
     units = run_units(plan, builder.spec)
     next(units), next(units)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from dataset_builder.build import Build, Outcome
@@ -355,5 +356,5 @@ def committed(out: Path) -> set[str]:
 
 def prompts_done(out: Path) -> set[str]:
     done = committed(out)
-    units = read_plan(Storage(out)).to_pylist()
+    units = pa.concat_tables(read_plan(Storage(out))).to_pylist()
     return {unit["prompts"][0]["text"] for unit in units if unit["unit_id"] in done}

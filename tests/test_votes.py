@@ -31,7 +31,7 @@ from drspo.errors import UserError
 from pipeline.pairs.pairing import choose_pairs
 from pipeline.pairs.votes import Vote, read_votes, standing
 from pipeline.settings import PairSettings
-from tests.building import IDEAS, build, fake_config
+from tests.building import IDEAS, begun, build, fake_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TOKEN = "t0ken"
@@ -60,6 +60,14 @@ def run(tmp_path_factory):
     config = fake_config(folder, folder / "run")
     build(config)
     return config
+
+
+def test_a_run_whose_prompts_are_still_made_can_be_judged(tmp_path):
+    config = fake_config(tmp_path, tmp_path / "run", block=1)
+    begun(config, 3)
+    scrolls = open_contest(config.out).scrolls
+    assert len(scrolls) == 12 and len({scroll.prompt for scroll in scrolls.values()}) == 3
+    assert main([config.out, "--label-studio", str(tmp_path / "out")]) == 0
 
 
 def vote(verdict, first="a", second="b", judge="ann", ballot=None):

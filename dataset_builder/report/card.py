@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import jinja2
-import pyarrow.parquet as pq
 import yaml
 
 from dataset_builder.config import score_columns, settings_of
@@ -27,6 +26,7 @@ from drspo.files.run import RunDir
 from drspo.leaving import public, public_text
 from pipeline.candidates.plan import planned_hash
 from pipeline.candidates.provenance import read_models
+from pipeline.ideas.finished import read_prompts_so_far
 from pipeline.ideas.questions import load_template
 from pipeline.pairs.columns import column_names, read_about
 from pipeline.shards import is_shard
@@ -177,11 +177,10 @@ def _built_versions(sources: Sources) -> dict[str, str]:
 
 def _language_models(sources: Sources) -> list[str]:
     """What wrote the prompts: language models by the name that the server gave, or a vocabulary."""
-    with sources.run.open("prompts.parquet") as stream:
-        table = pq.read_table(stream, columns=["expander", "model"])
     pairs = {
         (row["expander"], public(row["model"]))
-        for row in table.group_by(["expander", "model"]).aggregate([]).to_pylist()
+        for piece in read_prompts_so_far(sources.run)
+        for row in piece.group_by(["expander", "model"]).aggregate([]).to_pylist()
     }
     return sorted(
         f"{expander} ({model})" if model else expander

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import jinja2
 import polars as pl
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from dataset_builder.config import score_columns, settings_of
+from dataset_builder.decided import decided_pairs
 from dataset_builder.report import charts, stats
 from dataset_builder.report.card import language_hosts
 from dataset_builder.report.pictures import Keep, Picture, kept
+from dataset_builder.report.stats import Figures, Prompts
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.leaving import public, public_name, public_text
 from drspo.web import viewer
-from pipeline.candidates.plan import PLAN_NAME, read_plan
+from pipeline.candidates.plan import plan_names, planned_hash, read_plan_so_far
+from pipeline.ideas.finished import read_prompts_so_far
 from pipeline.ideas.prompts import reason_kind
-from pipeline.pairs.added import join_added
-from pipeline.pairs.pairing import choose_pairs
-from pipeline.pairs.scores import scan_units
+from pipeline.pairs.added import Added
+from pipeline.pairs.scanned import Scanned
 from pipeline.pairs.votes import read_votes
+from pipeline.pairs.whole import Whole
 from pipeline.records import OK, UnitRow
 from pipeline.settings import PairSettings
 from pipeline.shards import SPLITS, read_pairs
-from pipeline.units import UnitStore
+from pipeline.units import DamagedFile, UnitIds, UnitStore
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 EXAMPLES = 3  # rows shown for each reason of the funnel
 
 
@@ -81,7 +87,7 @@ def read_gallery(where: str, limit: int, height: int, keep: Keep) -> Gallery:
     Their pictures go to `keep`, one at a time: the files as they were made, and reduced to `height`.
     """
     run = RunDir(where)
-    if run.exists(PLAN_NAME):
+    if plan_names(run):
         return _of_run(run, limit, height, keep)
     return _of_export(where, limit, height, keep)
 
@@ -110,45 +116,82 @@ def render(gallery: Gallery, height: int) -> str:
 
 
 def _of_run(run: RunDir, limit: int, height: int, keep: Keep) -> Gallery:
-    config = settings_of(run.manifest())
-    plan = read_plan(run)
-    store = UnitStore(run, plan["config_hash"][0].as_py(), score_columns(run.manifest()["config"]))
+    """A part of the run is in memory at a time, and of the groups that are shown their scores and pairs."""
+    manifest = run.manifest()
+    config = settings_of(manifest)
+    store = UnitStore(run, planned_hash(run), score_columns(manifest["config"]))
     done = store.done()
-    units = [unit for unit in plan["unit_id"].to_pylist() if unit in done]
-    if not units:
+    shown = _shown(run, done, limit)
+    if not shown:
         raise UserError(
             "this run has no images yet", run.base, f"`drspo status {run.base}` shows where it is."
         )
-    with run.open("prompts.parquet") as stream:
-        prompts = pq.read_table(stream)
-    scan = scan_units(store, units)
     settings = PairSettings(**{**config["pairs"], "weights": tuple(config["pairs"]["weights"])})
+    if undecided := settings.validation_prompts > 0 and "export" not in run.phases():
+        # Who is held out is decided when all are there.
+        settings = replace(settings, validation_prompts=0, validation_fraction=0.0)
     votes = read_votes(run) if settings.source == "votes" else []
-    alive, scorers = join_added(run, scan.alive(), store.scorers, settings)
-    pairs = choose_pairs(alive, settings, scorers, votes)
-    figures = stats.collect(prompts, scan, alive, pairs, scorers)
-    roles = _roles(pairs.to_dicts())
-    readable = set(scan.candidates["unit_id"])
-    shown = [unit for unit in spread(units, limit) if unit in readable]
-    seen = alive.filter(pl.col("unit_id").is_in(shown))
-    scores = dict(zip(seen["candidate_id"], seen["scores"]))
+    seen: dict[str, dict[str, Any]] = {}
+    roles: dict[str, dict[str, Any]] = {}
+
+    def finish(scored: pl.DataFrame, pairs: pl.DataFrame, _: Whole) -> pl.DataFrame:
+        own = scored.filter(pl.col("unit_id").is_in(shown))
+        seen.update(zip(own["candidate_id"], own["scores"], strict=True))
+        return pairs
+
+    with (
+        Scanned(store, (unit for units in _planned(run, done) for unit in units)) as scanned,
+        Added(run, scanned.alive, store.scorers, settings) as added,
+        Figures(Prompts.of(read_prompts_so_far(run)), added.scorers, run.spool) as counted,
+    ):
+        for pairs in decided_pairs(run, scanned, added, settings, votes, counted, finish):
+            roles |= _roles(pairs.filter(pl.col("unit_id").is_in(shown)).to_dicts())
+        figures = counted.all(lambda: added.join(scanned.alive()))
     groups = [
-        _group(row, roles, scores, scorers[0], lambda data: kept(data, height, keep))
-        for unit in shown
-        for row in store.read_rows(unit)
+        _group(row, roles, seen, added.scorers[0], lambda data: kept(data, height, keep))
+        for row in _whole_rows(store, shown)
         if row.candidates
     ]
-    gallery = Gallery(
-        public_name(run.base), figures["counts"], groups, scan.candidates["prompt_id"].n_unique()
-    )
+    counts = figures["counts"]
+    if undecided:
+        counts = {name: count for name, count in counts.items() if not name.startswith("pairs_")}
+        groups = [replace(group, split="") for group in groups]
+    gallery = Gallery(public_name(run.base), counts, groups, counts["groups_ok"] + counted.counts["lost"])
     hosts = language_hosts(config)
     gallery.funnel = public(figures["funnel"], hosts=hosts)
-    gallery.examples = _examples(prompts, hosts)
+    gallery.examples = _examples(read_prompts_so_far(run), hosts)
     gallery.drawings = _drawings(figures)
     return gallery
 
 
-def spread(items: list[str], limit: int) -> list[str]:
+def _planned(run: RunDir, done: UnitIds) -> Iterator[list[str]]:
+    """The units that are made, in the plan's order, a piece at a time."""
+    for piece in read_plan_so_far(run):
+        yield [unit for unit in piece["unit_id"].to_pylist() if unit in done]
+
+
+def _shown(run: RunDir, done: UnitIds, limit: int) -> list[str]:
+    """At most so many of the units that are made, evenly over all of them; 0 has no limit."""
+    places = iter(spread(range(sum(len(units) for units in _planned(run, done))), limit))
+    place, found, start = next(places, None), list[str](), 0
+    for units in _planned(run, done):
+        while place is not None and place < start + len(units):
+            found.append(units[place - start])
+            place = next(places, None)
+        start += len(units)
+    return found
+
+
+def _whole_rows(store: UnitStore, units: Sequence[str]) -> Iterator[UnitRow]:
+    """The rows of the units, without those of damaged ones, which are told."""
+    for unit in units:
+        try:
+            yield from store.read_rows(unit)
+        except DamagedFile as error:
+            log.warning("%s is not shown: %s", error.name, error.why)
+
+
+def spread(items: Sequence[T], limit: int) -> Sequence[T]:
     """At most `limit` of the items, evenly over all of them."""
     if limit <= 0 or len(items) <= limit:
         return items
@@ -193,14 +236,16 @@ def _group(
     )
 
 
-def _examples(prompts: Any, hosts: tuple[str, ...]) -> dict[str, list[str]]:
+def _examples(prompts: Iterable[pa.Table], hosts: tuple[str, ...]) -> dict[str, list[str]]:
     """{kind of reason: a few rows}, as "text: reason"."""
     found: dict[str, list[str]] = defaultdict(list)
-    for row in prompts.select(["text", "source_text", "status", "reason"]).to_pylist():
-        kind = public_text(reason_kind(row["reason"]), hosts)
-        if row["status"] != OK and len(found[kind]) < EXAMPLES:
-            text = (row["text"] or row["source_text"])[:160]
-            found[kind].append(f"{text or '(nothing)'} \u2014 {public_text(row['reason'], hosts)}")
+    for piece in prompts:
+        lost = piece.filter(pa.compute.not_equal(piece["status"], OK))
+        for row in lost.select(["text", "source_text", "reason"]).to_pylist():
+            kind = public_text(reason_kind(row["reason"]), hosts)
+            if len(found[kind]) < EXAMPLES:
+                text = (row["text"] or row["source_text"])[:160]
+                found[kind].append(f"{text or '(nothing)'} \u2014 {public_text(row['reason'], hosts)}")
     return dict(found)
 
 

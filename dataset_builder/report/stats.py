@@ -16,7 +16,6 @@ import pyarrow as pa
 
 from drspo.files.storage import Storage
 from pipeline.ideas.prompts import reason_kind
-from pipeline.pairs.scores import Scan
 from pipeline.pairs.whole import Parts
 from pipeline.records import DEAD, OK
 from pipeline.values import Values
@@ -153,17 +152,6 @@ class Figures:
     def _rate(self, name: str, other: str) -> float | None:
         won, count = self.wins.get((name, other), (0.0, 0.0))
         return won / count if count else None
-
-
-def collect(
-    prompts: pa.Table, scan: Scan, alive: pl.DataFrame, pairs: pl.DataFrame, scorers: Sequence[str]
-) -> dict[str, Any]:
-    """All figures of tables in memory."""
-    with Figures(Prompts.of([prompts]), scorers) as figures:
-        figures.candidates(scan.candidates)
-        figures.alive(alive)
-        figures.pairs(pairs)
-        return figures.all(lambda: [alive])
 
 
 def write(storage: Storage, figures: dict[str, Any]) -> None:

@@ -18,10 +18,10 @@ from drspo.files.texts import parse_json
 from drspo.llm.journal import Journal
 from drspo.llm.segments import Books
 from pipeline.candidates.guard import Attempt, read_attempts
-from pipeline.candidates.plan import PLAN_NAME
-from pipeline.ideas.finished import PROMPTS_NAME
+from pipeline.candidates.plan import plan_names, read_plan_so_far
+from pipeline.ideas.finished import PROMPTS_NAME, prompt_names, read_prompts_so_far
 from pipeline.pairs.columns import column_names, count_scores
-from pipeline.records import PLAN_SCHEMA, PROMPT_SCHEMA, UNFINISHED
+from pipeline.records import PROMPT_SCHEMA, UNFINISHED
 from pipeline.shards import is_shard
 from pipeline.tables import read_pieces
 from pipeline.units import done_units
@@ -117,30 +117,26 @@ def _read_prompts(run: RunDir, status: Status) -> None:
 
 def _read_blocks(run: RunDir, status: Status) -> None:
     """What the finished blocks come to, while others are still asked."""
-    for name in run.list("phases/prompts-"):
-        prompts = Prompts.of(read_pieces(run, name, PROMPT_SCHEMA))
-        status.blocks += 1
-        status.asked += prompts.rows
-        status.accepted += prompts.accepted
+    status.blocks = len(prompt_names(run))
+    prompts = Prompts.of(read_prompts_so_far(run))
+    status.asked, status.accepted = prompts.rows, prompts.accepted
 
 
 def _read_units(run: RunDir, status: Status) -> None:
-    parts = [PLAN_NAME] if run.exists(PLAN_NAME) else run.list("phases/plan-")
-    if not parts:
+    if not plan_names(run):
         return
     done = done_units(run)
-    status.done = len(done) - len(done.besides(_planned(run, parts, status)))
+    status.done = len(done) - len(done.besides(_planned(run, status)))
     status.dead = [json.loads(run.read(name)) for name in run.list("dead/")]
     status.attempts = read_attempts(run)
     status.seconds_per_unit, status.active = _speed(run)
 
 
-def _planned(run: RunDir, parts: list[str], status: Status) -> Iterator[list[str]]:
+def _planned(run: RunDir, status: Status) -> Iterator[list[str]]:
     """The ids of the planned units, a piece at a time, counted on the way."""
-    for name in parts:
-        for piece in read_pieces(run, name, PLAN_SCHEMA):
-            status.units += piece.num_rows
-            yield piece["unit_id"].to_pylist()
+    for piece in read_plan_so_far(run):
+        status.units += piece.num_rows
+        yield piece["unit_id"].to_pylist()
 
 
 def _speed(run: RunDir) -> tuple[float, bool]:

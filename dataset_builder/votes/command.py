@@ -17,7 +17,7 @@ from drspo.cli import Terminated
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.leaving import public_name
-from pipeline.candidates.plan import PLAN_NAME
+from pipeline.candidates.plan import plan_names
 from pipeline.pairs.votes import VOTES_NAME
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def _place(run: str, votes: str) -> Path:
 def _pairs_by_votes(where: str) -> str:
     """How pairs are made of the votes, behind another command; nothing of a benchmark, which has no pairs."""
     run = RunDir(where)
-    if not run.exists(PLAN_NAME):
+    if not plan_names(run):
         return ""
     again = "the command that began the run, with"
     if run.is_local:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from itertools import combinations
 
 from dataset_builder.config import score_columns
@@ -17,10 +18,13 @@ from drspo.files.run import RunDir
 from drspo.hashing import content_hash, seed_from
 from eval.benchmark.cells import Cell
 from eval.benchmark.records import RECORDS
-from pipeline.candidates.plan import PLAN_NAME, read_plan
-from pipeline.pairs.scores import scan_units
+from pipeline.candidates.plan import plan_names, planned_hash, read_plan_so_far
+from pipeline.pairs.scores import scan_tables
 from pipeline.records import DEAD, prompt_id
-from pipeline.units import UnitStore
+from pipeline.units import DamagedFile, UnitStore
+
+log = logging.getLogger(__name__)
+_SHOWN = ["unit_id", "prompt_id", "prompt", "candidate_id", "generator", "status", "image_bytes"]
 
 WEBP_SIDE = 16383
 """Pixels at which WebP ends."""
@@ -72,7 +76,7 @@ def open_contest(where: str) -> Contest:
     """The scrolls of a run folder; UserError where there are none to compare."""
     run = RunDir(where)
     with run.understood():
-        found = _of_dataset(run) if run.exists(PLAN_NAME) else _of_benchmark(run)
+        found = _of_dataset(run) if plan_names(run) else _of_benchmark(run)
     prompts = [scroll.prompt_id for scroll in found.scrolls.values()]
     if len(set(prompts)) == len(prompts):
         raise UserError("no prompt has two scrolls yet", where, "Build or paint first; `drspo status` shows.")
@@ -80,30 +84,36 @@ def open_contest(where: str) -> Contest:
 
 
 def _of_dataset(run: RunDir) -> Contest:
-    plan = read_plan(run)
-    store = UnitStore(run, plan["config_hash"][0].as_py(), score_columns(run.manifest()["config"]))
+    store = UnitStore(run, planned_hash(run), score_columns(run.manifest()["config"]))
     done = store.done()
-    scan = scan_units(store, [unit for unit in plan["unit_id"].to_pylist() if unit in done])
-    rows = [row for row in scan.candidates.to_dicts() if row["status"] != DEAD and row["image_bytes"]]
-    units = {row["candidate_id"]: row["unit_id"] for row in rows}
+    planned = (unit for piece in read_plan_so_far(run) for unit in piece["unit_id"].to_pylist())
+    units: dict[str, str] = {}
+    scrolls = []
+    for table in scan_tables(store, (unit for unit in planned if unit in done), _tell):
+        for row in table.select(_SHOWN).to_pylist():
+            if row["status"] != DEAD and row["image_bytes"]:
+                units[row["candidate_id"]] = row["unit_id"]
+                scrolls.append(
+                    Scroll(
+                        name=row["candidate_id"],
+                        prompt_id=row["prompt_id"],
+                        prompt=row["prompt"],
+                        method=row["generator"],
+                    )
+                )
 
-    @cache
+    @lru_cache(maxsize=16)
     def pictures(unit: str) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         for row in store.read_rows(unit):
             found |= {c.candidate_id: c.image["bytes"] for c in row.candidates if c.image}
         return found
 
-    scrolls = [
-        Scroll(
-            name=row["candidate_id"],
-            prompt_id=row["prompt_id"],
-            prompt=row["prompt"],
-            method=row["generator"],
-        )
-        for row in rows
-    ]
     return Contest(scrolls, lambda name: pictures(units[name])[name])
+
+
+def _tell(damaged: DamagedFile) -> None:
+    log.warning("nobody judges %s: %s", damaged.name, damaged.why)
 
 
 def _of_benchmark(run: RunDir) -> Contest:

@@ -91,12 +91,19 @@ class Storage:
     def spool(self) -> BinaryIO:
         """An empty file without a name on the local disk, beside the run's where that is local.
 
-        It is gone when it is closed, however the process ends; `put` stores what was written to it.
+        A folder that may only be read is not asked for room. The file is gone when it is closed, however the
+        process ends; `put` stores what was written to it.
         """
-        if self.is_local:
-            with self.explained(""):
-                os.makedirs(self.base, exist_ok=True)
-        return cast(BinaryIO, tempfile.TemporaryFile(dir=self.base if self.is_local else None))
+        if not self.is_local:
+            return cast(BinaryIO, tempfile.TemporaryFile())
+        with self.explained(""):
+            os.makedirs(self.base, exist_ok=True)
+            try:
+                return cast(BinaryIO, tempfile.TemporaryFile(dir=self.base))
+            except OSError as error:
+                if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                    raise
+        return cast(BinaryIO, tempfile.TemporaryFile())
 
     def put(self, name: str, file: BinaryIO) -> None:
         """Writes all of a spool file as `write` does, without having it in memory."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from pipeline.records import OK, PLAN_SCHEMA, unit_id
-from pipeline.tables import read_pieces, read_table, regrouped, store_pieces
+from pipeline.tables import read_pieces, regrouped, store_pieces
 
 PLAN_NAME = "plan.parquet"
 
@@ -78,22 +78,27 @@ def freeze_plan(storage: Storage, pieces: Iterable[pa.Table]) -> None:
     store_pieces(storage, PLAN_NAME, PLAN_SCHEMA, chain([first], coming))
 
 
-def read_plan(storage: Storage) -> pa.Table:
-    """The stored plan. Raises UserError when it is truncated or foreign: nothing can replace it."""
-    return read_table(storage, PLAN_NAME, PLAN_SCHEMA)
-
-
-def read_plan_pieces(storage: Storage) -> Iterator[pa.Table]:
-    """The stored plan, a piece at a time. Raises UserError as `read_plan` does."""
+def read_plan(storage: Storage) -> Iterator[pa.Table]:
+    """The stored plan, a piece at a time. UserError when it is truncated or foreign: nothing replaces it."""
     return read_pieces(storage, PLAN_NAME, PLAN_SCHEMA)
+
+
+def plan_names(storage: Storage) -> list[str]:
+    """The tables that hold the plan: the whole one, or those of the blocks that are finished so far."""
+    return [PLAN_NAME] if storage.exists(PLAN_NAME) else storage.list("phases/plan-")
+
+
+def read_plan_so_far(storage: Storage) -> Iterator[pa.Table]:
+    """The plan, or as much of it as there is while prompts are still made, a piece at a time."""
+    for name in plan_names(storage):
+        yield from read_pieces(storage, name, PLAN_SCHEMA)
 
 
 def planned_hash(storage: Storage) -> str:
     """The hash of the configuration whose units are planned; UserError where none is planned yet."""
-    for name in [PLAN_NAME] if storage.exists(PLAN_NAME) else storage.list("phases/plan-"):
-        for piece in read_pieces(storage, name, PLAN_SCHEMA):
-            if piece.num_rows:
-                return str(piece["config_hash"][0].as_py())
+    for piece in read_plan_so_far(storage):
+        if piece.num_rows:
+            return str(piece["config_hash"][0].as_py())
     hint = "`drspo status` shows where it is."
     raise UserError("this run has no plan yet, so there are no units", storage.base, hint)
 

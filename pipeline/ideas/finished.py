@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
+
 from drspo.errors import UserError
 from drspo.files.run import MANIFEST, RunDir
 from drspo.files.storage import Storage
@@ -36,6 +38,17 @@ def check_run(source: str) -> dict[str, Any]:
     if not facts.get("accepted"):
         raise UserError("this run accepted no prompt", f"--prompts.source {source}")
     return dict(facts)
+
+
+def prompt_names(storage: Storage) -> list[str]:
+    """The tables that hold a run's prompts: the whole one, or those of the blocks finished so far."""
+    return [PROMPTS_NAME] if storage.exists(PROMPTS_NAME) else storage.list("phases/prompts-")
+
+
+def read_prompts_so_far(storage: Storage) -> Iterator[pa.Table]:
+    """A run's prompts with what became of them, or as many as there are so far, a piece at a time."""
+    for name in prompt_names(storage):
+        yield from read_pieces(storage, name, PROMPT_SCHEMA)
 
 
 def read_prompts(source: str) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A run's added scores, joined to its candidates: part by part from disk, or to a table of all of them."""
+"""A run's added scores, joined to its candidates part by part from disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import polars as pl
 
 from drspo.errors import UserError
 from drspo.files.storage import Storage
-from pipeline.pairs.columns import FOLDER, column_names, one_each, read_about, read_scores, score_pieces
+from pipeline.pairs.columns import FOLDER, column_names, one_each, read_about, score_pieces
 from pipeline.pairs.heaps import by_unit, matched
 from pipeline.pairs.whole import Parts, score_weights
 from pipeline.settings import PairSettings
@@ -82,21 +82,6 @@ class _Reader:
         rows = pl.concat(pieces)
         self.ahead = rows.filter(pl.col("unit_id") > last)
         return rows.filter(pl.col("unit_id") <= last)
-
-
-def join_added(
-    storage: Storage, candidates: pl.DataFrame, scorers: Sequence[str], settings: PairSettings
-) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """(the candidates of a run with its added scores, the names of all their scores), as `Added` has them."""
-    names = column_names(storage)
-    weights, columns = score_weights(settings, (*scorers, *names)), []
-    for name in names:
-        rows = read_scores(storage, name)
-        lacking = candidates.join(rows, on="candidate_id", how="anti").height
-        if _covers(storage, name, lacking, candidates.height, name in weights):
-            candidates = with_column(candidates, name, rows)
-            columns.append(name)
-    return _known(candidates, weights.keys() & columns), (*scorers, *columns)
 
 
 def with_column(candidates: pl.DataFrame, name: str, rows: pl.DataFrame) -> pl.DataFrame:

@@ -89,16 +89,8 @@ def write_scores(storage: Storage, name: str, rows: Sequence[Score]) -> None:
     storage.write(f"{FOLDER}/{name}/{part}.parquet", buffer.getvalue())
 
 
-def read_scores(storage: Storage, name: str) -> pl.DataFrame:
-    """The column's rows, one per candidate, by candidate id: candidate_id, score, error.
-
-    Raises UserError for a damaged or foreign file, by its name.
-    """
-    return one_each(pl.concat([NO_SCORES, *score_pieces(storage, name)]))
-
-
 def count_scores(storage: Storage, name: str) -> int:
-    """How many candidates the column has a number for, counted on disk. UserError as by `read_scores`."""
+    """How many candidates the column has a number for, counted on disk. UserError as by `score_pieces`."""
     with Spill(storage) as stored, Spill(storage) as none:
         for rows in score_pieces(storage, name):
             stored.add(rows.filter(pl.col("score").is_not_null()).select("candidate_id"))
@@ -107,7 +99,10 @@ def count_scores(storage: Storage, name: str) -> int:
 
 
 def score_pieces(storage: Storage, name: str) -> Iterator[pl.DataFrame]:
-    """All rows that were ever stored of a column, a file at a time. UserError as by `read_scores`."""
+    """All rows that were ever stored of a column, a file at a time: candidate_id, score, error.
+
+    Raises UserError for a damaged or foreign file, by its name.
+    """
     for each in storage.list(f"{FOLDER}/{name}/"):
         if each.endswith(".parquet"):
             yield pl.DataFrame(pl.from_arrow(_read(storage, each)))
