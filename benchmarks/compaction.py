@@ -18,7 +18,7 @@ from dataset_builder.config import BuildConfig
 from drspo.files.storage import Storage
 from pipeline import packs
 from pipeline.compaction import Compaction
-from pipeline.pairs.scores import scan_units
+from pipeline.pairs.scores import read_facts
 from pipeline.records import OK, Candidate, UnitRow, unit_table
 from pipeline.units import UnitStore, encode_unit, unit_name
 
@@ -83,7 +83,7 @@ def state(store: UnitStore, units: list[str], asked: Counter[str]) -> str:
     assert len(store.done()) == len(units)
     known = f"{asked['list']} listings and {asked['read']} reads tell what is done"
     asked.clear()
-    scan_units(store, random.Random(0).sample(units, min(READ, len(units))))
+    read_facts(store, random.Random(0).sample(units, min(READ, len(units))))
     return f"{files} files, {known}, {asked['read'] / min(READ, len(units)):.1f} reads for a unit's scores"
 
 

@@ -38,7 +38,7 @@ from pipeline.units import DamagedFile, UnitStore, unit_name
 log = logging.getLogger(__name__)
 
 # Of a run without images: what another configuration of the images goes on with, and what it replaces.
-TEXTS, PLANNED = ("phases/", PROMPTS_NAME), (PLAN_NAME, "attempts/", "models/")
+TEXTS, PLANNED = ("phases/", PROMPTS_NAME), (PLAN_NAME, "phases/plan-", "attempts/", "models/")
 ANSWERS = "cache/llm/"  # each by its own question, so true for any configuration
 # So many prompts in a row without a single image say that the set-up is wrong, not the prompts.
 HOPELESS = 5

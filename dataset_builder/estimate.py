@@ -28,7 +28,7 @@ from pipeline.ideas import prompts as phases
 from pipeline.ideas.finished import PROMPTS_NAME, is_run, read_prompts_so_far
 from pipeline.ideas.questions import Expansion, OutdoorVerdict, load_template
 from pipeline.ideas.stages import KEEPS_THE_IDEA
-from pipeline.pairs.scores import scan_units
+from pipeline.pairs.scores import read_facts
 from pipeline.records import OK, PROMPT_SCHEMA
 
 # Measured on natural-looking pictures with noise of two grey levels, 1024 x 4096 pixels.
@@ -197,10 +197,10 @@ def _calibrate(config: BuildConfig, accepted: pa.Table, found: Estimate) -> None
             if unit["dead"]:
                 raise UserError(f"a sample failed: {unit['error']}", "--rates.calibrate")
             moments.append(time.monotonic())
-        scan = scan_units(spec.store(), plan["unit_id"].to_pylist())
+        facts = read_facts(spec.store(), plan["unit_id"].to_pylist())
     per_prompt = len(config.candidates.generators) * config.candidates.seeds
     found.seconds_per_image = (moments[1] - moments[0]) / per_prompt
-    sizes = scan.candidates["image_bytes"].to_numpy()
+    sizes = facts["image_bytes"].to_numpy()
     found.bytes_per_image = found.bytes_per_image or float(sizes.mean())
     found.basis = found.bytes_basis = "two samples made here, the second one timed"
 

@@ -2,14 +2,19 @@
 
 import shutil
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dataset_builder.build import Build
+from dataset_builder.config import units_hash
 from dataset_builder.report import status
 from drspo.errors import UserError
 from drspo.llm.settings import LLMSettings
+from pipeline.candidates.plan import planned_hash, read_plan
 from pipeline.ideas import prompts as phases
 from pipeline.ideas.blocks import Ask, Finish, Screen, Texts, TextSpec
 from pipeline.ideas.expanders import ExpandSettings
@@ -125,6 +130,18 @@ def test_a_source_that_changed_meanwhile_is_refused(tmp_path):
     ideas_file(tmp_path, ["a bridge at night", *MANY])
     with pytest.raises(UserError, match="other ideas than when this run began"):
         next(iter(Texts(spec)))
+
+
+def test_other_images_of_prompts_in_blocks_have_one_plan(tmp_path):
+    config = fake_config(tmp_path, tmp_path / "run", IDEAS, block=2, until="prompts")
+    first = Build(config, lambda works, spec: islice(iter(works), 1))
+    with pytest.raises(UserError, match="not finished"):
+        first()
+    assert planned_hash(first.run) == first.spec.config_hash
+    other = replace(config, until="shards", candidates=replace(config.candidates, seeds=1))
+    assert build(other).made_now == len(IDEAS)
+    plan = pa.concat_tables(read_plan(first.run))
+    assert set(plan["config_hash"].to_pylist()) == {units_hash(other)} == {planned_hash(first.run)}
 
 
 def test_the_next_block_is_asked_while_this_one_is_painted(tmp_path):

@@ -18,7 +18,7 @@ from drspo.errors import UserError
 from pipeline.candidates.images import decode
 from pipeline.candidates.provenance import read_models
 from pipeline.local import run_units
-from pipeline.pairs.scores import scan_units
+from pipeline.pairs.scores import read_facts
 from pipeline.records import candidate_seed
 from pipeline.settings import CandidateSettings, PairSettings, ScoringSettings
 from pipeline.shards import read_pairs
@@ -35,8 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_prompt_gets_every_generator_with_every_seed(run: Path) -> None:
     config = fake_config(run.parent, run)
     store = Build(config, run_units).store
-    scan = scan_units(store, sorted(store.done()))
-    table = scan.candidates
+    table = read_facts(store, sorted(store.done()))
     assert table.height == len(IDEAS) * 2 * 2 and table["scored"].all()
     for row in table.iter_rows(named=True):
         expected = {candidate_seed(row["prompt_id"], row["generator"], index) for index in range(2)}

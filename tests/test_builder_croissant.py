@@ -17,7 +17,7 @@ from dataset_builder.layouts import PAIRS, RANKING
 from drspo.files.storage import Storage
 from pipeline.pairs.pairing import choose_pairs
 from pipeline.pairs.ranking import rank_groups
-from pipeline.pairs.scores import scan_units
+from pipeline.pairs.scores import alive, read_facts
 from pipeline.settings import ExportSettings, PairSettings
 from pipeline.shards import SPLITS, read_pairs
 from tests.building import IDEAS, build, fake_config
@@ -113,8 +113,8 @@ def test_what_is_stored_is_what_was_counted_and_has_an_index_of_its_pages(tree: 
 
     out = tree.parent / "out"
     store = Build(fake_config(tree.parent, out), run_units).store
-    alive = scan_units(store, [path.stem for path in (out / "units").rglob("*.parquet")]).alive()
-    sizes = dict(zip(alive["candidate_id"], alive["image_bytes"], strict=True))
+    made = alive(read_facts(store, [path.stem for path in (out / "units").rglob("*.parquet")]))
+    sizes = dict(zip(made["candidate_id"], made["image_bytes"], strict=True))
     for file in sorted(tree.rglob("*.parquet")):
         table, metadata = pq.read_table(file), pq.ParquetFile(file).metadata
         if "images" in table.column_names:

@@ -18,7 +18,7 @@ from dataset_builder.export import cuts, sliced
 from dataset_builder.gather import Shard, _by_unit
 from pipeline.local import run_units
 from pipeline.pairs import heaps
-from pipeline.pairs.scores import scan_units
+from pipeline.pairs.scores import read_facts
 from pipeline.settings import ExportSettings, PairSettings
 from pipeline.shards import read_pairs
 from pipeline.units import UnitStore
@@ -206,12 +206,12 @@ def test_the_figures_agree_with_the_tables(run: Path) -> None:
     assert sum(figures["margins"]["histogram"]["counts"]) == counts["pairs"]
     rates = figures["win_rates"]
     assert rates["Painter"]["Sketcher"] + rates["Sketcher"]["Painter"] == pytest.approx(1)
-    scan = scan_units(
+    facts = read_facts(
         Build(fake_config(run.parent, run), run_units).store,
         [p.stem for p in (run / "units").rglob("*.parquet")],
     )
     wins = total = 0
-    for _, group in scan.candidates.group_by("prompt_id"):
+    for _, group in facts.group_by("prompt_id"):
         values = {g: group.filter(generator=g)["scores"].struct.field("Brightness").to_list() for g in rates}
         for a in values["Painter"]:
             for b in values["Sketcher"]:

@@ -12,13 +12,18 @@ import tempfile
 from collections import Counter
 from html.parser import HTMLParser
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dataset_builder.report.gallery import read_gallery, render, spread
+from dataset_builder.report.gallery import read_gallery, render
+from dataset_builder.report.groups import spread
 from dataset_builder.report.pictures import WIDEST, kept, reduce
 from dataset_builder.report.view import main, write
 from drspo.errors import UserError
+from drspo.files.storage import Storage
+from pipeline.pairs import heaps, scores
+from pipeline.pairs.columns import Column, Score, claim_column, write_scores
 from pipeline.settings import PairSettings
 from pipeline.shards import read_pairs
 from tests.building import IDEAS, begun, build, fake_config
@@ -162,6 +167,16 @@ def test_a_run_whose_prompts_are_still_made_can_be_seen(young):
     assert len(seen(str(young), 2).groups) == 2
 
 
+def test_a_number_held_out_is_told_once_all_are_there(run, tmp_path):
+    pairs = PairSettings(validation_prompts=1)
+    config = fake_config(tmp_path, tmp_path / "run", IDEAS[:3], pairs=pairs)
+    build(config)
+    assert sorted(group.split for group in seen(config.out, 0).groups) == ["train", "train", "validation"]
+    max((tmp_path / "run/units").rglob("*.parquet")).unlink()  # the manifest still says that it was finished
+    gallery = seen(config.out, 0)
+    assert [group.split for group in gallery.groups] == ["", ""] and "pairs_train" not in gallery.counts
+
+
 def test_who_is_held_out_is_not_told_before_it_is_decided(young):
     gallery = seen(str(young), 0)
     assert {group.split for group in gallery.groups} == {""}
@@ -176,14 +191,44 @@ def test_the_page_tells_what_the_run_told(run):
 def test_a_run_that_may_only_be_read_can_be_seen(run, tmp_path, monkeypatch):
     real = tempfile.TemporaryFile
 
+    refused = []
+
     def refusing(*args, dir=None, **kwargs):
         if dir is not None and str(run) in str(dir):
+            refused.append(dir)
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         return real(*args, dir=dir, **kwargs)
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refusing)
     assert main([str(run), "--out", str(tmp_path / "page.html")]) == 0
-    assert "pine forest" not in (tmp_path / "page.html").read_text()
+    assert refused and IDEAS[0] in (tmp_path / "page.html").read_text()
+
+
+def test_a_full_disk_is_no_damage_of_the_run(run, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(UserError, match="No space left") as told:
+        write(str(run), str(tmp_path / "page.html"))
+    assert "Free some space" in told.value.hint
+
+
+def test_a_run_in_many_parts_gives_the_page_of_one(tmp_path, monkeypatch):
+    pairs = PairSettings(method="all", balance="equal_wins", normalise="zscore", validation_prompts=2)
+    config = fake_config(tmp_path, tmp_path / "run", pairs=pairs)
+    build(config)
+    ids = [each["candidate_id"] for each in pq.read_table(tmp_path / "run/scores.parquet").to_pylist()]
+    claim_column(Storage(config.out), Column(name="again", scorer="again"))
+    write_scores(Storage(config.out), "again", [Score(candidate_id=each, score=len(ids)) for each in ids])
+    whole = seen(config.out, 0)
+    for module, name, size in ((heaps, "ROWS_PER_PART", 4), (heaps, "_WAITING", 1), (scores, "AT_ONCE", 1)):
+        monkeypatch.setattr(module, name, size)
+    parts = seen(config.out, 0)
+    assert parts == whole and {group.split for group in whole.groups} == {"train", "validation"}
+    assert all("again" in strip.scores for group in parts.groups for strip in group.strips)
+    few = seen(config.out, 3)
+    assert few.groups == whole.groups[::2] and few.counts == whole.counts
 
 
 def test_a_scroll_that_rotted_is_told_and_the_others_are_shown(run, tmp_path, caplog):

@@ -15,7 +15,8 @@ from PIL import Image
 
 from dataset_builder.report import charts
 from dataset_builder.report.card import card_files
-from dataset_builder.report.gallery import Gallery, Group, Strip, render
+from dataset_builder.report.gallery import render
+from dataset_builder.report.groups import Gallery, Group, Strip
 from drspo.files.run import RunDir
 from tests.building import build, fake_config
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from drspo.config import dump, to_dict
 from drspo.errors import UserError
-from drspo.files.storage import Storage
+from drspo.files.storage import Storage, explain
 from drspo.files.texts import parse_json
 
 MANIFEST, CONFIG = "run.json", "config.yaml"
@@ -102,6 +102,8 @@ class RunDir(Storage):
         except (UserError, MemoryError, ConnectionError):
             raise
         except Exception as error:
+            if explained := explain(error, self.base):  # the disk's fault, not the folder's
+                raise explained from error
             if not isinstance(error, _MISREAD) and type(error).__module__.partition(".")[0] not in _TABLES:
                 raise
             said = " ".join(f"{type(error).__name__}: {error}".split())[:300]

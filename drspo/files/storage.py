@@ -21,7 +21,7 @@ REMEDIES = {
     errno.EACCES: "Choose a folder that you may write to.",
     errno.EPERM: "Choose a folder that you may write to.",
     errno.ENOTDIR: "A part of the path is a file: choose another folder.",
-    errno.EISDIR: "A folder has the name of a file to be written: choose another folder.",
+    errno.EISDIR: "A folder stands where a file belongs: move it away, or choose another folder.",
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -32,29 +31,19 @@ _FACTS = (
 )
 
 
-@dataclass
-class Scan:
-    """What all unit files say: one row per candidate, and the files that could not be read."""
-
-    candidates: pl.DataFrame
-    damaged: list[DamagedFile] = field(default_factory=list)
-
-    def alive(self) -> pl.DataFrame:
-        """The candidates that can be paired: scored, and of a prompt that is not dead."""
-        return alive(self.candidates)
-
-
 def alive(candidates: pl.DataFrame) -> pl.DataFrame:
     """Those of a scan's candidates that can be paired: scored, and of a prompt that is not dead."""
     return candidates.filter((pl.col("status") != DEAD) & pl.col("scored"))
 
 
-def scan_units(store: UnitStore, units: Iterable[str], threads: int = 16) -> Scan:
-    """Read every unit's facts, in the units' order, into memory."""
-    damaged: list[DamagedFile] = []
-    tables = scan_tables(store, units, damaged.append, threads)
-    frames = [pl.DataFrame(pl.from_arrow(table)) for table in tables]
-    return Scan(pl.concat(frames) if frames else no_candidates(store.scorers), damaged)
+def read_facts(store: UnitStore, units: Iterable[str]) -> pl.DataFrame:
+    """Every unit's facts, in the units' order, in memory. DamagedFile where one cannot be read."""
+
+    def refuse(error: DamagedFile) -> None:
+        raise error
+
+    frames = [pl.DataFrame(pl.from_arrow(table)) for table in scan_tables(store, units, refuse)]
+    return pl.concat([no_candidates(store.scorers), *frames])
 
 
 def scan_tables(
