@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         description="Prompts to scored candidates to preference pairs. The same command again continues.",
     )
     if config.plan:
-        from dataset_builder.estimate import main_plan
+        from dataset_builder.planned import main_plan
 
         return int(main_plan(config))
     check(config)

@@ -1,4 +1,4 @@
-"""`dataset_builder --plan`: what a run would make and cost, before anything is made.
+"""What a run would make and cost, before anything is made.
 
 Prompts are counted, not guessed, wherever no language model has to be asked for them. Seconds and bytes come
 from the run's own units, from two samples made on the spot (`--rates.calibrate`), or from what the caller
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,13 +21,13 @@ import pyarrow.parquet as pq
 from dataset_builder.build import stage_spec
 from dataset_builder.config import BuildConfig, uses_llm
 from dataset_builder.ending import SCORES_NAME
+from dataset_builder.ideas import texts
 from dataset_builder.report.stats import Prompts, prompt_losses
 from drspo.errors import UserError
 from drspo.files.storage import Storage
-from drspo.llm.account import cost
 from pipeline.candidates.plan import make_plan, plan_names, read_plan_so_far
-from pipeline.ideas import prompts as phases
-from pipeline.ideas.finished import PROMPTS_NAME, is_run, read_prompts_so_far
+from pipeline.ideas.blocks import Screen, TextSpec, read_block, read_blocks
+from pipeline.ideas.finished import PROMPTS_NAME, read_prompts_so_far
 from pipeline.ideas.questions import Expansion, OutdoorVerdict, load_template
 from pipeline.ideas.stages import KEEPS_THE_IDEA
 from pipeline.pairs.scores import read_facts
@@ -61,12 +63,6 @@ class Estimate:
     """Where the bytes of an image come from."""
 
 
-def main_plan(config: BuildConfig) -> int:
-    """Print the plan; nothing is written to the run folder."""
-    print(describe(estimate(config), config))
-    return 0
-
-
 def estimate(config: BuildConfig) -> Estimate:
     """The figures of a run that may not have begun yet."""
     found = Estimate()
@@ -95,25 +91,26 @@ def estimate(config: BuildConfig) -> Estimate:
 
 
 def _count_prompts(config: BuildConfig, found: Estimate) -> pa.Table:
-    """Fill in ideas and accepted prompts; gives accepted rows, or ideas where a model must be asked."""
+    """Fill in ideas and accepted prompts; gives accepted rows, or ideas where a model must be asked.
+
+    The run's own phases make them, in its blocks, in a folder that is gone afterwards.
+    """
     if config.out and (storage := Storage(config.out)).exists(PROMPTS_NAME):
         return _finished_prompts(storage, found)
-    ideas = phases.ingest(config.prompts)
-    found.ideas = ideas.num_rows
-    if is_run(config.prompts.source):
-        found.accepted = ideas.num_rows
-        return ideas
-    ideas = phases.screen_freely(ideas, config.filter)
-    if uses_llm(config):
-        return _guess_llm(config, ideas, found)
-    # Neither phase asks a language model here, so neither touches the storage.
-    nowhere = Storage("memory://plan")
-    table = phases.expand(ideas, config.expand, config.llm, nowhere)
-    table = phases.filter_prompts(table, config.filter, config.llm, nowhere)
-    found.losses = prompt_losses(table)
-    kept = table.filter(pa.compute.equal(table["status"], OK))
-    found.accepted = kept.num_rows
-    return kept
+    with tempfile.TemporaryDirectory() as folder:
+        blocks = texts(config, folder, alone=True)
+        if uses_llm(config) and not blocks.spec.taken:
+            return _guess_llm(config, blocks.spec, found)
+        for _ in blocks:
+            pass
+        kept = _finished_prompts(Storage(folder), found)
+        found.ideas = sum(ideas.num_rows for ideas in _each_block(blocks.spec))
+        return kept
+
+
+def _each_block(spec: TextSpec) -> Iterator[pa.Table]:
+    """The ideas of each block."""
+    return (read_block(spec, "ideas", number) for number in range(read_blocks(spec)))
 
 
 def _finished_prompts(storage: Storage, found: Estimate) -> pa.Table:
@@ -128,27 +125,35 @@ def _finished_prompts(storage: Storage, found: Estimate) -> pa.Table:
     return kept
 
 
-def _guess_llm(config: BuildConfig, ideas: pa.Table, found: Estimate) -> pa.Table:
+def _guess_llm(config: BuildConfig, spec: TextSpec, found: Estimate) -> pa.Table:
     """The most prompts that the language model can leave, and the tokens that asking it takes."""
-    kept = ideas.filter(pa.compute.equal(ideas["status"], OK))
-    found.counted, found.losses = False, prompt_losses(ideas)
+    ideas = letters = 0
+    losses, first = Counter[str](), PROMPT_SCHEMA.empty_table()
+    screen = Screen(spec)
+    for number in range(read_blocks(spec)):
+        screened = screen(number)
+        kept = screened.filter(pa.compute.equal(screened["status"], OK))
+        found.ideas, ideas = found.ideas + screened.num_rows, ideas + kept.num_rows
+        losses.update(prompt_losses(screened))
+        letters += pa.compute.sum(pa.compute.utf8_length(kept["text"])).as_py() or 0
+        first = pa.concat_tables([first, kept.slice(0, SAMPLES - first.num_rows)])
+    found.counted, found.losses = False, dict(losses)
     many = config.expand.per_idea if config.expand.expander != "none" else 1
-    found.accepted = kept.num_rows * many
-    letters = sum(len(text) for text in kept["text"].to_pylist())
-    judged = kept.num_rows  # verdicts: on each idea, and on each prompt that may show something else
+    found.accepted = ideas * many
+    judged = ideas  # verdicts: on each idea, and on each prompt that may show something else
     if config.expand.expander not in KEEPS_THE_IDEA:
         judged += found.accepted
     if config.expand.expander == "llm":
         fixed = _template_tokens(config.expand.template, Expansion, idea="", count=many, max_words=60)
-        found.questions += kept.num_rows
-        found.tokens_in += round(kept.num_rows * fixed + letters / _CHARACTERS_PER_TOKEN)
-        found.tokens_out += kept.num_rows * many * _TOKENS_PER_PROMPT
+        found.questions += ideas
+        found.tokens_in += round(ideas * fixed + letters / _CHARACTERS_PER_TOKEN)
+        found.tokens_out += ideas * many * _TOKENS_PER_PROMPT
     if "llm" in config.filter.filters:
         fixed = _template_tokens(config.filter.template, OutdoorVerdict, prompt="")
         found.questions += judged
         found.tokens_in += round(judged * (fixed + _TOKENS_PER_PROMPT))
         found.tokens_out += judged * 20
-    return kept
+    return first
 
 
 def _template_tokens(name: str, schema: Any, **fields: Any) -> float:
@@ -213,64 +218,3 @@ def _images_done(config: BuildConfig, per_prompt: int) -> int:
         made = pa.array([unit in done for unit in piece["unit_id"].to_pylist()], pa.bool_())
         prompts += len(piece["prompts"].filter(made).combine_chunks().flatten())
     return per_prompt * prompts
-
-
-def describe(found: Estimate, config: BuildConfig) -> str:
-    """The figures for a reader."""
-    rates, lines = config.rates, []
-    most = "" if found.counted else "at most "
-    lost = ", ".join(f"{count} {kind}" for kind, count in found.losses.items())
-    lines.append(f"ideas      {found.ideas:,}" + (f" ({lost})" if lost else ""))
-    lines.append(f"prompts    {most}{found.accepted:,} accepted")
-    if found.questions:
-        price = cost(config.llm, found.tokens_in, found.tokens_out)
-        tokens = f"{found.tokens_in:,} tokens in, {found.tokens_out:,} out"
-        lines.append(
-            f"llm        {found.questions:,} questions, about {tokens}"
-            + (f", price {price:.2f}" if price else "")
-        )
-    candidates = config.candidates
-    how = f"{len(candidates.generators)} generators x {candidates.seeds} seeds"
-    how += f", {candidates.height} x {candidates.width}"
-    lines.append(f"images     {most}{found.images:,} ({how}), {found.images_done:,} of them made")
-    lines.append(f"pairs      at most {found.pairs:,} ({config.pairs.method})")
-    lines += _bytes(found, config)
-    lines.append(_hours(found, config))
-    if rates.gpu_hour and found.seconds_per_image is not None:
-        left = (found.images - found.images_done) * found.seconds_per_image / 3600
-        lines.append(f"price      {left * rates.gpu_hour:,.2f} for devices")
-    return "\n".join(lines)
-
-
-def _bytes(found: Estimate, config: BuildConfig) -> list[str]:
-    units = found.images * found.bytes_per_image
-    copies = 2 if config.export.pickapic else 1
-    shards = 2 * found.pairs * found.bytes_per_image * copies
-    if config.export.ranking:
-        shards += units
-    basis = found.bytes_basis or "as given"
-    lines = [f"storage    {size(units)} of candidates and at most {size(shards)} of shards ({basis})"]
-    if config.rates.storage_gb_month:
-        price = (units + shards) / 1e9 * config.rates.storage_gb_month
-        lines.append(f"           {price:,.2f} a month")
-    return lines
-
-
-def _hours(found: Estimate, config: BuildConfig) -> str:
-    if found.seconds_per_image is None:
-        return (
-            "time       not known: --rates.calibrate times two samples; or give --rates.seconds-per-image N"
-        )
-    left = (found.images - found.images_done) * found.seconds_per_image / 3600
-    devices = max(1, config.rates.gpus)
-    each = f"{found.seconds_per_image:.2f} s an image, {found.basis}"
-    return f"time       {left:,.2f} device hours, {left / devices:,.2f} hours on {devices} ({each})"
-
-
-def size(count: float) -> str:
-    """A number of bytes with a unit that keeps it short."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"

@@ -8,8 +8,9 @@ import pytest
 
 from dataset_builder.command import main
 from dataset_builder.config import BuildConfig, run_hash, uses_llm
-from dataset_builder.estimate import describe, estimate, size
+from dataset_builder.estimate import estimate
 from dataset_builder.ideas import PROMPTS_NAME
+from dataset_builder.planned import describe, size
 from dataset_builder.rates import Rates
 from drspo.config import load
 from drspo.errors import UserError
@@ -23,9 +24,10 @@ from pipeline.tables import read_table
 from tests.building import IDEAS, build, fake_config
 
 
-def test_the_plan_counts_what_the_run_then_makes(tmp_path):
+@pytest.mark.parametrize("block", [0, 2])
+def test_the_plan_counts_what_the_run_then_makes(tmp_path, block):
     ideas = [*IDEAS, "", IDEAS[0], "a cosy kitchen"]
-    config = fake_config(tmp_path, tmp_path / "out", ideas)
+    config = fake_config(tmp_path, tmp_path / "out", ideas, block=block)
     before = estimate(config)
     assert not (tmp_path / "out").exists(), "a plan writes nothing"
     outcome = build(config)
@@ -34,6 +36,14 @@ def test_the_plan_counts_what_the_run_then_makes(tmp_path):
     assert before.losses == {"duplicate": 1, "empty": 1, "rules not outdoor": 1} == after.losses
     assert before.images == after.images == after.images_done == 24 and before.images_done == 0
     assert before.pairs == sum(outcome.pairs.values())
+
+
+@pytest.mark.parametrize("block", [0, 2])
+def test_the_plan_knows_what_leaves_when_enough_are_accepted(tmp_path, block):
+    enough = FilterSettings(near_duplicates=0.0, accept=3)
+    config = fake_config(tmp_path, tmp_path / "out", [IDEAS[0], "", *IDEAS[1:]], filter=enough, block=block)
+    before, outcome, after = estimate(config), build(config), estimate(config)
+    assert (before.ideas, before.accepted, outcome.accepted) == (7, 3, 3) and before.losses == after.losses
 
 
 def test_without_a_measurement_no_time_is_claimed_and_with_a_run_its_own_is_used(tmp_path):
