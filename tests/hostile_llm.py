@@ -26,6 +26,7 @@ class HostileLLM(Loopback):
         self.delay = 0.0
         self.billed = 0  # tokens whose usage was told
         self.billed_silently: Counter[str] = Counter()  # by idea, where no usage was told
+        self.flooded = 0  # MiB of pages without end that somebody read
         self.together = 0  # nothing is answered before so many requests are under way at once
         self.lock = threading.Condition()
 
@@ -121,7 +122,7 @@ class _Handler(QuietHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def page(self, text: str, status: int = 200, **headers: str) -> None:
+    def page(self, text: str, status: int = 200, lie: int = 0, **headers: str) -> None:
         """Something that is no JSON."""
         if status == 200:
             self.silently()
@@ -129,9 +130,19 @@ class _Handler(QuietHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Length", str(len(data) + lie))
         self.end_headers()
         self.wfile.write(data)
+        self.close_connection = bool(lie)
+
+    def flood(self) -> None:
+        """An overload that is told in 64 MiB."""
+        self.close_connection = True
+        self.send_response(503)
+        self.end_headers()
+        for _ in range(64):
+            self.wfile.write(b"x" * (1 << 20))
+            self.owner.flooded += 1
 
     def words(self, source: str) -> str:
         """A right answer as JSON, for a model that wraps it in something."""
@@ -206,6 +217,31 @@ _BEHAVIOURS: dict[str, Any] = {
     "forbidden request": lambda self, source, nth: self.fail(403, "this input was flagged"),
     "lost request": lambda self, source, nth: self.fail(404, "nothing for this input"),
     "conflict once": _first(1, lambda self: self.fail(409, "conflict")),
+    "error cut": lambda self, source, nth: self.page("<html>over", 503, lie=500),
+    "error not zipped": lambda self, source, nth: self.page("not zipped", 503, Content_Encoding="gzip"),
+    "error in no letters": lambda self, source, nth: self.page(
+        "?", 503, Content_Type="text/html; charset=hex"
+    ),
+    "error in no chunks": lambda self, source, nth: self.page("zz\r\n", 503, Transfer_Encoding="chunked"),
+    "error of a flood": lambda self, source, nth: self.flood(),
+    "back beyond all calendars": lambda self, source, nth: self.fail(
+        429, "closed", Retry_After="Mon, 01 Jan 99999999999999999999 00:00:00 GMT"
+    ),
+    "no digits": lambda self, source, nth: self.send(200, {"error": {"code": "\u00b2\u00b2\u00b2"}}),
+    "moderation is down": lambda self, source, nth: self.fail(503, "later", code="moderation_unavailable"),
+    "proxy logs out": lambda self, source, nth: self.fail(407, "who are you"),
+    "locked for a moment": _first(1, lambda self: self.fail(423, "locked")),
+    "key as a code": _first(
+        1,
+        lambda self: self.send(200, {"error": {"code": f"no {self.headers['Authorization']}\n2026 INFO x"}}),
+    ),
+    "key behind much": lambda self, source, nth: self.complete(
+        "", refusal="x" * 190 + str(self.headers["Authorization"])
+    ),
+    "key in a page": lambda self, source, nth: self.page("Authorization: " + "y" * 40 + KEY),
+    "key is refused inside": lambda self, source, nth: self.send(
+        200, {"error": {"code": 401, "message": f"Incorrect API key: {self.headers['Authorization']}"}}
+    ),
     "teapot": lambda self, source, nth: self.fail(418, "I am a teapot"),
     "filtered": lambda self, source, nth: self.complete("", finish="content_filter"),
     "fenced": lambda self, source, nth: self.complete(f"Sure!\n```json\n{self.words(source)}\n```\nEnjoy."),

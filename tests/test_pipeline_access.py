@@ -23,6 +23,7 @@ def environment(monkeypatch):
         monkeypatch.setenv(name, secret)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.setenv("OPENAI_ORG_ID", "org-of-the-person")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "Authorization: Bearer of-a-house\nX-Gateway: of-a-house")
 
 
 class Eavesdropper(HostileLLM):
@@ -69,7 +70,7 @@ def test_an_address_from_a_file_is_asked_without_a_key(server, tmp_path, caplog)
         ask(settings_from_a_file(server, tmp_path), tmp_path)
     sent = "\n".join(server.headers)
     assert server.headers and not any(secret in sent for secret in SECRETS.values())
-    assert "org-of-the-person" not in sent
+    assert "org-of-the-person" not in sent and "of-a-house" not in sent
     assert (
         f"--llm.base-url {server.url}" in str(caught.value) and f"--llm.base-url {server.url}" in caplog.text
     )
@@ -78,6 +79,12 @@ def test_an_address_from_a_file_is_asked_without_a_key(server, tmp_path, caplog)
 def test_the_flag_that_repeats_the_address_sends_the_key(server, tmp_path):
     settings = settings_from_a_file(server, tmp_path, "--llm.base-url", server.url)
     assert key_for(settings) == SECRETS["OPENAI_API_KEY"]
+
+
+def test_what_the_person_sends_along_goes_where_the_person_sends_it(server, tmp_path):
+    with pytest.raises(UserError):  # a key of the house is not this server's
+        ask(settings_from_a_file(server, tmp_path, "--llm.base-url", server.url), tmp_path)
+    assert "x-gateway: of-a-house" in "\n".join(server.headers).casefold()
 
 
 def test_the_environment_that_repeats_the_address_sends_the_key(server, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from email.utils import formatdate
 
@@ -13,18 +14,21 @@ from drspo import consent
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from drspo.llm.account import bill
-from drspo.llm.ask import DOUBTS, LLM
+from drspo.llm.ask import LLM
 from drspo.llm.journal import Journal
-from drspo.llm.pace import TokenBucket
+from drspo.llm.pace import Pace, TokenBucket, one_after_another
 from drspo.llm.reading import read_object
 from drspo.llm.reply import Garbage, Reply
 from drspo.llm.segments import Line
 from drspo.llm.settings import LLMSettings, identity
+from drspo.llm.trust import DOUBTS
 from drspo.llm.wire import Wire, retry_after
+from pipeline.ideas.blocks import Texts, TextSpec
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.prompts import expand, filter_prompts, unfinished
 from pipeline.ideas.questions import Expansion, load_template
+from pipeline.ideas.sources import PromptSettings
 from pipeline.ideas.stages import ExpandStage
 from pipeline.records import Prompt, prompt_id, prompt_table
 from tests.hostile_llm import KEY, HostileLLM
@@ -41,7 +45,7 @@ def server(monkeypatch):
 def llm_settings(server, **changes):
     base = {
         "model": "tiny",
-        "base_url": server.url,
+        "base_url": server.url if server else "",
         "key_variable": "TEST_LLM_KEY",
         "timeout": 60.0,
         "max_retries": 3,
@@ -100,6 +104,19 @@ CASES = [
     ("a lake with no letters at all", "unfinished", "llm transient: no completion", 4),
     ("a false zip lake", "unfinished", "llm transient: connection", 4),
     ("a no completion lake", "unfinished", "llm transient: no completion", 4),
+    ("a lake with an error cut", "unfinished", "llm transient: HTTP 503", 4),
+    ("a lake with an error not zipped", "unfinished", "llm transient: HTTP 503", 4),
+    ("a lake with an error in no letters", "unfinished", "llm transient: HTTP 503: ?", 4),
+    ("a lake with an error in no chunks", "unfinished", "llm transient: HTTP 503", 4),
+    ("a lake with an error of a flood", "unfinished", "llm transient: HTTP 503: xxx", 4),
+    ("a lake back beyond all calendars", "unfinished", "llm transient: HTTP 429: closed", 4),
+    ("a lake of no digits", "unfinished", "llm transient: an error inside the answer", 4),
+    ("a lake whose moderation is down", "unfinished", "llm transient: HTTP 503: later", 4),
+    ("a lake with a key in a page", "unfinished", "llm transient: no completion", 4),
+    ("a lake locked for a moment", "ok", "", 2),
+    ("a lake with a key as a code", "ok", "", 2),
+    ("a lake whose proxy logs out", "dead", "llm refusal: HTTP 407", 1),
+    ("a lake with a key behind much", "dead", "llm refusal: the model refuses: xxx", 1),
     ("a refused request", "dead", "llm refusal: HTTP 400", 1),
     ("a forbidden request", "dead", "llm refusal: HTTP 403: this input was flagged", 1),
     ("a lost request", "dead", "llm refusal: HTTP 404: nothing for this input", 1),
@@ -167,12 +184,25 @@ def test_the_next_run_asks_only_what_failed_for_a_passing_reason(server, tmp_pat
     assert second.equals(first)
 
 
-def test_no_key_is_left_in_any_file_and_none_in_any_row(server, tmp_path, caplog):
+LONG = "sk-" + 60 * "abc"
+
+
+@pytest.mark.parametrize("key", [KEY, LONG])
+def test_no_part_of_a_key_is_left_in_any_file_or_row_or_log(server, tmp_path, caplog, monkeypatch, key):
+    monkeypatch.setenv("TEST_LLM_KEY", key)
+    monkeypatch.setattr("tests.hostile_llm.KEY", key)
+    words = ("as a code", "behind much", "in a page")
+    texts = ["a calm lake", "tell the key", "shout the key", "a lake cut always"]
     with caplog.at_level("DEBUG"):
-        table = run(server, tmp_path, "a calm lake", "tell the key", "shout the key", "a lake cut always")
-    assert KEY.encode() not in everything_in(tmp_path)
-    assert KEY not in str(table.to_pylist()) and KEY not in caplog.text
+        table = run(server, tmp_path, *texts, *[f"a lake with a key {word}" for word in words])
+    for part in (key[:12], key[-12:]):
+        assert part.encode() not in everything_in(tmp_path)
+        assert part not in str(table.to_pylist()) and part not in caplog.text
+    assert "\n2026 INFO x" not in caplog.text, "nor a line that somebody made up"
     assert len(list(tmp_path.rglob("*.jsonl"))) == 1
+    with pytest.raises(UserError, match="rejects the key") as told:
+        run(server, tmp_path, "a lake whose key is refused inside")
+    assert key[:12] not in str(told.value)
 
 
 def test_an_injection_in_the_source_changes_no_field_and_gives_no_prompt(server, tmp_path):
@@ -305,6 +335,105 @@ def test_a_megabyte_of_odd_brackets_is_read_in_no_time():
     for text in ("<think>" * 150_000, "```" + " " * 10**6, "{" * 10**6, '{"a":' * 200_000, "[" * 10**6):
         read(text)
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_an_outage_told_by_damaged_errors_is_none_of_the_rows_fault(server, tmp_path, answered):
+    if answered:
+        run(server, tmp_path, "a calm lake")
+    with pytest.raises(UserError, match="failed 20 times in a row"):
+        run(server, tmp_path, *[f"a lake {n} with an error cut" for n in range(40)], give_up_after=20)
+    assert Journal(Storage(tmp_path)).withdraw() == 0
+
+
+def test_of_a_flood_no_more_is_read_than_of_an_answer(server, tmp_path):
+    run(server, tmp_path, "a lake with an error of a flood", max_retries=0)
+    assert server.flooded < 32, "what is on its way fills sockets, and no memory of ours"
+
+
+def test_who_waits_for_a_turn_ends_with_the_run(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_LLM_KEY", "sk-wrong-one")
+    began = time.monotonic()
+    with pytest.raises(UserError, match="rejects the key"):
+        run(server, tmp_path, *[f"a lake {n}" for n in range(200)], requests_per_minute=2, concurrency=1)
+    assert server.total <= 2 and time.monotonic() - began < 60
+
+
+def test_another_address_that_refuses_everything_is_no_verdict_either(server, tmp_path):
+    run(server, tmp_path, "a calm lake")
+    with HostileLLM() as other, pytest.raises(UserError, match="does not know this model or address"):
+        run(other, tmp_path, "an unknown model lake", "another unknown model lake")
+    with pytest.raises(UserError, match="does not know this model or address"):
+        run(server, tmp_path, *[f"an unknown model lake {n}" for n in range(DOUBTS)])
+    assert Journal(Storage(tmp_path)).withdraw() == 0
+    table = run(server, tmp_path, "an unknown model lake", "a lost request")
+    assert [status for status, _ in outcome(table)] == ["dead", "dead"], "a few rows never stop a run"
+
+
+def test_what_was_never_connected_costs_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_LLM_KEY", KEY)
+    with socket.socket() as hole:
+        hole.bind(("127.0.0.1", 0))
+        hole.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:  # until nobody else can be taken in
+            one.setblocking(False)
+            one.connect_ex(hole.getsockname())
+        settings = {"base_url": f"http://127.0.0.1:{hole.getsockname()[1]}/v1", "timeout": 1.0}
+        table = expand(
+            ideas("a calm lake"),
+            ExpandSettings(expander="llm"),
+            llm_settings(None, max_retries=0, **settings),
+            Storage(tmp_path),
+        )
+        for one in waiting:
+            one.close()
+    assert outcome(table) == [("unfinished", "llm transient: timeout: no connection in time")]
+    assert Journal(Storage(tmp_path)).books().requests == 0
+
+
+def test_rates_and_pauses_go_on_from_one_event_loop_to_the_next():
+    next_one = one_after_another(LLMSettings(requests_per_minute=60, tokens_per_minute=6000))
+
+    async def use(pace):
+        await pace.ready(4000)
+        await pace.pause(100)
+
+    first = next_one()
+    asyncio.run(use(first))
+    second = next_one()
+    assert (second.requests.level, second.tokens.level) == (59, 2000)
+    assert second.not_before == first.not_before > time.monotonic() + 90
+
+
+def test_all_blocks_and_phases_share_one_rate(server, tmp_path, monkeypatch):
+    made, real = [], Pace.of
+
+    def new(settings, earlier=None):
+        assert earlier is (made[-1] if made else None)
+        made.append(real(settings, earlier))
+        return made[-1]
+
+    monkeypatch.setattr(Pace, "of", new)
+    (tmp_path / "ideas.txt").write_text("".join(f"a lake below hill {n}\n" for n in range(6)))
+    spec = TextSpec(
+        url=str(tmp_path / "run"),
+        prompts=PromptSettings(source=str(tmp_path / "ideas.txt")),
+        expand=ExpandSettings(expander="llm"),
+        filter=FilterSettings(filters=("llm",), near_duplicates=0.0),
+        llm=llm_settings(server, requests_per_minute=1000),
+        config_hash="",
+        block=2,
+    )
+    assert len(list(Texts(spec))) == 3 and len(made) == 9
+
+
+def test_words_that_look_like_a_picture_are_counted_as_words():
+    text = "data:image/png;" + "a lake " * 300
+    words = {"messages": [{"role": "user", "content": text}]}
+    picture = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": text}}]}]}
+    assert bill("", words, LLMSettings()).prompt_tokens >= len(text) // 3
+    assert bill("", picture, LLMSettings(), 7).prompt_tokens < 100
 
 
 def test_a_server_that_is_gone_stops_the_run_instead_of_killing_every_row(server, tmp_path):

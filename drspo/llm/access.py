@@ -18,7 +18,7 @@ from drspo.llm.settings import KEY_VARIABLE, OPENAI, LLMSettings
 def check_access(settings: LLMSettings) -> None:
     """Raise UserError for what no request can succeed with: a bad address, no model, no key."""
     parts = _split(settings.base_url)
-    if parts.username or parts.password or parts.query:
+    if parts.username or parts.password or parts.query or parts.fragment:
         hint = "Put the key into an environment variable and name it with --llm.key-variable."
         raise UserError("a server's address must not carry a key", "--llm.base-url", hint)
     if not settings.model:

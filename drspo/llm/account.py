@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -68,8 +67,17 @@ def bill(request_hash: str, body: dict[str, Any], settings: LLMSettings, picture
 
     What encoded pictures cost is not in their bytes.
     """
-    text = re.sub('data:image/[^"]*', "", json.dumps(body))
+    text = json.dumps(_without_pictures(body))
     return Bill(request_hash, -(-len(text) // 3) + picture_tokens, settings.max_output_tokens)
+
+
+def _without_pictures(node: Any) -> Any:
+    """The request without the pictures that it holds, encoded in addresses; words that look so are words."""
+    if isinstance(node, list):
+        return [_without_pictures(each) for each in node]
+    if isinstance(node, dict):
+        return {name: _without_pictures(each) for name, each in node.items() if name != "image_url"}
+    return node
 
 
 def cost(settings: LLMSettings, prompt_tokens: int, completion_tokens: int) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -31,10 +31,8 @@ from drspo.llm.reply import Failure, Garbage, Reply
 from drspo.llm.segments import Line
 from drspo.llm.settings import LLMSettings
 from drspo.llm.template import Template
+from drspo.llm.trust import Trust
 from drspo.llm.wire import LATER, Wire
-
-# So many questions refused in words that fit the whole run, before any was answered, end the run.
-DOUBTS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +63,8 @@ class LLM:
         self.budget = self.pace.budget(settings, self.journal)
         self.report = LLMReport()
         self.fatal: UserError | None = None
-        self._works = self.journal.has_answers()
-        self._known = asyncio.Event()  # set when it is known whether the server works at all
-        self._doubts: list[Failure] = []
-        self._open = self._waiting = 0
+        self.trust = Trust(self.journal.knows(self._server), self._refused)
+        self._ended = asyncio.Event()  # set when nothing need be waited for any more
         self._failures_in_a_row = 0
         self._unconfirmed: list[Line] = []
         self._under_way: dict[str, asyncio.Future[Answer]] = {}
@@ -98,7 +94,7 @@ class LLM:
         """
         key = content_hash(recipe, json.dumps(body, sort_keys=True, ensure_ascii=True))
         if key not in self._under_way:
-            self._open += 1
+            self.trust.opened()
             question = _Question(key, body, read, again, picture_tokens)
             self._under_way[key] = asyncio.ensure_future(self._answer(question))
         try:
@@ -139,8 +135,7 @@ class LLM:
             else:
                 answer = await self._attempts(question)
         finally:
-            self._open -= 1
-            self._judge()
+            self.trust.closed()
         self.report.answers[answer.kind] = self.report.answers.get(answer.kind, 0) + 1
         return answer
 
@@ -178,8 +173,7 @@ class LLM:
         """One request at its turn; what it cost is stored, whatever comes of it."""
         reply, line, used = None, None, most.most
         try:
-            await self.pace.ready(most.most)
-            self._check_fatal()
+            await self._until_ended(self.pace.ready, most.most)
             self.report.requests += 1
             reply = await self.wire.send(body)
             line = self._read(reply, most, question)
@@ -215,8 +209,7 @@ class LLM:
             return 0
         lines = [line]
         if line.kind == "ok":
-            self._failures_in_a_row, self._works = 0, True
-            self._known.set()
+            await self._confirmed()
             lines += self._unconfirmed
             self._unconfirmed = []
         self.report.count(line, self.settings)
@@ -227,41 +220,49 @@ class LLM:
             raise
         return line.books.tokens
 
+    async def _confirmed(self) -> None:
+        """The server has answered: what it refuses is about the question."""
+        self._failures_in_a_row = 0
+        if self.trust.answered():
+            await asyncio.to_thread(self.journal.remember, self._server)
+
+    @property
+    def _server(self) -> str:
+        return content_hash(self.settings.base_url, self.settings.model, length=16)
+
     async def _settle(self, key: str, kind: Literal["refusal", "unreadable"], error: Exception) -> Answer:
         """The verdict on a question, or that it is to be asked again while the server answers nobody."""
-        if not self._works:
-            self._waiting += 1
-            if isinstance(error, Failure) and error.kind == "doubtful":
-                self._doubts.append(error)
-            self._judge()
-            await self._known.wait()
-            self._waiting -= 1
-            self._check_fatal()
-            if not self._waiting and not self._works:
-                self._known.clear()
-        reason = self.wire.redact(str(error))
-        if not self._works:
+        believed, reason = await self.trust.believes(error), self.wire.redact(str(error))
+        self._check_fatal()
+        if not believed:
             reason += " (the server has answered no question yet)"
             return Answer(request_hash=key, kind="transient", reason=reason)
         self._unconfirmed.append(Line(request_hash=key, kind=kind, reason=reason))
         return Answer(request_hash=key, kind=kind, reason=reason)
 
-    def _judge(self) -> None:
-        """Decide whether the server works, when all open questions wait for it or enough were refused."""
-        if self._works or self._known.is_set() or not self._waiting:
-            return
-        if len(self._doubts) >= DOUBTS or (self._doubts and self._waiting >= self._open):
-            self._stop(self.wire.end_of_run(self._doubts[0]))
-        elif self._waiting >= self._open:
-            self._known.set()
-
     def _check_fatal(self) -> None:
         if self.fatal is not None:
             raise self.fatal
 
+    def _refused(self, why: Failure) -> None:
+        self._stop(self.wire.end_of_run(why))
+
     def _stop(self, error: UserError) -> None:
         self.fatal = self.fatal or error
-        self._known.set()
+        self.trust.stopped()
+        self._ended.set()
+
+    async def _until_ended(self, wait: Callable[[float], Awaitable[None]], amount: float) -> None:
+        """Wait, unless the run ends meanwhile, which is raised: nobody waits for a turn that never comes."""
+        self._check_fatal()
+        waits = asyncio.ensure_future(wait(amount)), asyncio.ensure_future(self._ended.wait())
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            self._check_fatal()
+            await waits[0]
+        finally:
+            for each in waits:
+                each.cancel()
 
     def _note(self, label: str, error: Exception) -> None:
         """Count a failure; a long unbroken row of them means that the server is gone, not the rows bad."""
@@ -286,7 +287,7 @@ class LLM:
             await self.pace.pause(error.wait)
             return
         jitter = 0.75 + 0.5 * seed_from(key, attempt) / 2**31
-        await asyncio.sleep(min(30.0, self.wire.first_wait * 2 ** (attempt - 1)) * jitter)
+        await self._until_ended(asyncio.sleep, min(30.0, self.wire.first_wait * 2 ** (attempt - 1)) * jitter)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Journal:
         self._written = 0
         self._looked = 0.0
         self._lock, self._writing = threading.Lock(), threading.Lock()
+        self._servers: set[str] = set()
         self._pending: list[tuple[Sequence[Line], asyncio.Future[None]]] = []
         self._draining: asyncio.Task[None] | None = None
 
@@ -68,11 +69,17 @@ class Journal:
         self.refresh()
         return self._foreign.tokens
 
-    def has_answers(self) -> bool:
-        """Whether the model has ever given an answer here."""
-        self.refresh()
-        recent = any(line.kind == "ok" for line in self._recent.values())
-        return recent or any(segment.answers for segment in self._segments.values())
+    def knows(self, server: str) -> bool:
+        """Whether this server has ever given an answer here."""
+        if self.storage is None:
+            return server in self._servers
+        return self.storage.exists(f"{self.folder}/answered-{server}")
+
+    def remember(self, server: str) -> None:
+        """Note that this server has given an answer."""
+        self._servers.add(server)
+        if self.storage is not None:
+            self.storage.create(f"{self.folder}/answered-{server}", b"")
 
     async def add(self, *lines: Line) -> None:
         """Store lines; returns when they are stored. What is added meanwhile goes into the next segment."""

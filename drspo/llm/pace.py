@@ -23,9 +23,12 @@ class TokenBucket:
         per_minute: float,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        earlier: TokenBucket | None = None,
     ) -> None:
+        """`earlier` is the bucket of an event loop that is over, which this one goes on with."""
         self.per_minute, self.clock, self.sleep = per_minute, clock, sleep
-        self.level, self.seen = float(per_minute), clock()
+        self.level: float = earlier.level if earlier else per_minute
+        self.seen: float = earlier.seen if earlier else clock()
         self.turn = asyncio.Lock()
 
     def _missing(self, amount: float) -> float:
@@ -51,16 +54,24 @@ class TokenBucket:
 class Pace:
     """The one gate every request passes: concurrency, both rates, and the server's Retry-After."""
 
-    def __init__(self, concurrency: int, requests_per_minute: float, tokens_per_minute: float) -> None:
+    def __init__(
+        self,
+        concurrency: int,
+        requests_per_minute: float,
+        tokens_per_minute: float,
+        earlier: Pace | None = None,
+    ) -> None:
+        """`earlier` is the gate of an event loop that is over, whose rates and pause go on."""
         self.slots = asyncio.Semaphore(concurrency)
-        self.requests = TokenBucket(requests_per_minute)
-        self.tokens = TokenBucket(tokens_per_minute)
-        self.not_before = 0.0
+        before = (earlier.requests, earlier.tokens) if earlier else (None, None)
+        self.requests: TokenBucket = TokenBucket(requests_per_minute, earlier=before[0])
+        self.tokens: TokenBucket = TokenBucket(tokens_per_minute, earlier=before[1])
+        self.not_before: float = earlier.not_before if earlier else 0.0
 
     @classmethod
-    def of(cls, settings: LLMSettings) -> Pace:
+    def of(cls, settings: LLMSettings, earlier: Pace | None = None) -> Pace:
         """The gate for one program alone."""
-        return cls(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute)
+        return cls(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute, earlier)
 
     def budget(self, settings: LLMSettings, journal: Journal) -> Budget:
         """The budget of those who pass this gate, for the one with this journal."""
@@ -80,3 +91,14 @@ class Pace:
         await self.tokens.take(tokens)
         while (wait := self.not_before - time.monotonic()) > 0:
             await asyncio.sleep(wait)
+
+
+def one_after_another(settings: LLMSettings) -> Callable[[], Pace]:
+    """Makes the gates of event loops of which each begins when the one before is over: one limit over all."""
+    last: list[Pace] = []
+
+    def next_one() -> Pace:
+        last[:] = [Pace.of(settings, *last)]
+        return last[0]
+
+    return next_one

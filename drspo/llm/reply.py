@@ -9,38 +9,45 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-TRANSIENT_STATUS = {408, 409, 425, 429}
+Kind = Literal["transient", "refused", "doubtful", "fatal"]
+About = Literal["", "key", "quota", "address"]
+"""What of the whole run an error speaks of."""
+
+_PASSING = {408, 409, 421, 423, 425, 429, 499}  # of those below 500 that say nothing about the request
+_OF_THE_REQUEST = {400, 413, 414, 422, 451}
 _REFUSALS = ("content_filter", "content_policy", "moderation", "safety", "invalid_prompt", "prohibited")
 _QUOTA = ("insufficient_quota", "billing", "insufficient_credit")
 _KEY = ("invalid_api_key", "authentication", "unauthorized")
+_MODEL = ("model_not_found", "deploymentnotfound", "deployment_not_found")
 
 
 class Failure(Exception):
     """A request without an answer.
 
     "transient": to be asked again. "refused": the server will not take this request. "doubtful": refused in
-    words that fit the whole run as well, such as a wrong model's name. "fatal": no request can succeed.
-    `wait` is what the server asked for in seconds, 0 when it said nothing; `paid` says that the server may
-    have worked for it and billed it, and `reply` what came of it.
+    words that fit the whole run as well, such as a wrong model's name. "fatal": no request can succeed, for
+    want of what `about` names. `wait` is what the server asked for in seconds, 0 when it said nothing; `paid`
+    says that the server may have worked for it and billed it, and `reply` what came of it.
     """
 
     def __init__(
         self,
-        kind: Literal["transient", "refused", "doubtful", "fatal"],
+        kind: Kind,
         label: str,
         detail: str,
         *,
+        about: About = "",
         wait: float = 0.0,
-        status: int = 0,
         paid: bool = False,
         reply: Reply | None = None,
     ) -> None:
         super().__init__(f"{label}: {detail}" if detail else label)
-        self.kind, self.label, self.detail, self.wait = kind, label, detail, wait
-        self.status, self.paid, self.reply = status, paid, reply
+        self.kind, self.label, self.detail, self.about = kind, label, detail, about
+        self.wait, self.paid, self.reply = wait, paid, reply
 
 
 class Garbage(Exception):
@@ -68,15 +75,16 @@ class Reply:
     """Bytes of the body, for an estimate where usage is not told."""
 
 
-def read_reply(data: bytes) -> Reply:
-    """The first choice of a chat completion. Raises Failure for a body that is none, whatever its status."""
-    try:
-        body = json.loads(data)
-    except (ValueError, RecursionError):
-        body = None
+def read_reply(data: bytes, key: str = "") -> Reply:
+    """The first choice of a chat completion. Raises Failure for a body that is none, whatever its status.
+
+    Nothing of what it gives or raises holds the key: an answer that repeats it is useless.
+    """
+    body = parsed(data, key)
+    told = bool(key) and body != parsed(data)
     paid = Reply(size=len(data), **_usage(body.get("usage") if isinstance(body, dict) else None))
     if not isinstance(body, dict):
-        raise Failure("transient", "no completion", _no_completion(data), paid=True, reply=paid)
+        raise Failure("transient", "no completion", _no_completion(data, key), paid=True, reply=paid)
     if body.get("error"):
         raise _inner_error(body["error"], paid)
     try:
@@ -84,11 +92,13 @@ def read_reply(data: bytes) -> Reply:
         content, refusal = _text(message.get("content")), message.get("refusal")
         finish, failed = choice.get("finish_reason"), choice.get("error")
     except (LookupError, TypeError, AttributeError):
-        told = "the answer is not a chat completion: it has no choices"
-        raise Failure("transient", "no completion", told, paid=True, reply=paid) from None
+        said = "the answer is not a chat completion: it has no choices"
+        raise Failure("transient", "no completion", said, paid=True, reply=paid) from None
     if failed or finish == "error":
         raise _inner_error(failed or "finish_reason error", paid)
     refused, problem = _problem(content, refusal, finish)
+    if told and not problem and KEY in content:
+        problem = "the answer repeats the key"
     return replace(
         paid,
         content="" if problem else content,
@@ -99,18 +109,56 @@ def read_reply(data: bytes) -> Reply:
     )
 
 
-def error_kind(status: int, *names: object) -> Literal["transient", "refused", "doubtful", "fatal"]:
-    """What an error's status and its names (code, type) mean."""
+def parsed(data: bytes, key: str = "") -> Any:
+    """A body's JSON with `KEY` in place of the key, in all its texts; None where it is no JSON."""
+    try:
+        body = json.loads(data)
+        return _without(body, key) if key else body
+    except (ValueError, RecursionError):
+        return None
+
+
+KEY = "***"
+"""What stands where the key was."""
+
+
+def _without(node: Any, key: str) -> Any:
+    if isinstance(node, str):
+        return node.replace(key, KEY)
+    if isinstance(node, list):
+        return [_without(each, key) for each in node]
+    if isinstance(node, dict):
+        return {name.replace(key, KEY): _without(each, key) for name, each in node.items()}
+    return node
+
+
+def error_kind(status: int, *names: object) -> tuple[Kind, About]:
+    """What an error's status (0: none was given) and its names (code, type) mean, and what they speak of.
+
+    A server that fails is never believed to refuse, whatever it calls that.
+    """
     said = " ".join(str(name).casefold() for name in names)
-    if any(word in said for word in _QUOTA) or status == 402:
-        return "fatal"
-    if any(word in said for word in _REFUSALS):
-        return "refused"
-    if status == 401 or any(word in said for word in _KEY):
-        return "fatal"
-    if status in (403, 404):
-        return "doubtful"
-    return "refused" if 400 <= status < 500 and status not in TRANSIENT_STATUS else "transient"
+
+    def has(words: tuple[str, ...]) -> bool:
+        return any(word in said for word in words)
+
+    if not (status == 0 or 400 <= status < 500):
+        return "transient", ""
+    if status == 402 or has(_QUOTA):  # which some send as 429
+        return "fatal", "quota"
+    if status in _PASSING:
+        return "transient", ""
+    if has(_REFUSALS):
+        return "refused", ""
+    if status == 401 or has(_KEY):
+        return "fatal", "key"
+    if has(_MODEL):
+        return "fatal", "address"
+    if status == 0:
+        return "transient", ""
+    if status in _OF_THE_REQUEST:
+        return "refused", ""
+    return "doubtful", "key" if status == 403 else "address"
 
 
 def _inner_error(error: Any, reply: Reply) -> Failure:
@@ -118,16 +166,17 @@ def _inner_error(error: Any, reply: Reply) -> Failure:
     fields = error if isinstance(error, dict) else {"message": error}
     code, kind = fields.get("code"), fields.get("type")
     digits = str(fields.get("status") if isinstance(fields.get("status"), int) else code)
-    status = int(digits) if digits.isdigit() and len(digits) == 3 else 0
+    status = int(digits) if re.fullmatch("[0-9]{3}", digits) else 0
     detail = ascii(str(fields.get("message") or kind or code or ""))[1:-1][:500]
-    sort = error_kind(status, code, kind)
-    label = f"an error inside the answer {status or code or ''}".strip()
+    sort, about = error_kind(status, code, kind)
+    label = f"an error inside the answer {status or ascii(str(code or ''))[1:-1][:60]}".strip()
     # An error is not billed unless its body says so.
-    return Failure(sort, label, detail, status=status, paid=reply.usage, reply=reply)
+    return Failure(sort, label, detail, about=about, paid=reply.usage, reply=reply)
 
 
-def _no_completion(data: bytes) -> str:
-    start = ascii(data[:60].decode("utf-8", "replace").strip())[1:-1]
+def _no_completion(data: bytes, key: str) -> str:
+    text = data.decode("utf-8", "replace")
+    start = ascii((text.replace(key, KEY) if key else text)[:60].strip())[1:-1]
     return f"the answer is not a chat completion: it begins {start!r}" if start else "the body is empty"
 
 

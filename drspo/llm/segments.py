@@ -101,7 +101,6 @@ class Segment:
     name: str
     size: int
     books: Books
-    answers: int
     refusals: int
     replaces: tuple[str, ...]
     keys: np.ndarray = field(repr=False)
@@ -128,7 +127,7 @@ def encode(lines: Sequence[Line], replaces: Sequence[str] = ()) -> bytes:
         place += len(data)
     index = {
         "books": asdict(_books(lines)),
-        **_counts(lines),
+        "refusals": _refusals(lines),
         "replaces": list(replaces),
         "verdicts": verdicts,
     }
@@ -146,7 +145,7 @@ def rescue(name: str, data: bytes) -> Segment:
     found = list(_readable(data))
     lines = [line for *_, line in found]
     rows = sorted((_key(line.request_hash), start, size) for start, size, line in found if line.is_verdict)
-    index = {"books": asdict(_books(lines)), "replaces": [], **_counts(lines)}
+    index = {"books": asdict(_books(lines)), "replaces": [], "refusals": _refusals(lines)}
     return _segment(name, len(data), index, rows)
 
 
@@ -163,9 +162,8 @@ def _books(lines: Sequence[Line]) -> Books:
     return sum((line.books for line in lines), Books())
 
 
-def _counts(lines: Sequence[Line]) -> dict[str, int]:
-    refusals = sum(line.is_verdict and line.kind != "ok" for line in lines)
-    return {"answers": sum(line.kind == "ok" for line in lines), "refusals": refusals}
+def _refusals(lines: Sequence[Line]) -> int:
+    return sum(line.is_verdict and line.kind != "ok" for line in lines)
 
 
 def read_head(name: str, source: bytes | BinaryIO) -> Segment:
@@ -193,7 +191,6 @@ def _segment(name: str, size: int, index: dict[str, Any], rows: list[tuple[np.ui
         name=name,
         size=size,
         books=Books(**{name: int(count) for name, count in index["books"].items()}),
-        answers=int(index["answers"]),
         refusals=int(index["refusals"]),
         replaces=tuple(map(str, index["replaces"])),
         keys=np.array([row[0] for row in rows], np.uint64),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import logging
 import time
@@ -11,12 +12,15 @@ from typing import Any
 
 from drspo.errors import UserError
 from drspo.llm.access import check_access, is_withheld, key_for, to_send_it
-from drspo.llm.reply import Failure, Garbage, Reply, error_kind, read_reply
+from drspo.llm.reply import KEY, Failure, Garbage, Reply, error_kind, parsed, read_reply
 from drspo.llm.settings import LLMSettings
 
 log = logging.getLogger(__name__)
 
 MAX_ANSWER_BYTES = 1 << 20  # a body beyond this is not an answer; it is not read any further
+CONNECTING = 0.8  # the share of the timeout in which a connection must be made
+PLAIN = "host accept accept-encoding connection content-type content-length transfer-encoding user-agent"
+"""Headers that tell nothing of who asks."""
 LATER = "Everything answered so far is stored; the same command continues."
 
 
@@ -35,22 +39,32 @@ class Wire:
 
     async def send(self, body: dict[str, Any]) -> Reply:
         """One request, one reply, within the timeout from start to end."""
-        import openai
-
         try:
             async with asyncio.timeout(self.settings.timeout):
                 data = await self._exchange(body)
-        except openai.APIStatusError as error:
-            raise self._status_failure(error) from None
-        except (TimeoutError, openai.APITimeoutError):
-            told = f"no answer within {self.settings.timeout:g} s"
-            raise Failure("transient", "timeout", told, paid=True) from None
-        except (openai.APIConnectionError, OSError) as error:
-            cause = error.__cause__ or error
-            # A connection that was never made has cost nothing; one that broke later may have.
-            paid = "Connect" not in type(cause).__name__ and not isinstance(cause, ConnectionRefusedError)
-            raise Failure("transient", "connection", str(cause), paid=paid) from None
-        return read_reply(data)
+        except (Failure, Garbage):
+            raise
+        except TimeoutError:
+            raise self._late(paid=True) from None
+        except Exception as error:
+            raise self._broken(error) from None
+        return read_reply(data, self.key)
+
+    def _broken(self, error: Exception) -> Failure:
+        """The failure behind what a library raised: nobody but the server can say that a row is no good."""
+        cause = error.__cause__ or error
+        if isinstance(cause, Failure):
+            return cause
+        # A connection that was never made has cost nothing; one that broke later may have.
+        name = type(cause).__name__
+        paid = not ("Connect" in name or "Pool" in name or isinstance(cause, ConnectionRefusedError))
+        if "Timeout" in type(error).__name__ or "Timeout" in name:
+            return self._late(paid)
+        return Failure("transient", "connection", self.redact(str(cause) or name), paid=paid)
+
+    def _late(self, paid: bool) -> Failure:
+        told = f"no answer within {self.settings.timeout:g} s" if paid else "no connection in time"
+        return Failure("transient", "timeout", told, paid=paid)
 
     async def close(self) -> None:
         if self._client is not None:
@@ -58,7 +72,7 @@ class Wire:
 
     def redact(self, text: str) -> str:
         """The text without the key, and no longer than an error message may be."""
-        return (text.replace(self.key, "***") if self.key else text)[:500]
+        return (text.replace(self.key, KEY) if self.key else text)[:500]
 
     async def _exchange(self, body: dict[str, Any]) -> bytes:
         """The body of a successful response, read only up to the largest size an answer can have."""
@@ -74,40 +88,63 @@ class Wire:
 
     def _open(self) -> Any:
         if self._client is None:
-            from openai import AsyncOpenAI, Omit
+            from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 
             for library in ("httpx", "httpx2", "openai"):  # a line per request would bury everything else
                 logging.getLogger(library).setLevel(logging.WARNING)
+            # What is not connected by then was not paid for; the rest of the time is for the answer.
+            first = CONNECTING * self.settings.timeout
+            hooks = {"request": [self._bare] if is_withheld(self.settings) else [], "response": [self._meant]}
             # Retries are ours: the library gives up on long waits and cannot hold back the other rows.
-            # The library sends the account's names from the environment: no stranger needs them either.
-            silent = {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
             self._client = AsyncOpenAI(
                 api_key=self.key or "none",
                 base_url=self.settings.base_url,
-                timeout=self.settings.timeout,
+                timeout=Timeout(self.settings.timeout, connect=first, pool=first),
                 max_retries=0,
-                default_headers=silent if is_withheld(self.settings) else None,
+                http_client=DefaultAsyncHttpxClient(event_hooks=hooks),
             )
         return self._client
 
-    def _status_failure(self, error: Any) -> Failure:
-        status, detail = error.status_code, self.redact(_message(error))
-        kind = error_kind(status, getattr(error, "code", None), getattr(error, "type", None))
-        wait = retry_after(error.response.headers) if kind == "transient" else 0.0
-        return Failure(kind, f"HTTP {status}", detail, wait=wait, status=status)
+    async def _bare(self, request: Any) -> None:
+        """Take from a request to a stranger what the library adds from the environment."""
+        for name in list(request.headers):
+            if name.lower() not in PLAIN.split() and not name.lower().startswith("x-stainless-"):
+                del request.headers[name]
+        request.headers["Authorization"] = "Bearer none"  # some want one, whichever it is
+
+    async def _meant(self, response: Any) -> None:
+        """Raise what a status that is no success means; its body is read as far as an answer's would be."""
+        if response.is_success or response.has_redirect_location:
+            return
+        data = bytearray()
+        with contextlib.suppress(Exception):  # the status stands, however its body breaks off
+            async for chunk in response.aiter_bytes():
+                data += chunk
+                if len(data) > MAX_ANSWER_BYTES:
+                    break
+        raise self._status_failure(response, bytes(data))
+
+    def _status_failure(self, response: Any, data: bytes) -> Failure:
+        status, body = response.status_code, parsed(data, self.key)
+        fields = body.get("error", body) if isinstance(body, dict) else body
+        fields = fields if isinstance(fields, dict) else {"message": fields}
+        said = fields.get("message") or self.redact(data.decode("utf-8", "replace")).strip()[:100]
+        kind, about = error_kind(status, fields.get("code"), fields.get("type"))
+        wait = retry_after(response.headers) if kind == "transient" else 0.0
+        return Failure(kind, f"HTTP {status}", self.redact(str(said)), about=about, wait=wait)
 
     def end_of_run(self, failure: Failure) -> UserError:
         """What a failure means that concerns every request."""
         where, status = self.settings.base_url, f"{failure.label}: {failure.detail}"
-        if failure.status in (401, 403) or (failure.kind == "fatal" and "key" in failure.detail.casefold()):
+        if failure.about == "key":
             if is_withheld(self.settings):
                 hint = to_send_it(self.settings)
                 return UserError(f"the language model's server wants a key ({status})", where, hint)
             hint = f"Set {self.settings.key_variable or 'a key'} to a key that may use this model. {LATER}"
             return UserError(f"the language model's server rejects the key ({status})", where, hint)
-        if failure.kind == "fatal":
+        if failure.about == "quota":
             return UserError(f"the account's quota is used up ({status})", where, LATER)
-        hint = f"Check --llm.model ({self.settings.model}) and --llm.base-url."
+        hint = f"Check --llm.model ({self.settings.model}) and --llm.base-url. {LATER}"
         return UserError(f"the server does not know this model or address ({status})", where, hint)
 
 
@@ -131,10 +168,5 @@ def retry_after(headers: Any, now: float | None = None) -> float:
         if text.strip().replace(".", "", 1).isdigit():
             return float(text)
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - (now or time.time()))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):  # a date beyond all calendars
         return 0.0
-
-
-def _message(error: Any) -> str:
-    body = error.body if isinstance(error.body, dict) else {}
-    return str(body.get("message") or error.message or "")[:2000]

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from drspo import consent
 from drspo.errors import UserError
 from drspo.files.storage import Storage
+from drspo.llm.pace import one_after_another
 from drspo.llm.settings import LLMSettings
 from drspo.log import Progress
 from pipeline.candidates.plan import PLAN_NAME, make_plan
@@ -293,7 +294,8 @@ class Texts:
         """Whether anything ever is, by this start."""
 
     def __iter__(self) -> Iterator[pa.Table]:
-        screen, ask, finish = Screen(self.spec), Ask(self.spec, self.tell), Finish(self.spec)
+        ask = Ask(self.spec, self.tell, one_after_another(self.spec.llm))
+        screen, finish = Screen(self.spec), Finish(self.spec)
         for number in range(read_blocks(self.spec, self.tell)):
             prompts = None if finish.enough else ask(number, screen(number))
             plan = finish(number, prompts)
