@@ -10,7 +10,6 @@ from drspo.files.run import MANIFEST, RunDir
 from drspo.llm.access import check_access
 from drspo.options import check_options
 from drspo.ranges import check_ranges
-from eval.settings import short_names
 from pipeline.checks import check_generators, check_pools, check_scorers, check_texts
 from pipeline.ideas.blocks import IDEAS, READ_NAME
 from pipeline.ideas.finished import PROMPTS_NAME
@@ -23,20 +22,9 @@ def check(config: BuildConfig) -> None:
     """Raise UserError for what would only fail hours later."""
     if not config.out:
         raise UserError("which folder is the run's?", "--out", "For example --out runs/scrolls-001.")
-    if not config.scoring.scorers or not config.candidates.generators:
-        raise UserError("at least one generator and one scorer are needed")
-    check_ranges(config)
     check_pools(config.resources)
     run = RunDir(config.out)
-    scorers = (*config.scoring.columns, *column_names(run))
-    short_names(config.candidates.generators)
-    score_weights(config.pairs, scorers)
-    choose_pairs(_no_candidates(scorers), config.pairs, scorers)
-    check_options(config.candidates.options, config.candidates.generators, "candidates.options")
-    check_options(config.scoring.options, tuple(config.scoring.named), "scoring.options")
-    if not (run.exists(MANIFEST) and run.manifest()["config_hash"] == run_hash(config)):
-        check_generators(config.candidates)
-        check_scorers(config.scoring)
+    check_settings(config, run)
     if run.exists(PROMPTS_NAME):
         return
     check_texts(config.expand, config.filter)
@@ -44,6 +32,22 @@ def check(config: BuildConfig) -> None:
         check_source(config.prompts)
     if uses_llm(config):
         check_access(config.llm)
+
+
+def check_settings(config: BuildConfig, run: RunDir | None) -> None:
+    """UserError for settings that no run can have, or not this one; no source and no server is asked."""
+    if not config.scoring.scorers or not config.candidates.generators:
+        raise UserError("at least one generator and one scorer are needed")
+    check_ranges(config)
+    begun = run is not None and run.exists(MANIFEST) and run.manifest()["config_hash"] == run_hash(config)
+    if not begun:  # else its plugins were there, and need not be any more
+        check_scorers(config.scoring)
+        check_generators(config.candidates)
+    scorers = (*config.scoring.columns, *(column_names(run) if run else ()))
+    score_weights(config.pairs, scorers)
+    choose_pairs(_no_candidates(scorers), config.pairs, scorers)
+    check_options(config.candidates.options, config.candidates.generators, "candidates.options")
+    check_options(config.scoring.options, tuple(config.scoring.named), "scoring.options")
 
 
 def _no_candidates(scorers: tuple[str, ...]) -> pl.DataFrame:

@@ -10,6 +10,7 @@ import sys
 from dataset_builder.build import Build, Executor, Outcome, check
 from dataset_builder.config import BuildConfig
 from dataset_builder.export import Writer
+from dataset_builder.report.status import NOTHING_PASSED
 from drspo import log as logs
 from drspo.cli import DEAD
 from drspo.config import load, presets
@@ -93,7 +94,17 @@ def finish(config: BuildConfig, outcome: Outcome) -> int:
     print(f"see       drspo view {where}   |   drspo status {where}")
     if outcome.pairs.get("train"):
         print(f"next      {next_command(config)}")
+    elif not outcome.pairs:
+        print(f"next      {_without_pairs(config.pairs.min_margin)}")
     return _judge(config, outcome)
+
+
+def _without_pairs(margin: float) -> str:
+    """What to do where no pair came of the images."""
+    more = "more seeds, in a run of its own"
+    if not margin:
+        return f"no image of any prompt is better than another: {more}"
+    return f"no two images of a prompt are {margin:g} apart: a smaller --pairs.min-margin here, or {more}"
 
 
 def _finish_prompts(config: BuildConfig, outcome: Outcome) -> int:
@@ -102,7 +113,10 @@ def _finish_prompts(config: BuildConfig, outcome: Outcome) -> int:
     if outcome.unfinished:
         print(f"          {outcome.unfinished} without an answer of the language model")
     print(f"see       drspo status {where}")
-    print(f"next      the same command without --until, or other images with --prompts.source {where}")
+    if outcome.accepted:
+        print(f"next      the same command without --until, or other images with --prompts.source {where}")
+    else:
+        print(f"next      {NOTHING_PASSED}")
     return _judge(config, outcome)
 
 

@@ -9,7 +9,7 @@ import polars as pl
 from dataset_builder.report.stats import Figures
 from drspo.files.storage import Storage
 from pipeline.pairs.added import Added
-from pipeline.pairs.pairing import pairs_of
+from pipeline.pairs.pairing import decided_by, deciding_score, pairs_of
 from pipeline.pairs.scanned import Scanned
 from pipeline.pairs.scores import alive
 from pipeline.pairs.votes import Vote
@@ -34,6 +34,7 @@ def decided_pairs(
 
     `finish` sees every part once, whether its pairs stay or not. What must be known of all lies on disk.
     """
+    figures.decided_by = decided_by(settings, added.scorers)
     whole = Whole.of(lambda: added.join(scanned.alive()), settings, added.scorers, storage.spool)
 
     def counted() -> Iterator[pl.DataFrame]:
@@ -43,7 +44,7 @@ def decided_pairs(
 
     def found() -> Iterator[pl.DataFrame]:
         for scored in added.join(counted()):
-            figures.alive(scored)
+            figures.alive(scored.with_columns(deciding_score(scored, settings, added.scorers, whole)))
             yield finish(scored, pairs_of(scored, whole, added.scorers, votes), whole)
 
     with Spill(storage) as spill:

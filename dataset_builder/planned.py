@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from dataset_builder.check import check_settings
 from dataset_builder.config import BuildConfig
 from dataset_builder.estimate import Estimate, estimate
+from drspo.files.run import RunDir
 from drspo.llm.account import cost
 
 
 def main_plan(config: BuildConfig) -> int:
     """Print the plan; nothing is written to the run folder."""
+    check_settings(config, RunDir(config.out) if config.out else None)
     print(describe(estimate(config), config))
     return 0
 
 
+NONE_PASSES = ": nothing would be made, and the run would end there"
+
+
 def describe(found: Estimate, config: BuildConfig) -> str:
     """The figures for a reader."""
-    rates, lines = config.rates, []
+    lines = []
     most = "" if found.counted else "at most "
     lost = ", ".join(f"{count} {kind}" for kind, count in found.losses.items())
     lines.append(f"ideas      {found.ideas:,}" + (f" ({lost})" if lost else ""))
-    lines.append(f"prompts    {most}{found.accepted:,} accepted")
+    lines.append(f"prompts    {most}{found.accepted:,} accepted" + ("" if found.accepted else NONE_PASSES))
     if found.questions:
         price = cost(config.llm, found.tokens_in, found.tokens_out)
         tokens = f"{found.tokens_in:,} tokens in, {found.tokens_out:,} out"
@@ -34,9 +40,8 @@ def describe(found: Estimate, config: BuildConfig) -> str:
     lines.append(f"pairs      at most {found.pairs:,} ({config.pairs.method})")
     lines += _bytes(found, config)
     lines.append(_hours(found, config))
-    if rates.gpu_hour and found.seconds_per_image is not None:
-        left = (found.images - found.images_done) * found.seconds_per_image / 3600
-        lines.append(f"price      {left * rates.gpu_hour:,.2f} for devices")
+    if config.rates.gpu_hour:
+        lines.append(_price(found, config))
     return "\n".join(lines)
 
 
@@ -63,6 +68,13 @@ def _hours(found: Estimate, config: BuildConfig) -> str:
     devices = max(1, config.rates.gpus)
     each = f"{found.seconds_per_image:.2f} s an image, {found.basis}"
     return f"time       {left:,.2f} device hours, {left / devices:,.2f} hours on {devices} ({each})"
+
+
+def _price(found: Estimate, config: BuildConfig) -> str:
+    if found.seconds_per_image is None:
+        return "price      not known without the time"
+    left = (found.images - found.images_done) * found.seconds_per_image / 3600
+    return f"price      {left * config.rates.gpu_hour:,.2f} for devices"
 
 
 def size(count: float) -> str:

@@ -85,6 +85,7 @@ def find_config(source: str, package: str) -> Path:
     known = presets(package)
     if source not in known:
         hint = did_you_mean(source, known) or f"{package} ships no presets."
+        hint += " A file is given by its path, ending in .yaml."
         raise UserError(f"{package} has no preset {source!r}", where="--config", hint=hint)
     return known[source]
 

@@ -22,11 +22,11 @@ def named(entries: Sequence[str], where: str) -> dict[str, str]:
     return found
 
 
-def short_names(names: Sequence[str]) -> tuple[str, ...]:
+def short_names(names: Sequence[str], hint: str = "") -> tuple[str, ...]:
     """Registered names as they are, and the class of a module:Class plugin. UserError when two are equal."""
     short = tuple(name.rpartition(":")[2] for name in names)
     twice = [name for name in dict.fromkeys(short) if short.count(name) > 1]
     if twice:
-        hint = f"name each scorer once, or one of them otherwise: second={twice[0]}"
+        hint = hint or f"name each scorer once, or one of them otherwise: second={twice[0]}"
         raise UserError(f"a name is used twice: {', '.join(twice)}", "", hint)
     return short

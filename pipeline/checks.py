@@ -11,12 +11,14 @@ from drspo.config import from_dict
 from drspo.errors import UserError, did_you_mean
 from drspo.options import options_of
 from drspo.registry import lookup
+from eval.settings import short_names
 from pipeline import EXPANDERS, FILTERS
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.settings import CandidateSettings, ResourceSettings, ScoringSettings
 
 log = logging.getLogger(__name__)
+ONCE = "Name each generator once: --candidates.seeds says how many images each makes."
 
 
 def check_generators(settings: CandidateSettings) -> None:
@@ -32,6 +34,7 @@ def check_generators(settings: CandidateSettings) -> None:
         guidance_scale=settings.guidance_scale,
     )
     check_request(request)
+    short_names(settings.generators, ONCE)
     images = settings.seeds * len(settings.generators)
     if settings.min_candidates > images:
         hint = f"Each has {images}: seeds x generators."

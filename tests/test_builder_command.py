@@ -244,4 +244,4 @@ def test_a_build_ends_with_the_next_command_and_the_trainer_takes_it(
         train([*words[3:], "--print-config"])
     assert ended.value.code == 0
     finish(config, Outcome())
-    assert "next" not in capsys.readouterr().out, "nothing to train on"
+    assert "-m train" not in capsys.readouterr().out, "nothing to train on"

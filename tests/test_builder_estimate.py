@@ -12,6 +12,7 @@ from dataset_builder.estimate import estimate
 from dataset_builder.ideas import PROMPTS_NAME
 from dataset_builder.planned import describe, size
 from dataset_builder.rates import Rates
+from drspo import cli
 from drspo.config import load
 from drspo.errors import UserError
 from drspo.files.run import RunDir
@@ -44,6 +45,29 @@ def test_the_plan_knows_what_leaves_when_enough_are_accepted(tmp_path, block):
     config = fake_config(tmp_path, tmp_path / "out", [IDEAS[0], "", *IDEAS[1:]], filter=enough, block=block)
     before, outcome, after = estimate(config), build(config), estimate(config)
     assert (before.ideas, before.accepted, outcome.accepted) == (7, 3, 3) and before.losses == after.losses
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--candidates.generators", "multidifusion"], "multidiffusion"),
+        (["--candidates.generators", "sdxl", "sdxl"], "--candidates.seeds"),
+        (["--scoring.scorers", "aesthetics"], "Did you mean 'aesthetic'"),
+        (["--pairs.weights", "beauty=1"], "does not score"),
+        (["--candidates.height", "8", "--candidates.width", "8"], "canvas"),
+    ],
+)
+def test_a_plan_refuses_what_the_run_refuses_and_names_it(flags, said, tmp_path, capsys):
+    for more in (["--plan"], ["--out", str(tmp_path / "run")]):
+        assert cli.execute(main, ["--config", "miniature", *flags, *more]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_of_nothing_says_so_and_one_without_time_knows_no_price(tmp_path):
+    config = fake_config(tmp_path, tmp_path / "out", ["a cosy kitchen"], rates=Rates(gpu_hour=2.5))
+    text = describe(estimate(config), config)
+    assert "0 accepted: nothing would be made" in text and "price      not known" in text
 
 
 def test_without_a_measurement_no_time_is_claimed_and_with_a_run_its_own_is_used(tmp_path):
@@ -124,7 +148,7 @@ def test_the_papers_preset_plans_its_numbers_and_says_where_its_hours_come_from(
     said = capsys.readouterr().out
     assert "at most 4,936 accepted" in said and "at most 29,616 (3 generators x 2 seeds, 1024 x 4096)" in said
     assert "at most 4,936 (best_worst)" in said and "188 GB of candidates" in said
-    assert "148.08 device hours" in said and "counted, not measured" in said
+    assert "148.08 device hours" in said and "counted for this preset's three generators" in said
 
 
 def test_the_papers_preset_is_its_section(capsys):

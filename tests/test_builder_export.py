@@ -197,6 +197,16 @@ def test_in_however_many_parts_a_run_is_paired_its_tables_are_the_same(
     assert sorted(run.iterdir()) == left, "what lay on disk on the way is gone"
 
 
+def test_who_wins_is_told_by_the_score_that_makes_the_pairs(tmp_path: Path) -> None:
+    told = []
+    for weights in ((), ("Brightness=-2", "Contrast=0")):
+        build(fake_config(tmp_path, tmp_path / "run", pairs=PairSettings(weights=weights)))
+        told.append(json.loads((tmp_path / "run/stats.json").read_text()))
+    assert [each["decided_by"] for each in told] == ["Brightness", "-2 Brightness + 0 Contrast"]
+    before, after = (each["win_rates"] for each in told)
+    assert after["Painter"]["Sketcher"] == pytest.approx(before["Sketcher"]["Painter"])
+
+
 def test_the_figures_agree_with_the_tables(run: Path) -> None:
     figures = json.loads((run / "stats.json").read_text())
     counts = figures["counts"]

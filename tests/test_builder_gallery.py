@@ -177,6 +177,15 @@ def test_a_number_held_out_is_told_once_all_are_there(run, tmp_path):
     assert [group.split for group in gallery.groups] == ["", ""] and "pairs_train" not in gallery.counts
 
 
+def test_a_run_without_images_shows_what_became_of_its_prompts(tmp_path):
+    config = fake_config(tmp_path, tmp_path / "out", [IDEAS[0], "", "a cosy kitchen"], until="prompts")
+    build(config)
+    gallery = seen(config.out, 0)
+    assert not gallery.groups and gallery.counts["prompts_accepted"] == 1
+    assert {"empty", "rules not outdoor"} <= gallery.examples.keys()
+    assert "a cosy kitchen" in render(gallery, 32)
+
+
 def test_who_is_held_out_is_not_told_before_it_is_decided(young):
     gallery = seen(str(young), 0)
     assert {group.split for group in gallery.groups} == {""}

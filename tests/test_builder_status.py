@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dataset_builder import metrics, retry
+from dataset_builder import command, metrics, retry
 from dataset_builder.build import Build
 from dataset_builder.ideas import make_prompts
 from dataset_builder.report import status
@@ -16,6 +16,7 @@ from drspo.errors import UserError
 from drspo.files.storage import Storage
 from pipeline.candidates.plan import read_plan
 from pipeline.local import run_units
+from pipeline.settings import PairSettings
 from pipeline.shards import read_pairs
 from tests.building import IDEAS, build, fake_config, final_tables, with_candidates
 
@@ -43,10 +44,25 @@ def test_status_follows_a_run_from_its_first_file_to_its_last(
     assert json.loads(capsys.readouterr().out)["units"] == {"planned": 6, "done": 6, "dead_prompts": 0}
 
 
+def test_where_no_prompt_passed_the_next_step_is_another_one(tmp_path: Path) -> None:
+    config = fake_config(tmp_path, tmp_path / "out", ["a cosy kitchen"], until="prompts")
+    outcome = build(config)
+    assert "--filter.undecided" in status.next_command(status.read_status(config.out), config.out)
+    assert outcome.accepted == 0
+
+
+def test_a_run_without_a_pair_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = fake_config(tmp_path, tmp_path / "out", pairs=PairSettings(min_margin=1000.0))
+    assert command.finish(config, build(config)) == 0
+    assert "--pairs.min-margin" in capsys.readouterr().out
+    assert status.main([config.out]) == 0
+    assert "drspo view" in capsys.readouterr().out, "and is not told to run again"
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    for command in (status.main, retry.main):
+    for program in (status.main, retry.main):
         with pytest.raises(UserError, match="no run here"):
-            command([str(tmp_path)])
+            program([str(tmp_path)])
 
 
 @pytest.fixture

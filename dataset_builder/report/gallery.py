@@ -8,7 +8,7 @@ import jinja2
 import polars as pl
 
 from dataset_builder.report import charts, stats
-from dataset_builder.report.gallery_of_run import of_run
+from dataset_builder.report.gallery_of_run import of_prompts, of_run
 from dataset_builder.report.groups import Gallery, Group, Strip, spread
 from dataset_builder.report.pictures import Keep, kept
 from drspo.errors import UserError
@@ -16,6 +16,7 @@ from drspo.files.run import RunDir
 from drspo.leaving import public_name
 from drspo.web import viewer
 from pipeline.candidates.plan import plan_names
+from pipeline.ideas.finished import prompt_names
 from pipeline.shards import SPLITS, read_pairs
 
 
@@ -27,6 +28,8 @@ def read_gallery(where: str, limit: int, height: int, keep: Keep) -> Gallery:
     run = RunDir(where)
     if plan_names(run):
         return of_run(run, limit, height, keep)
+    if prompt_names(run):
+        return of_prompts(run)
     return _of_export(where, limit, height, keep)
 
 

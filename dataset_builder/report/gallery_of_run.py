@@ -18,7 +18,6 @@ from dataset_builder.report.card import language_hosts
 from dataset_builder.report.groups import Gallery, Group, Strip, spread
 from dataset_builder.report.pictures import Keep, Picture, kept
 from dataset_builder.report.stats import Figures, Prompts
-from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.leaving import public, public_name, public_text
 from pipeline.candidates.plan import PLAN_NAME, planned_hash, read_plan_so_far
@@ -44,9 +43,7 @@ def of_run(run: RunDir, limit: int, height: int, keep: Keep) -> Gallery:
     made = _Made(run, store)
     shown = _Shown(made, limit)
     if not shown.units:
-        raise UserError(
-            "this run has no images yet", run.base, f"`drspo status {run.base}` shows where it is."
-        )
+        return of_prompts(run)
     settings = PairSettings(**{**config["pairs"], "weights": tuple(config["pairs"]["weights"])})
     # Who of a number is held out is decided when all are there.
     undecided = settings.validation_prompts > 0 and not made.all
@@ -83,7 +80,18 @@ def of_run(run: RunDir, limit: int, height: int, keep: Keep) -> Gallery:
         funnel=public(figures["funnel"], hosts=hosts),
         examples=_examples(read_prompts_so_far(run), hosts),
         drawings=_drawings(figures),
+        decided_by=charts.short(figures["decided_by"]),
     )
+
+
+def of_prompts(run: RunDir) -> Gallery:
+    """The gallery of a run that has no images yet: what became of its prompts."""
+    hosts = language_hosts(settings_of(run.manifest()))
+    with Figures(Prompts.of(read_prompts_so_far(run)), (), run.spool) as counted:
+        figures = counted.all(list)
+    funnel = public(figures["funnel"], hosts=hosts)
+    examples = _examples(read_prompts_so_far(run), hosts)
+    return Gallery(public_name(run.base), figures["counts"], [], 0, funnel=funnel, examples=examples)
 
 
 class _Made:

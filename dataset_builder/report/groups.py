@@ -51,6 +51,7 @@ class Gallery:
     funnel: list[dict[str, Any]] = field(default_factory=list)
     examples: dict[str, list[str]] = field(default_factory=dict)
     drawings: list[str] = field(default_factory=list)
+    decided_by: str = ""
 
 
 def spread(items: Sequence[T], limit: int) -> Sequence[T]:

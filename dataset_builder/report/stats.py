@@ -67,6 +67,8 @@ class Figures:
         self.wins: dict[tuple[str, str], list[float]] = {}
         self.generators: set[str] = set()
         self.margins = Values(spool)
+        self.decided_by = ""
+        """What is higher where a generator wins."""
         self._last = ""
 
     def __enter__(self) -> Figures:
@@ -93,9 +95,9 @@ class Figures:
         self.failed.update(_kinds(ok.filter(~pl.col("scored"))["error"].to_list()))
 
     def alive(self, rows: pl.DataFrame) -> None:
-        """Count a part of those that can be paired, with all scores."""
+        """Count a part of those that can be paired, with all scores and the `score` that decides."""
         self.generators.update(rows["generator"].unique())
-        for pair, (won, count) in wins(rows, self.scorers[0]).items():
+        for pair, (won, count) in wins(rows).items():
             known = self.wins.setdefault(pair, [0.0, 0.0])
             known[0], known[1] = known[0] + won, known[1] + count
 
@@ -120,6 +122,7 @@ class Figures:
             "funnel": self._funnel(),
             "margins": summary(self.margins),
             "scores": {name: score_figures(alive, name, self.spool) for name in self.scorers},
+            "decided_by": self.decided_by,
             "win_rates": {a: {b: self._rate(a, b) for b in names if b != a} for a in names},
             "pairs_by_generator": {
                 name: {side: counted[name] for side, counted in sides.items()}
@@ -204,9 +207,9 @@ def score_figures(alive: Parts, scorer: str, spool: Callable[[], BinaryIO] = Tem
         return {**summary(whole), "by_generator": per}
 
 
-def wins(candidates: pl.DataFrame, scorer: str) -> dict[tuple[str, str], tuple[float, int]]:
+def wins(candidates: pl.DataFrame) -> dict[tuple[str, str], tuple[float, int]]:
     """{(a, b): (wins, pairs)}: in how many prompts' image pairs `a` scores above `b`; a tie is half a win."""
-    values = candidates.select("prompt_id", "generator", value=pl.col("scores").struct.field(scorer))
+    values = candidates.select("prompt_id", "generator", value="score")
     pairs = values.join(values, on="prompt_id", suffix="_other").filter(
         pl.col("generator") != pl.col("generator_other")
     )

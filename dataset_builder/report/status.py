@@ -78,10 +78,18 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+NOTHING_PASSED = (
+    "no prompt was accepted: other ideas, or other filters (--filter.undecided keep takes those of which the "
+    "rules know no word)"
+)
+
+
 def next_command(status: Status, where: str) -> str:
     """What one would want to type after reading of a run that needs no advice."""
     place = shlex.quote(where)
-    if status.done < status.units or not status.shards:
+    if status.prompts and not status.accepted:
+        return NOTHING_PASSED
+    if status.done < status.units or "export" not in status.phases:
         return "the command that began the run continues it"
     return f"drspo view {place}"
 

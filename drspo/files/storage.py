@@ -174,7 +174,7 @@ def _open_remote(url: str) -> RemoteFolder:
         return RemoteFolder(url)
     except (ImportError, ValueError) as error:
         protocol = url.partition("://")[0]
-        hint = f"Install what fsspec needs for it, for example: pip install 'drspo[{protocol}]'."
+        hint = f"Install what fsspec needs for it; in the checkout: pip install -e '.[{protocol}]'"
         raise UserError(f"cannot open a {protocol}:// URL: {error}", where=url, hint=hint) from error
 
 

@@ -159,7 +159,7 @@ def _read(file: str) -> np.ndarray:
         raise UserError(
             f"the photographs that this measure is calibrated on are not here: {file}",
             "surplus_photo",
-            "pip install 'drspo[photographs]' (scikit-image and scikit-learn)",
+            "in the checkout: pip install -e '.[photographs]' (scikit-image and scikit-learn)",
         )
     return np.asarray(read_picture(root / inside))
 

@@ -26,6 +26,7 @@ from pipeline.candidates.guard import Guard, PoisonedError
 from pipeline.candidates.images import encode, extension
 from pipeline.candidates.judge import Judges
 from pipeline.candidates.provenance import record_model
+from pipeline.checks import ONCE
 from pipeline.records import DEAD, OK, Candidate, UnitRow, candidate_id, candidate_seed, unit_rows, unit_table
 from pipeline.settings import CandidateSettings, GuardSettings, ScoringSettings
 from pipeline.units import UnitStore, encode_unit
@@ -77,7 +78,7 @@ class Generate:
         if family is not None:
             record_model(Storage(spec.url), family)
         self.device = str(family.device) if family is not None else "cpu"
-        short_names(settings.generators)
+        short_names(settings.generators, ONCE)
         self.generators = [
             (name, build_generator(name, family, options[name])) for name in settings.generators
         ]

@@ -94,6 +94,24 @@ def combined_score(
     return total.alias("score")
 
 
+def deciding_score(
+    candidates: pl.DataFrame, settings: PairSettings, scorers: Sequence[str], whole: Whole
+) -> pl.Series:
+    """The score by which pairs are made; where votes make them, the first scorer's."""
+    if settings.source == "votes":
+        return candidates["scores"].struct.field(scorers[0]).alias("score")
+    return combined_score(candidates, settings, scorers, whole)
+
+
+def decided_by(settings: PairSettings, scorers: Sequence[str]) -> str:
+    """What `deciding_score` is, in words."""
+    if settings.source == "votes" or not settings.weights:
+        return scorers[0]
+    summed = " + ".join(f"{weight:g} {name}" for name, weight in score_weights(settings, scorers).items())
+    told = summed.replace("+ -", "- ")
+    return f"{told}, each standardised" if settings.normalise == "zscore" else told
+
+
 def ranked(scored: pl.DataFrame, settings: PairSettings) -> pl.DataFrame:
     """The candidates with `rank` (1 is best, ties by candidate id) and `group_size` in their group."""
     group = ["prompt_id", "generator"] if settings.balance == "same_generator" else ["prompt_id"]
