@@ -28,11 +28,11 @@ from pipeline.candidates.guard import units_with_attempts
 from pipeline.candidates.plan import PLAN_NAME, freeze_plan, plan_pieces, read_plan, todo
 from pipeline.candidates.provenance import read_models
 from pipeline.checks import check_weights
-from pipeline.ideas.blocks import Texts
+from pipeline.ideas.blocks import Texts, finished_blocks
 from pipeline.ideas.finished import PROMPTS_NAME
 from pipeline.pairs.scanned import Scanned
-from pipeline.records import DEAD, PROMPT_SCHEMA, UNFINISHED
-from pipeline.tables import read_pieces, regrouped
+from pipeline.records import DEAD, UNFINISHED
+from pipeline.tables import regrouped
 from pipeline.units import DamagedFile, UnitStore, unit_name
 
 log = logging.getLogger(__name__)
@@ -151,8 +151,8 @@ class Build:
     def _plan(self) -> None:
         if self.run.exists(PLAN_NAME):
             return
-        prompts = read_pieces(self.run, PROMPTS_NAME, PROMPT_SCHEMA)
-        pieces = plan_pieces(prompts, self.spec.config_hash, self.config.candidates.prompts_per_unit)
+        blocks = finished_blocks(texts(self.config, self.run.base, alone=True).spec)
+        pieces = plan_pieces(blocks, self.spec.config_hash, self.config.candidates.prompts_per_unit)
         freeze_plan(self.run, pieces)
         units = sum(len(units) for units in self._planned())
         self.run.phase_done("plan", units=units, config_hash=self.spec.config_hash)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataset_builder.build import Build
-from dataset_builder.config import units_hash
+from dataset_builder.config import BuildConfig, units_hash
 from dataset_builder.report import status
 from drspo.errors import UserError
 from drspo.llm.settings import LLMSettings
@@ -142,6 +142,27 @@ def test_other_images_of_prompts_in_blocks_have_one_plan(tmp_path):
     assert build(other).made_now == len(IDEAS)
     plan = pa.concat_tables(read_plan(first.run))
     assert set(plan["config_hash"].to_pylist()) == {units_hash(other)} == {planned_hash(first.run)}
+
+
+def test_other_images_of_finished_blocks_have_the_plan_of_a_calm_run(tmp_path):
+    def asked(out: str, steps: int, **changes) -> BuildConfig:
+        config = fake_config(tmp_path, tmp_path / out, MANY, block=3, **changes)
+        return with_candidates(config, prompts_per_unit=2, steps=steps)
+
+    build(asked("run", 4, until="prompts"))
+    build(asked("run", 5))
+    build(asked("calm", 5))
+    sizes = [len(unit) for unit in pq.read_table(tmp_path / "calm/plan.parquet")["prompts"].to_pylist()]
+    assert sizes[:4] == [2, 1, 2, 1]
+    assert final_tables(tmp_path / "run") == final_tables(tmp_path / "calm")
+
+
+def test_a_plan_made_anew_misses_no_block(tmp_path):
+    config = fake_config(tmp_path, tmp_path / "run", MANY, block=3, until="prompts")
+    build(config)
+    (tmp_path / "run/phases/prompts-000001.parquet").unlink()
+    with pytest.raises(UserError, match=r"prompts-000001\.parquet is missing"):
+        build(replace(with_candidates(config, steps=5), until="shards"))
 
 
 def test_the_next_block_is_asked_while_this_one_is_painted(tmp_path):

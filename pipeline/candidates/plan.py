@@ -56,14 +56,17 @@ def _units(prompts: list[dict[str, str]], config_hash: str, size: int) -> list[d
     ]
 
 
-def plan_pieces(prompts: Iterable[pa.Table], config_hash: str, prompts_per_unit: int) -> Iterator[pa.Table]:
-    """The same plan, of the pieces of a table of prompts, piece by piece."""
-    accepted = (piece.filter(pa.compute.equal(piece["status"], OK)) for piece in prompts)
+def plan_pieces(
+    blocks: Iterable[Iterable[pa.Table]], config_hash: str, prompts_per_unit: int
+) -> Iterator[pa.Table]:
+    """The same plan, piece by piece, of blocks of prompts that come in pieces; a unit ends with its block."""
     first = 0
-    for piece in regrouped(accepted, max(1, 16384 // prompts_per_unit) * prompts_per_unit):
-        plan = make_plan(piece, config_hash, prompts_per_unit, first)
-        first += plan.num_rows
-        yield plan
+    for prompts in blocks:
+        accepted = (piece.filter(pa.compute.equal(piece["status"], OK)) for piece in prompts)
+        for piece in regrouped(accepted, max(1, 16384 // prompts_per_unit) * prompts_per_unit):
+            plan = make_plan(piece, config_hash, prompts_per_unit, first)
+            first += plan.num_rows
+            yield plan
 
 
 def freeze_plan(storage: Storage, pieces: Iterable[pa.Table]) -> None:

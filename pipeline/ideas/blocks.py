@@ -34,7 +34,7 @@ from pipeline.ideas.quota import SURPLUS, keep_first
 from pipeline.ideas.sources import PromptSettings
 from pipeline.ideas.stages import NewPace
 from pipeline.records import OK, PLAN_SCHEMA, PROMPT_SCHEMA
-from pipeline.tables import read_table, store_pieces, store_table
+from pipeline.tables import read_pieces, read_table, store_pieces, store_table
 
 IDEAS = "phases/ideas.parquet"
 """What was read of the source, where it is one block."""
@@ -310,6 +310,17 @@ def is_settled(spec: TextSpec) -> bool:
     if storage.exists(UNFINISHED_TABLE):
         return True
     return all(storage.exists(spec.name("prompts", number)) for number in range(read_blocks(spec)))
+
+
+def finished_blocks(spec: TextSpec) -> Iterator[Iterator[pa.Table]]:
+    """The finished prompts of each block, a piece at a time; UserError where a block's are gone."""
+    storage = spec.storage()
+    for number in range(read_blocks(spec)) if spec.block else [0]:
+        name = spec.name("prompts", number)
+        if not storage.exists(name):
+            hint = "It says which prompts share a unit: restore it, or begin a run in another folder."
+            raise UserError(f"{name} is missing", storage.url(name), hint)
+        yield read_pieces(storage, name, PROMPT_SCHEMA)
 
 
 def join_blocks(spec: TextSpec) -> bool:
