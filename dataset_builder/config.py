@@ -13,7 +13,7 @@ from drspo.llm.settings import LLMSettings, identity
 from drspo.ranges import Natural, Share
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
-from pipeline.ideas.finished import is_run
+from pipeline.ideas.finished import taken_from
 from pipeline.ideas.sources import PromptSettings
 from pipeline.pairs.columns import read_about
 from pipeline.settings import (
@@ -66,7 +66,8 @@ def names_llm(config: BuildConfig) -> bool:
 
 def uses_llm(config: BuildConfig) -> bool:
     """Whether the run asks a language model at all: not for prompts that another run has finished."""
-    return names_llm(config) and not is_run(config.prompts.source)
+    storage = Storage(config.out) if config.out else None
+    return names_llm(config) and taken_from(storage, config.prompts.source) is None
 
 
 def prompts_hash(config: BuildConfig) -> str:

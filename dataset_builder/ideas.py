@@ -10,16 +10,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from dataset_builder.config import BuildConfig, prompts_hash, units_hash, uses_llm
+from dataset_builder.config import BuildConfig, names_llm, prompts_hash, units_hash
 from dataset_builder.report.stats import Prompts
 from drspo import consent
 from drspo.errors import UserError
 from drspo.files.run import RunDir
+from drspo.files.storage import Storage
 from drspo.llm.access import is_withheld
 from drspo.llm.journal import Journal
 from drspo.log import progress
 from pipeline.ideas.blocks import UNFINISHED_TABLE, Texts, TextSpec, join_blocks, silent
-from pipeline.ideas.finished import PROMPTS_NAME, check_run, is_run
+from pipeline.ideas.finished import PROMPTS_NAME, Taken, taken_from
 from pipeline.records import PROMPT_SCHEMA, UNFINISHED
 from pipeline.tables import read_pieces, read_table
 
@@ -31,8 +32,10 @@ PHASE = "prompts"
 
 def texts(config: BuildConfig, url: str, *, alone: bool) -> Texts:
     """The blocks of a configuration; `alone` when nothing is to be painted of them yet."""
+    taken = taken_from(Storage(url), config.prompts.source)
     spec = TextSpec(
         url=url,
+        taken=taken,
         prompts=config.prompts,
         expand=config.expand,
         filter=config.filter,
@@ -42,16 +45,16 @@ def texts(config: BuildConfig, url: str, *, alone: bool) -> Texts:
         block=config.block,
         accept_unfinished=config.accept_unfinished,
         plugins=consent.allowed(),
-        said=_said(config),
+        said=_said(config, taken),
     )
     tell, painted = silent if config.block else progress, config.until != "prompts"
     return Texts(spec, tell, alone=alone, painted=painted)
 
 
-def _said(config: BuildConfig) -> tuple[tuple[str, str], ...]:
+def _said(config: BuildConfig, taken: Taken | None) -> tuple[tuple[str, str], ...]:
     """What lets a worker send the key, where the person lets this program send it."""
     llm = config.llm
-    if not uses_llm(config) or is_withheld(llm):
+    if taken or not names_llm(config) or is_withheld(llm):
         return ()
     return (("llm.base_url", llm.base_url), ("llm.key_variable", llm.key_variable))
 
@@ -70,7 +73,8 @@ def conclude(run: RunDir, config: BuildConfig) -> Prompts:
 
     UserError when the language model left some unanswered, unless the configuration accepts that.
     """
-    if not join_blocks(texts(config, run.base, alone=True).spec):
+    spec = texts(config, run.base, alone=True).spec
+    if not join_blocks(spec):
         _refuse_unfinished(run)
     prompts = Prompts.of(read_pieces(run, PROMPTS_NAME, PROMPT_SCHEMA))
     if PHASE in run.phases():
@@ -83,10 +87,10 @@ def conclude(run: RunDir, config: BuildConfig) -> Prompts:
         "unfinished": prompts.states[UNFINISHED],
         "hash": prompts_hash(config),
     }
-    if uses_llm(config):
+    if spec.taken:
+        facts["taken_from"] = asdict(spec.taken)
+    elif names_llm(config):
         facts["llm"] = asdict(Journal(run).books())
-    if is_run(config.prompts.source):
-        facts["taken_from"] = {"run": config.prompts.source, "hash": check_run(config.prompts.source)["hash"]}
     run.phase_done(PHASE, **facts)
     log.info("%d of %d prompts accepted; lost: %s", prompts.accepted, prompts.rows, _told(prompts.losses))
     if prompts.accepted < config.filter.accept:

@@ -29,7 +29,7 @@ from pipeline.ideas import prompts as phases
 from pipeline.ideas.dedup import KeptTexts
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
-from pipeline.ideas.finished import PROMPTS_NAME, is_run
+from pipeline.ideas.finished import PROMPTS_NAME, Taken, record_source
 from pipeline.ideas.quota import SURPLUS, keep_first
 from pipeline.ideas.sources import PromptSettings
 from pipeline.ideas.stages import NewPace
@@ -68,6 +68,8 @@ class TextSpec:
     block: int = 0
     """ideas in a block; 0: all are one"""
     accept_unfinished: bool = False
+    taken: Taken | None = None
+    """the run that has made and judged the prompts, as the driver found it"""
     plugins: tuple[str, ...] = ()
     said: tuple[tuple[str, str], ...] = ()
     """(option, value) that the driver's command line gives: workers send keys where the person said so"""
@@ -75,11 +77,6 @@ class TextSpec:
     def storage(self) -> Storage:
         """The run's folder."""
         return Storage(self.url)
-
-    @property
-    def taken(self) -> bool:
-        """Whether the prompts are another run's, made and judged there."""
-        return is_run(self.prompts.source)
 
     def consent(self) -> None:
         """Lets this process do what the driver's command line allowed."""
@@ -102,6 +99,7 @@ def read_blocks(spec: TextSpec, tell: Tell = silent) -> int:
     storage = spec.storage()
     if storage.exists(READ_NAME):
         return int(json.loads(storage.read(READ_NAME))["blocks"])
+    record_source(storage, spec.prompts.source, spec.taken)
     if not spec.block:
         if not storage.exists(spec.name("ideas", 0)):
             with tell(spec.prompts.limit, "reading prompts", "prompts") as bar:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -10,21 +13,68 @@ import pyarrow as pa
 from drspo.errors import UserError
 from drspo.files.run import MANIFEST, RunDir
 from drspo.files.storage import Storage
+from drspo.files.texts import parse_json
 from pipeline.records import OK, PROMPT_SCHEMA
 from pipeline.tables import read_pieces
 
 PROMPTS_NAME = "prompts.parquet"
+SOURCE_NAME = "phases/source.json"
+"""Says what the source was when the first of its ideas was stored."""
 FILES = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 
 def is_run(source: str) -> bool:
-    """Whether a source is a run's folder or URL."""
+    """Whether a source is a run's folder or URL; UserError where its store does not say."""
     if not source or source == "corpus" or source.partition("?")[0].lower().endswith(FILES):
         return False
     try:
         return Storage(source).exists(MANIFEST)
-    except (UserError, OSError, ValueError):
+    except (FileNotFoundError, ValueError):  # no such bucket; no path at all
         return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise UserError(f"it cannot be read: {error}", f"--prompts.source {source}") from error
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The run whose accepted prompts are taken as they are."""
+
+    run: str
+    hash: str
+    """of its prompts; empty where nothing says it any more"""
+
+
+def taken_from(storage: Storage | None, source: str) -> Taken | None:
+    """The run that a run's prompts are taken from; None where they are made of ideas.
+
+    It is asked once: whatever becomes of the source, prompts that were taken are never expanded or judged.
+    """
+    said = _recorded(storage) if storage is not None else {}
+    if said.get("source") == source:
+        return Taken(source, said["hash"]) if said["is_run"] else None
+    if storage is not None and not said and (ideas := storage.list("phases/ideas")):
+        # Nothing but a finished prompt has an expander.
+        first = next(read_pieces(storage, ideas[0], PROMPT_SCHEMA), PROMPT_SCHEMA.empty_table())
+        return Taken(source, "") if first.num_rows and first["expander"][0].as_py() else None
+    return Taken(source, str(check_run(source).get("hash", ""))) if is_run(source) else None
+
+
+def record_source(storage: Storage, source: str, taken: Taken | None) -> None:
+    """Write down what the source is, for later starts."""
+    facts = {"source": source, "is_run": taken is not None, "hash": taken.hash if taken else ""}
+    storage.create(SOURCE_NAME, json.dumps(facts).encode())
+
+
+def _recorded(storage: Storage) -> dict[str, Any]:
+    if not storage.exists(SOURCE_NAME):
+        return {}
+    found = parse_json(storage.read(SOURCE_NAME), storage.url(SOURCE_NAME))
+    if not isinstance(found, dict) or found.keys() != {"source", "is_run", "hash"}:
+        hint = "Delete it: the next start tells by the ideas that are stored."
+        raise UserError("this does not say what the source was", storage.url(SOURCE_NAME), hint)
+    return found
 
 
 def check_run(source: str) -> dict[str, Any]:

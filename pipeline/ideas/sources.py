@@ -81,7 +81,8 @@ def source_reader(source: str) -> Reader:
     reader = _READERS.get(_suffix(source))
     if "://" in source or Path(source).exists():
         if reader is None or Path(source).is_dir():
-            raise UserError(f"{source!r} is no .txt, .jsonl, .csv, .tsv or .parquet file", "--prompts.source")
+            kinds = ".txt, .jsonl, .csv, .tsv or .parquet file, nor a run"
+            raise UserError(f"{source!r} is no {kinds}", "--prompts.source")
         return reader
     if reader is None and _HUB_ID.fullmatch(source):
         return _hub
