@@ -77,16 +77,17 @@ def conclude(run: RunDir, config: BuildConfig) -> Prompts:
     if not join_blocks(spec):
         _refuse_unfinished(run)
     prompts = Prompts.of(read_pieces(run, PROMPTS_NAME, PROMPT_SCHEMA))
-    if PHASE in run.phases():
-        return prompts
-    for name in (UNFINISHED_NAME, UNFINISHED_TABLE):
-        run.delete(name)
     facts: dict[str, Any] = {
         "rows": prompts.rows,
         "accepted": prompts.accepted,
         "unfinished": prompts.states[UNFINISHED],
         "hash": prompts_hash(config),
     }
+    said = run.phases().get(PHASE, {})
+    if all(said.get(name) == fact for name, fact in facts.items()):
+        return prompts
+    for name in (UNFINISHED_NAME, UNFINISHED_TABLE):
+        run.delete(name)
     if spec.taken:
         facts["taken_from"] = asdict(spec.taken)
     elif names_llm(config):

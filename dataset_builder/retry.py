@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 
+from dataset_builder.ideas import PHASE
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.llm.journal import Journal
 from pipeline.candidates.plan import PLAN_NAME
-from pipeline.ideas.finished import PROMPTS_NAME
+from pipeline.ideas.finished import PROMPTS_NAME, prompt_names
 from pipeline.records import DEAD, PROMPT_SCHEMA, UNFINISHED
 from pipeline.tables import read_pieces
 from pipeline.units import unit_name
 
 # What is made of ideas, block by block; the later first, so that a kill leaves nothing that lacks its cause.
 MADE = ("phases/screened", "phases/prompts", "phases/plan", "phases/expanded")
+ASKED = ("phases/screened", "phases/expanded")
 
 USAGE = """usage: drspo retry-dead RUN [--match TEXT]
 
@@ -61,28 +63,48 @@ def requeue(where: str, match: str = "") -> int:
 def requeue_questions(where: str, match: str = "") -> int:
     """Let the language model be asked again about prompts that died before the plan; gives how many.
 
-    The plan goes first: a kill in between leaves phases that are made again as they were. Units keep
-    their ids, so no image is made again. UserError where units hold several prompts, whose ids would change.
+    What was made of them is removed, the plan first: a kill in between leaves phases that are made again as
+    they were, or dead rows that can be retried. Units keep their ids, so no image is made again. UserError
+    where units hold several prompts, whose ids would change; blocks of which such units stand are left alone.
     """
     run = RunDir(where)
-    if not run.exists(PROMPTS_NAME):
-        return Journal(run).withdraw(match)
-    pieces = read_pieces(run, PROMPTS_NAME, PROMPT_SCHEMA)
-    rows = (row for piece in pieces for row in piece.select(["status", "reason"]).to_pylist())
-    count = sum(row["status"] in (DEAD, UNFINISHED) and match in row["reason"] for row in rows)
-    if not count:
+    finished, joined = prompt_names(run), run.exists(PROMPTS_NAME)
+    count = sum(_dead(run, name, match) for name in finished)
+    if joined and not count:
         return 0
-    if run.manifest()["config"]["candidates"]["prompts_per_unit"] > 1 and run.list("units/"):
+    standing = run.manifest()["config"]["candidates"]["prompts_per_unit"] > 1 and run.list("units/")
+    if standing and count:
         raise UserError(
             f"{count} prompts died before the plan, whose units of several prompts stand already",
             where,
             "They can only join a run of its own: give their texts to a new one.",
         )
     made = [name for name in run.list("phases/") if name.startswith(MADE)]
-    for name in (PLAN_NAME, PROMPTS_NAME, *sorted(made, reverse=True)):
-        run.delete(name)
-    Journal(run).withdraw(match)
-    return count
+    blocks = {_block(name) for name in finished}
+    early = {_block(name): name for name in sorted(made, reverse=True) if name.startswith(ASKED)}
+    if not joined:
+        count += sum(_dead(run, name, match) for block, name in early.items() if block not in blocks)
+    if count:
+        # What a language model was paid for is not forgotten: other prompts may not take the folder.
+        run.phase_undone(PHASE, "llm")
+        run.phase_undone("plan")
+        stays = blocks if standing else set()
+        gone = [name for name in sorted(made, reverse=True) if _block(name) not in stays]
+        for name in (PLAN_NAME, PROMPTS_NAME, *gone):
+            run.delete(name)
+    return max(count, Journal(run).withdraw(match))
+
+
+def _dead(run: RunDir, name: str, match: str) -> int:
+    """How many prompts of a table died, or got no answer, for such a reason."""
+    pieces = (piece.select(["status", "reason"]) for piece in read_pieces(run, name, PROMPT_SCHEMA))
+    rows = (row for piece in pieces for row in piece.to_pylist())
+    return sum(row["status"] in (DEAD, UNFINISHED) and match in row["reason"] for row in rows)
+
+
+def _block(name: str) -> str:
+    """The block of a table, as its name says it; nothing where all ideas are one."""
+    return name.partition("-")[2]
 
 
 def _parse(argv: list[str]) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -23,11 +24,12 @@ from drspo.files.storage import Storage
 from drspo.llm.journal import Journal
 from drspo.llm.settings import LLMSettings
 from drspo.llm.wire import Wire
+from pipeline.ideas import prompts as phases
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import PromptSettings
 from pipeline.settings import ScoringSettings
-from tests.building import ALLOW, build, fake_config, final_tables
+from tests.building import ALLOW, build, fake_config, final_tables, with_candidates
 from tests.forks import Forks
 from tests.hostile_llm import KEY, HostileLLM
 
@@ -53,6 +55,21 @@ def asking(folder: Path, server: HostileLLM, ideas: list[str] = IDEAS) -> BuildC
         filter=FilterSettings(filters=("llm",), near_duplicates=0.0),
         llm=llm,
     )
+
+
+def interrupted(config: BuildConfig, patch: pytest.MonkeyPatch, blocks: int = 1) -> None:
+    """A start that ends when so many blocks are finished and the next one's ideas are expanded."""
+    real, calls = phases.object_to, []
+
+    def breaks(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) > blocks * bool(config.block):
+            raise KeyboardInterrupt
+        return real(*given)
+
+    patch.setattr(phases, "object_to", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        build(config)
 
 
 def test_kills_while_asking_pay_for_nothing_twice(
@@ -122,6 +139,93 @@ def test_a_budget_that_ends_stops_before_the_images_and_goes_on_when_raised(
     outcome = build(config)
     assert sum(outcome.pairs.values()) == 2 * len(IDEAS)
     assert server.total == 40
+
+
+def refusing(patch: pytest.MonkeyPatch, word: str) -> None:
+    """Ideas with the word are refused, until the patch is undone."""
+    import tests.hostile_llm as hostile
+
+    refused = lambda self, source, nth: self.fail(400, "this request is not allowed")  # noqa: E731
+    patch.setitem(hostile._BEHAVIOURS, word, refused)
+
+
+def test_prompts_that_were_retried_are_a_source_with_facts_that_are_true(
+    tmp_path: Path, server: HostileLLM
+) -> None:
+    config = replace(asking(tmp_path, server), until="prompts")
+    short = replace(config, accept_unfinished=True, llm=replace(config.llm, token_budget=100))
+    assert build(short).accepted == 0
+    (tmp_path / "run/phases/unfinished.json").write_text("{}")
+    assert retry.main([config.out]) == 0
+    assert "llm" in RunDir(config.out).phases()["prompts"], "what was paid for is not replaced"
+    assert build(config).accepted == 20
+    facts = RunDir(config.out).phases()["prompts"]
+    assert (facts["rows"], facts["accepted"], facts["unfinished"]) == (20, 20, 0)
+    assert facts["llm"]["requests"] == server.total == 40
+    assert not (tmp_path / "run/phases/unfinished.json").exists()
+    taking = replace(fake_config(tmp_path, tmp_path / "b"), prompts=PromptSettings(source=config.out))
+    assert build(taking).accepted == 20
+
+
+def test_a_retry_that_was_killed_before_it_removed_anything_leaves_true_facts(
+    tmp_path: Path, server: HostileLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        refusing(patch, "castle")
+        build(asking(tmp_path, server))
+    before = RunDir(tmp_path / "run").phases()["prompts"]
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Storage, "delete", killed)
+        retry.main([str(tmp_path / "run")])
+    build(asking(tmp_path, server))
+    after = RunDir(tmp_path / "run").phases()["prompts"]
+    assert {**after, "finished": ""} == {**before, "finished": ""}
+
+
+@pytest.mark.parametrize("block", [2, 0])
+def test_a_dead_question_of_a_run_that_was_interrupted_is_retried(
+    tmp_path: Path, server: HostileLLM, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    config = replace(asking(tmp_path, server), block=block)
+    with monkeypatch.context() as patch:
+        refusing(patch, "castle")
+        interrupted(config, patch)
+    assert not (tmp_path / "run/prompts.parquet").exists()
+    paid = server.total
+    assert retry.requeue_questions(config.out, "another reason") == 0
+    assert retry.requeue_questions(config.out) == 1
+    outcome = build(config)
+    assert (outcome.accepted, outcome.dead) == (20, 0)
+    assert server.total == 41 and server.total > paid, "what was answered is not asked again"
+    (tmp_path / "calm").mkdir()
+    calm = replace(asking(tmp_path / "calm", server), block=block)
+    build(calm)
+    assert final_tables(config.out) == final_tables(calm.out)
+
+
+@pytest.mark.parametrize(("word", "standing"), [("castle", True), ("castle", False), ("forest", True)])
+def test_units_of_several_prompts_that_stand_are_not_planned_anew(
+    tmp_path: Path, server: HostileLLM, monkeypatch: pytest.MonkeyPatch, word: str, standing: bool
+) -> None:
+    config = with_candidates(replace(asking(tmp_path, server), block=2), prompts_per_unit=3)
+    config = config if standing else replace(config, until="prompts")
+    with monkeypatch.context() as patch:
+        refusing(patch, word)
+        interrupted(config, patch, blocks=2)
+    units = sorted((tmp_path / "run/units").rglob("*.parquet"))
+    assert bool(units) == standing
+    if word == "castle" and standing:
+        with pytest.raises(UserError, match="units of several prompts stand already"):
+            retry.requeue_questions(config.out)
+        return
+    assert retry.requeue_questions(config.out) == 1
+    outcome = build(replace(config, until="shards"))
+    assert (outcome.accepted, outcome.dead) == (20, 0)
+    assert not list((tmp_path / "run").glob("quarantine/*")) and all(unit.exists() for unit in units)
 
 
 HOSTILE = {

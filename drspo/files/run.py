@@ -120,6 +120,14 @@ class RunDir(Storage):
         manifest["phases"][name] = {"finished": _now(), **facts}
         self.write(MANIFEST, _encode(manifest))
 
+    def phase_undone(self, name: str, *kept: str) -> None:
+        """Takes back what a phase came to, before its results are removed; the facts in `kept` stay."""
+        manifest = self.manifest()
+        facts = manifest["phases"].pop(name, {})
+        if stays := {fact: facts[fact] for fact in kept if fact in facts}:
+            manifest["phases"][name] = stays
+        self.write(MANIFEST, _encode(manifest))
+
     def require(self, program: str) -> dict[str, Any]:
         """The manifest, when `program` wrote the folder; else UserError that says whose run it is."""
         found = self.manifest()
