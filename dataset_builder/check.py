@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from dataset_builder.config import BuildConfig, run_hash, uses_llm
+from dataset_builder.orphan import check_orphan
 from drspo.errors import UserError
 from drspo.files.run import MANIFEST, RunDir
 from drspo.llm.access import check_access
@@ -24,6 +25,7 @@ def check(config: BuildConfig) -> None:
         raise UserError("which folder is the run's?", "--out", "For example --out runs/scrolls-001.")
     check_pools(config.resources)
     run = RunDir(config.out)
+    check_orphan(run, config)
     check_settings(config, run)
     if run.exists(PROMPTS_NAME):
         return

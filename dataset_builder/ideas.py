@@ -41,6 +41,7 @@ def texts(config: BuildConfig, url: str, *, alone: bool) -> Texts:
         filter=config.filter,
         llm=config.llm,
         config_hash=units_hash(config),
+        prompts_hash=prompts_hash(config),
         prompts_per_unit=config.candidates.prompts_per_unit,
         block=config.block,
         accept_unfinished=config.accept_unfinished,

@@ -64,6 +64,8 @@ class TextSpec:
     llm: LLMSettings
     config_hash: str
     """of the units"""
+    prompts_hash: str = ""
+    """of what decides the prompts"""
     prompts_per_unit: int = 1
     block: int = 0
     """ideas in a block; 0: all are one"""
@@ -99,7 +101,7 @@ def read_blocks(spec: TextSpec, tell: Tell = silent) -> int:
     storage = spec.storage()
     if storage.exists(READ_NAME):
         return int(json.loads(storage.read(READ_NAME))["blocks"])
-    record_source(storage, spec.prompts.source, spec.taken)
+    record_source(storage, spec.prompts.source, spec.taken, spec.prompts_hash)
     if not spec.block:
         if not storage.exists(spec.name("ideas", 0)):
             with tell(spec.prompts.limit, "reading prompts", "prompts") as bar:

@@ -19,7 +19,7 @@ from pipeline.tables import read_pieces
 
 PROMPTS_NAME = "prompts.parquet"
 SOURCE_NAME = "phases/source.json"
-"""Says what the source was when the first of its ideas was stored."""
+"""Says what the source was when the first of its ideas was stored, and for which settings it was read."""
 FILES = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 
@@ -51,7 +51,7 @@ def taken_from(storage: Storage | None, source: str) -> Taken | None:
 
     It is asked once: whatever becomes of the source, prompts that were taken are never expanded or judged.
     """
-    said = _recorded(storage) if storage is not None else {}
+    said = read_record(storage) if storage is not None else {}
     if said.get("source") == source:
         return Taken(source, said["hash"]) if said["is_run"] else None
     if storage is not None and not said and (ideas := storage.list("phases/ideas")):
@@ -61,17 +61,19 @@ def taken_from(storage: Storage | None, source: str) -> Taken | None:
     return Taken(source, str(check_run(source).get("hash", ""))) if is_run(source) else None
 
 
-def record_source(storage: Storage, source: str, taken: Taken | None) -> None:
-    """Write down what the source is, for later starts."""
-    facts = {"source": source, "is_run": taken is not None, "hash": taken.hash if taken else ""}
+def record_source(storage: Storage, source: str, taken: Taken | None, prompts_hash: str) -> None:
+    """Write down what the source is, and the hash of what decides the prompts, for later starts."""
+    whose = {"source": source, "is_run": taken is not None, "hash": taken.hash if taken else ""}
+    facts = {**whose, "prompts_hash": prompts_hash}
     storage.create(SOURCE_NAME, json.dumps(facts).encode())
 
 
-def _recorded(storage: Storage) -> dict[str, Any]:
+def read_record(storage: Storage) -> dict[str, Any]:
+    """What was written down of the source; empty where nothing was."""
     if not storage.exists(SOURCE_NAME):
         return {}
     found = parse_json(storage.read(SOURCE_NAME), storage.url(SOURCE_NAME))
-    if not isinstance(found, dict) or found.keys() != {"source", "is_run", "hash"}:
+    if not isinstance(found, dict) or found.keys() != {"source", "is_run", "hash", "prompts_hash"}:
         hint = "Delete it: the next start tells by the ideas that are stored."
         raise UserError("this does not say what the source was", storage.url(SOURCE_NAME), hint)
     return found

@@ -1,0 +1,47 @@
+"""A folder with results but without `run.json`: whether what it holds proves to be of a configuration."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from dataset_builder.config import BuildConfig, prompts_hash, units_hash
+from drspo.errors import UserError
+from drspo.files.run import MANIFEST, RunDir
+from pipeline.candidates.plan import plan_names, read_plan_so_far
+from pipeline.damage import DamagedFile
+from pipeline.ideas.finished import PROMPTS_NAME, read_record
+from pipeline.units import UnitStore
+
+
+def check_orphan(run: RunDir, config: BuildConfig) -> None:
+    """UserError where the manifest is gone and another configuration may have made what is there."""
+    if run.exists(MANIFEST):
+        return
+    strange = _strange(run, config)
+    if not strange or run.exists(MANIFEST):  # another copy of the job may have begun meanwhile
+        return
+    raise UserError(
+        f"{MANIFEST} is gone, and nothing says that {strange} here are of this configuration",
+        run.base,
+        f"Restore {MANIFEST}, ask for what the folder was begun with, or choose another folder. If these are "
+        "of this configuration, delete prompts.parquet, plan.parquet and phases/: they are made again of "
+        "the source and of what a language model has answered, and the images stay.",
+    )
+
+
+def _strange(run: RunDir, config: BuildConfig) -> str:
+    """What is there that is not proved to be of the configuration; nothing where all is."""
+    stored = run.exists(PROMPTS_NAME) or run.list("phases/")
+    if stored and read_record(run).get("prompts_hash") != prompts_hash(config):
+        return "the prompts"
+    wanted = units_hash(config)
+    if plan_names(run):
+        made = (piece["config_hash"][0].as_py() for piece in read_plan_so_far(run) if piece.num_rows)
+        return "" if next(made, wanted) == wanted else "the planned images"
+    store = UnitStore(run, wanted, config.scoring.columns)
+    try:
+        for unit in islice(store.done(), 1):
+            store.read(unit, ["unit_id"])
+    except DamagedFile:
+        return "the images"
+    return ""
