@@ -30,6 +30,7 @@ from pipeline.candidates.provenance import read_models
 from pipeline.checks import check_weights
 from pipeline.ideas.blocks import Texts, finished_blocks
 from pipeline.ideas.finished import PROMPTS_NAME
+from pipeline.ideas.origin import has_changed
 from pipeline.pairs.scanned import Scanned
 from pipeline.records import DEAD, UNFINISHED
 from pipeline.tables import regrouped
@@ -131,6 +132,9 @@ class Build:
             log.info("continuing the run in %s", self.run.base)
             # Pairing, export and resources may change within a run; the file says what the last start used.
             self.run.write(CONFIG, dump(self.config).encode())
+        if has_changed(self.run, self.config.prompts.source):
+            told = "%s is another than when it was read; the ideas of this run stay as they were"
+            log.warning(told, self.config.prompts.source)
 
     def _reusable(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What stays true of a folder without images when something else is asked for, and what is replaced.

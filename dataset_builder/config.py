@@ -13,7 +13,7 @@ from drspo.llm.settings import LLMSettings, identity
 from drspo.ranges import Natural, Share
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
-from pipeline.ideas.finished import taken_from
+from pipeline.ideas.origin import taken_from
 from pipeline.ideas.sources import PromptSettings
 from pipeline.pairs.columns import read_about
 from pipeline.settings import (

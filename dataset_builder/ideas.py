@@ -20,7 +20,8 @@ from drspo.llm.access import is_withheld
 from drspo.llm.journal import Journal
 from drspo.log import progress
 from pipeline.ideas.blocks import UNFINISHED_TABLE, Texts, TextSpec, join_blocks, silent
-from pipeline.ideas.finished import PROMPTS_NAME, Taken, taken_from
+from pipeline.ideas.finished import PROMPTS_NAME
+from pipeline.ideas.origin import Taken, taken_from
 from pipeline.records import PROMPT_SCHEMA, UNFINISHED
 from pipeline.tables import read_pieces, read_table
 

@@ -9,7 +9,8 @@ from drspo.errors import UserError
 from drspo.files.run import MANIFEST, RunDir
 from pipeline.candidates.plan import plan_names, read_plan_so_far
 from pipeline.damage import DamagedFile
-from pipeline.ideas.finished import PROMPTS_NAME, read_record
+from pipeline.ideas.finished import PROMPTS_NAME
+from pipeline.ideas.origin import read_record
 from pipeline.units import UnitStore
 
 

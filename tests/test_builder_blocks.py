@@ -132,6 +132,30 @@ def test_a_source_that_changed_meanwhile_is_refused(tmp_path):
         next(iter(Texts(spec)))
 
 
+@pytest.mark.parametrize("text", ["", "{}", "[2]", '{"blocks": "2"}', '{"blocks": 0}', "{"])
+def test_a_damaged_count_of_blocks_is_refused_and_made_again_once_it_is_deleted(tmp_path, text):
+    config = fake_config(tmp_path, tmp_path / "run", MANY, block=3, until="prompts")
+    build(config)
+    (tmp_path / "run/prompts.parquet").rename(tmp_path / "before.parquet")
+    (tmp_path / "run/phases/blocks.json").write_text(text)
+    with pytest.raises(UserError, match=r"blocks\.json\)\s+Delete it"):
+        build(config)
+    (tmp_path / "run/phases/blocks.json").unlink()
+    build(config)
+    assert (tmp_path / "run/prompts.parquet").read_bytes() == (tmp_path / "before.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("block", [0, 3])
+def test_a_source_that_grew_after_it_was_read_is_told_and_changes_nothing(tmp_path, block, caplog):
+    config = fake_config(tmp_path, tmp_path / "run", IDEAS, block=block, until="prompts")
+    build(config)
+    build(config)
+    assert "another than when it was read" not in caplog.text
+    ideas_file(tmp_path, [*IDEAS, "a bridge at night"])
+    assert build(config).accepted == len(IDEAS)
+    assert "ideas.txt is another than when it was read; the ideas of this run stay" in caplog.text
+
+
 def test_other_images_of_prompts_in_blocks_have_one_plan(tmp_path):
     config = fake_config(tmp_path, tmp_path / "run", IDEAS, block=2, until="prompts")
     first = Build(config, lambda works, spec: islice(iter(works), 1))

@@ -11,7 +11,7 @@ from dataset_builder.config import BuildConfig
 from drspo.errors import UserError
 from drspo.files.run import MANIFEST
 from drspo.files.storage import Storage
-from pipeline.ideas.finished import SOURCE_NAME
+from pipeline.ideas.origin import SOURCE_NAME
 from tests.building import IDEAS, begun, build, fake_config, final_tables, with_candidates
 
 

@@ -19,7 +19,8 @@ from drspo.files.run import MANIFEST, RunDir
 from drspo.files.storage import Storage
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
-from pipeline.ideas.finished import SOURCE_NAME, is_run
+from pipeline.ideas.finished import is_run
+from pipeline.ideas.origin import SOURCE_NAME
 from pipeline.ideas.sources import PromptSettings
 from tests.building import IDEAS, begun, build, fake_config
 
@@ -130,9 +131,14 @@ def test_a_mistyped_run_leaves_nothing_of_it_behind(tmp_path: Path) -> None:
     assert "taken_from" not in json.loads((tmp_path / "b" / MANIFEST).read_text())["phases"]["prompts"]
 
 
-def test_a_record_of_the_source_that_says_nothing_is_refused_with_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["{}", "", "[]"])
+def test_a_record_of_the_source_that_says_nothing_is_refused_with_what_to_do(
+    tmp_path: Path, text: str
+) -> None:
     config = taking(tmp_path)
     begun(config, 2)
-    (tmp_path / "b" / SOURCE_NAME).write_text("{}")
+    (tmp_path / "b" / SOURCE_NAME).write_text(text)
     with pytest.raises(UserError, match=r"source\.json\)\s+Delete it"):
         build(config)
+    Storage(config.out).delete(SOURCE_NAME)
+    assert build(config).accepted == len(IDEAS)

@@ -43,7 +43,7 @@ def read_json(path: Path, most: int = MOST_JSON, *, infinite: bool = False) -> A
     return parse_json(read_text(path, most), str(path), infinite=infinite)
 
 
-def parse_json(text: str | bytes, where: str, *, infinite: bool = False) -> Any:
+def parse_json(text: str | bytes, where: str, *, infinite: bool = False, hint: str = "") -> Any:
     """The JSON value; UserError for what is none, is nested beyond reason, or holds NaN or Infinity.
 
     `infinite` lets Infinity and -Infinity through, which diffusers writes for a bound that does not bind.
@@ -51,9 +51,9 @@ def parse_json(text: str | bytes, where: str, *, infinite: bool = False) -> Any:
     try:
         return json.loads(text, parse_constant=_no_nan if infinite else _no_number)
     except RecursionError as error:
-        raise UserError("this JSON is nested too deeply", where) from error
+        raise UserError("this JSON is nested too deeply", where, hint) from error
     except ValueError as error:
-        raise UserError(f"this is not JSON: {error}", where) from error
+        raise UserError(f"this is not JSON: {error}", where, hint) from error
 
 
 def compose_yaml(text: str, where: str) -> yaml.Node | None:

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from drspo import consent
 from drspo.errors import UserError
 from drspo.files.storage import Storage
+from drspo.files.texts import parse_json
 from drspo.llm.pace import one_after_another
 from drspo.llm.settings import LLMSettings
 from drspo.log import Progress
@@ -29,7 +30,8 @@ from pipeline.ideas import prompts as phases
 from pipeline.ideas.dedup import KeptTexts
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
-from pipeline.ideas.finished import PROMPTS_NAME, Taken, record_source
+from pipeline.ideas.finished import PROMPTS_NAME
+from pipeline.ideas.origin import Taken, record_source
 from pipeline.ideas.quota import SURPLUS, keep_first
 from pipeline.ideas.sources import PromptSettings
 from pipeline.ideas.stages import NewPace
@@ -100,7 +102,7 @@ def read_blocks(spec: TextSpec, tell: Tell = silent) -> int:
     """
     storage = spec.storage()
     if storage.exists(READ_NAME):
-        return int(json.loads(storage.read(READ_NAME))["blocks"])
+        return _count(storage)
     record_source(storage, spec.prompts.source, spec.taken, spec.prompts_hash)
     if not spec.block:
         if not storage.exists(spec.name("ideas", 0)):
@@ -121,6 +123,17 @@ def read_blocks(spec: TextSpec, tell: Tell = silent) -> int:
             )
     storage.write(READ_NAME, json.dumps({"blocks": number}).encode())
     return number
+
+
+def _count(storage: Storage) -> int:
+    """How many blocks the folder says that there are."""
+    where = storage.url(READ_NAME)
+    hint = "Delete it: the next start reads the source again and writes it anew."
+    found = parse_json(storage.read(READ_NAME), where, hint=hint)
+    blocks = found.get("blocks") if isinstance(found, dict) else None
+    if type(blocks) is not int or blocks < 1:
+        raise UserError("this does not say how many blocks there are", where, hint)
+    return blocks
 
 
 def read_block(spec: TextSpec, kind: str, number: int) -> pa.Table:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -13,13 +11,10 @@ import pyarrow as pa
 from drspo.errors import UserError
 from drspo.files.run import MANIFEST, RunDir
 from drspo.files.storage import Storage
-from drspo.files.texts import parse_json
 from pipeline.records import OK, PROMPT_SCHEMA
 from pipeline.tables import read_pieces
 
 PROMPTS_NAME = "prompts.parquet"
-SOURCE_NAME = "phases/source.json"
-"""Says what the source was when the first of its ideas was stored, and for which settings it was read."""
 FILES = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 
@@ -35,48 +30,6 @@ def is_run(source: str) -> bool:
         if error.errno == errno.ENAMETOOLONG:
             return False
         raise UserError(f"it cannot be read: {error}", f"--prompts.source {source}") from error
-
-
-@dataclass(frozen=True)
-class Taken:
-    """The run whose accepted prompts are taken as they are."""
-
-    run: str
-    hash: str
-    """of its prompts; empty where nothing says it any more"""
-
-
-def taken_from(storage: Storage | None, source: str) -> Taken | None:
-    """The run that a run's prompts are taken from; None where they are made of ideas.
-
-    It is asked once: whatever becomes of the source, prompts that were taken are never expanded or judged.
-    """
-    said = read_record(storage) if storage is not None else {}
-    if said.get("source") == source:
-        return Taken(source, said["hash"]) if said["is_run"] else None
-    if storage is not None and not said and (ideas := storage.list("phases/ideas")):
-        # Nothing but a finished prompt has an expander.
-        first = next(read_pieces(storage, ideas[0], PROMPT_SCHEMA), PROMPT_SCHEMA.empty_table())
-        return Taken(source, "") if first.num_rows and first["expander"][0].as_py() else None
-    return Taken(source, str(check_run(source).get("hash", ""))) if is_run(source) else None
-
-
-def record_source(storage: Storage, source: str, taken: Taken | None, prompts_hash: str) -> None:
-    """Write down what the source is, and the hash of what decides the prompts, for later starts."""
-    whose = {"source": source, "is_run": taken is not None, "hash": taken.hash if taken else ""}
-    facts = {**whose, "prompts_hash": prompts_hash}
-    storage.create(SOURCE_NAME, json.dumps(facts).encode())
-
-
-def read_record(storage: Storage) -> dict[str, Any]:
-    """What was written down of the source; empty where nothing was."""
-    if not storage.exists(SOURCE_NAME):
-        return {}
-    found = parse_json(storage.read(SOURCE_NAME), storage.url(SOURCE_NAME))
-    if not isinstance(found, dict) or found.keys() != {"source", "is_run", "hash", "prompts_hash"}:
-        hint = "Delete it: the next start tells by the ideas that are stored."
-        raise UserError("this does not say what the source was", storage.url(SOURCE_NAME), hint)
-    return found
 
 
 def check_run(source: str) -> dict[str, Any]:
