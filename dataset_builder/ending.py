@@ -9,7 +9,7 @@ import polars as pl
 
 from dataset_builder.config import BuildConfig, pairs_hash, pairs_settings, with_added
 from dataset_builder.decided import decided_pairs
-from dataset_builder.export import Lanes, Writer, export, group_bytes, with_bytes
+from dataset_builder.export import Lanes, Writer, conclude, export, group_bytes, with_bytes
 from dataset_builder.layouts import PAIRS, RANKING
 from dataset_builder.report import stats
 from dataset_builder.report.head import README, about_run
@@ -65,11 +65,13 @@ class Ending:
                 lanes.add(PAIRS, pairs)
             names = lanes.cut()
             with progress(len(names), "export", "shards") as bar:
-                export(self.store, lanes, names, added.scorers, self.write, bar.advance)
+                marked = export(self.store, lanes, names, added.scorers, self.write, bar.advance)
             run.write(README, about_run(names, config.export))
             stats.write(run, figures.all(lambda: added.join(scanned.alive())))
         ended = Ended(dict(sorted(figures.splits.items())), names, figures.counts["lost"])
         self._record(ended, votes, added.scorers)
+        if marked:
+            conclude(run)
         return ended
 
     def _votes(self) -> list[Vote]:

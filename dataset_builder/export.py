@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import islice
 
 import polars as pl
 import pyarrow as pa
 
 from dataset_builder.gather import Shard, write_shards
-from dataset_builder.layouts import PAIRS, RANKING
+from dataset_builder.layouts import CONFIGS, PAIRS, RANKING
 from drspo.config import config_hash
+from drspo.files.incomplete import is_mark, mark, unmark
 from drspo.files.storage import Storage
 from drspo.hashing import content_hash
 from pipeline.records import COPIES
@@ -25,6 +29,7 @@ from pipeline.units import UnitStore
 
 FORMAT = 2
 MEGABYTE = 1_000_000
+_LOOKS = 16  # shards whose footers are read at once
 
 Writer = Callable[[UnitStore, Iterable[Shard], Sequence[str], ExportSettings, Set[str]], Iterator[str]]
 """Writes shards, given also the names of those that stand; gives each one's name when it is stored."""
@@ -96,17 +101,47 @@ def export(
     scorers: Sequence[str],
     write: Writer | None = None,
     on_shard: Callable[[], None] = lambda: None,
-) -> None:
+) -> bool:
     """Write the shards of the lanes, which have these names; those that stand already are left alone.
 
-    The same rows give the same bytes. Files of an earlier export with another number of shards go.
+    The same rows give the same bytes. Files of an earlier export with another number of shards go. Before
+    anything changes, the folders are marked; gives whether they are, which `conclude` ends.
     Raises DamagedFile when an image's unit cannot be read.
     """
-    standing = {name for name in store.storage.list("export/") if is_shard(name)}
+    storage = store.storage
+    listed = storage.list("export/")
+    standing = {name for name in listed if is_shard(name)}
+    if standing == set(names) and not _differ(storage, lanes.shards()):
+        for _ in names:
+            on_shard()
+        return any(is_mark(name) for name in listed)
+    for folder in sorted({name.rpartition("/")[0] for name in standing.union(names)}):
+        mark(storage, folder)
     for _ in (write or write_here)(store, lanes.shards(), scorers, lanes.settings, standing):
         on_shard()
     for stale in standing - set(names):
-        store.storage.delete(stale)
+        storage.delete(stale)
+    return True
+
+
+def conclude(storage: Storage) -> None:
+    """Say that shards and all that is told of them are of one export."""
+    for folder in sorted(set(CONFIGS.values())):
+        unmark(storage, folder)
+
+
+def _differ(storage: Storage, shards: Iterable[Shard]) -> bool:
+    """Whether one of the shards, which all have a file, is not what stands there."""
+    coming = iter(shards)
+    with ThreadPoolExecutor(_LOOKS) as pool:
+        while some := list(islice(coming, _LOOKS)):
+            if not all(pool.map(partial(_stands, storage), some)):
+                return True
+    return False
+
+
+def _stands(storage: Storage, shard: Shard) -> bool:
+    return shard_identity(storage, shard.name) == shard.identity
 
 
 def write_here(
@@ -121,7 +156,7 @@ def write_here(
 
     def missing() -> Iterator[Shard]:
         for shard in shards:
-            if shard.name in standing and shard_identity(store.storage, shard.name) == shard.identity:
+            if shard.name in standing and _stands(store.storage, shard):
                 kept.append(shard.name)
             else:
                 yield shard

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drspo.errors import UserError
+from drspo.files.incomplete import refuse_incomplete
 from drspo.files.parquet import DAMAGES, PIECEWISE, batch_rows, give_up, open_parquet
 from drspo.files.storage import Storage
 from pipeline.records import COPIES
@@ -92,7 +93,7 @@ def read_pairs(
     `source` is a run folder, an export folder, its ranking folder, a Parquet file or a glob, local or
     an fsspec URL. Without `columns` there are all but the second copies of the images, which are for other
     programs. At most one row group is in memory. Raises UserError for a missing, truncated or foreign
-    source.
+    source, and for an export that was interrupted.
     """
     storage, names = find_shards(source, split)
     for name in names:
@@ -106,18 +107,19 @@ def find_shards(source: str, split: str) -> tuple[Storage, list[str]]:
     storage = Storage(source)
     for folder in ("export/data/", "data/", ""):
         listed = [name for name in storage.list(folder) if "/" not in name.removeprefix(folder)]
+        refuse_incomplete(storage, listed)
         found = [
             name
             for name in listed
             if (m := _SHARD.fullmatch(name.removeprefix(folder))) and m["split"] == split
         ]
         if found:
-            return storage, _complete(storage, found)
+            return storage, complete(storage, found)
     raise UserError(f"there are no {split} shards of pairs", source, _advice(storage))
 
 
-def _complete(storage: Storage, names: list[str]) -> list[str]:
-    """The names, when they are all the shards that they say they are."""
+def complete(storage: Storage, names: list[str]) -> list[str]:
+    """The names of a split's shards, when they are all that they say they are; else UserError."""
     expected = int(names[0].rpartition("-of-")[2].removesuffix(".parquet"))
     if len(names) != expected or len({name.rpartition("-of-")[2] for name in names}) != 1:
         raise UserError(
@@ -138,9 +140,12 @@ def _by_pattern(source: str) -> tuple[Storage, list[str]]:
     fixed = source.partition("*")[0].rpartition("/")[0] or ("/" if source.startswith("/") else ".")
     storage = Storage(fixed)
     pattern = source.removeprefix(fixed).lstrip("/")
-    names = fnmatch.filter(storage.list(), pattern)
+    listed = storage.list()
+    names = fnmatch.filter(listed, pattern)
     if not names:
         raise UserError("no file matches", source)
+    folders = {name.rpartition("/")[0] for name in names}
+    refuse_incomplete(storage, (name for name in listed if name.rpartition("/")[0] in folders))
     return storage, names
 
 

@@ -17,11 +17,12 @@ from dataset_builder.report import croissant
 from dataset_builder.report.charts import distributions, short
 from dataset_builder.report.croissant import CROISSANT
 from dataset_builder.report.examples import example_pairs, pair_at
-from dataset_builder.report.head import by_config, head
+from dataset_builder.report.head import by_config, by_split, head
 from dataset_builder.report.judges import who_judged
 from dataset_builder.report.stats import STATS_NAME
 from drspo import __version__, markup
 from drspo.errors import UserError
+from drspo.files.incomplete import refuse_incomplete
 from drspo.files.run import RunDir
 from drspo.leaving import public, public_text
 from pipeline.candidates.plan import planned_hash
@@ -29,7 +30,7 @@ from pipeline.candidates.provenance import read_models
 from pipeline.ideas.finished import read_prompts_so_far
 from pipeline.ideas.questions import load_template
 from pipeline.pairs.columns import column_names, read_about
-from pipeline.shards import is_shard
+from pipeline.shards import complete, is_shard
 from pipeline.units import UnitStore, done_units
 
 
@@ -44,10 +45,15 @@ class Sources:
 
 
 def read_sources(run: RunDir) -> Sources:
-    """The run's facts. Raises UserError when it has no export yet."""
+    """The run's facts. Raises UserError when it has no export yet, and when that was interrupted."""
     manifest = run.manifest()
-    names = [name for name in run.list("export/") if is_shard(name)]
+    listed = run.list("export/")
+    refuse_incomplete(run, listed)
+    names = [name for name in listed if is_shard(name)]
     shards = by_config(names, settings_of(manifest)["export"].get("pickapic", True))
+    for of_config in shards.values():
+        for of_split in by_split(of_config).values():
+            complete(run, of_split)
     if "default" not in shards or not run.exists(STATS_NAME):
         hint = "Run dataset_builder again with the same --out."
         raise UserError("this run has no export to publish yet", run.base, hint)

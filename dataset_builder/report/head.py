@@ -58,7 +58,7 @@ def by_config(names: list[str], pickapic: bool) -> dict[str, list[str]]:
 def _config_entry(config: str, names: list[str], prefix: str = "") -> dict[str, Any]:
     """Where a config's splits are. The count in the pattern keeps shards of another export out."""
     folder, files = CONFIGS[config].removeprefix("export/"), []
-    for split, of_split in _by_split(names).items():
+    for split, of_split in by_split(names).items():
         ending = of_split[0].rpartition("-of-")[2]
         files.append({"split": split, "path": f"{prefix}{folder}/{split}-*-of-{ending}"})
     entry: dict[str, Any] = {"config_name": config, "data_files": files}
@@ -72,7 +72,7 @@ def _info(run: RunDir, config: str, names: list[str]) -> dict[str, Any]:
     import datasets
 
     splits, features, total = [], None, 0
-    for split, of_split in _by_split(names).items():
+    for split, of_split in by_split(names).items():
         rows = size = 0
         for name in of_split:
             with run.open(name) as stream:
@@ -88,7 +88,8 @@ def _info(run: RunDir, config: str, names: list[str]) -> dict[str, Any]:
     return {"config_name": config, "features": columns, "splits": splits, "dataset_size": total}
 
 
-def _by_split(names: list[str]) -> dict[str, list[str]]:
+def by_split(names: list[str]) -> dict[str, list[str]]:
+    """The shards of each split that there are any of."""
     split_of = {name: name.rpartition("/")[2].partition("-")[0] for name in names}
     found = {split: sorted(name for name in names if split_of[name] == split) for split in SPLITS}
     return {split: of_split for split, of_split in found.items() if of_split}

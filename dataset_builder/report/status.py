@@ -13,6 +13,7 @@ from dataset_builder.ideas import UNFINISHED_NAME
 from dataset_builder.metrics import METRICS_NAME
 from dataset_builder.report.stats import Prompts
 from drspo.errors import UserError
+from drspo.files.incomplete import is_mark
 from drspo.files.run import RunDir
 from drspo.files.texts import parse_json
 from drspo.llm.journal import Journal
@@ -55,6 +56,8 @@ class Status:
     seconds_per_unit: float = 0.0
     active: bool = False
     shards: list[str] = field(default_factory=list)
+    incomplete: bool = False
+    """Whether the export is under way, or was interrupted."""
     added: dict[str, int] = field(default_factory=dict)
     """Images that each column of `drspo score` has a number for."""
     quarantined: list[str] = field(default_factory=list)
@@ -86,12 +89,11 @@ NOTHING_PASSED = (
 
 def next_command(status: Status, where: str) -> str:
     """What one would want to type after reading of a run that needs no advice."""
-    place = shlex.quote(where)
     if status.prompts and not status.accepted:
         return NOTHING_PASSED
-    if status.done < status.units or "export" not in status.phases:
+    if status.done < status.units or "export" not in status.phases or status.incomplete:
         return "the command that began the run continues it"
-    return f"drspo view {place}"
+    return f"drspo view {shlex.quote(where)}"
 
 
 def read_status(where: str) -> Status:
@@ -103,7 +105,9 @@ def read_status(where: str) -> Status:
     status = Status(where=run.base, created=manifest["created"], phases=manifest["phases"])
     _read_prompts(run, status)
     _read_units(run, status)
-    status.shards = [name for name in run.list("export/") if is_shard(name)]
+    exported = run.list("export/")
+    status.shards = [name for name in exported if is_shard(name)]
+    status.incomplete = any(map(is_mark, exported))
     for name in column_names(run):
         status.added[name] = count_scores(run, name)
     status.quarantined = run.list("quarantine/")
@@ -181,6 +185,7 @@ def as_dict(status: Status) -> dict[str, Any]:
         "seconds_per_unit": status.seconds_per_unit,
         "active": status.active,
         "shards": status.shards,
+        "export_incomplete": status.incomplete,
         "added_scores": status.added,
         "quarantined": status.quarantined,
     }
@@ -232,9 +237,9 @@ def _units(status: Status) -> str:
 
 def _export(status: Status) -> str:
     facts = status.phases.get("export")
-    if not facts:
-        return "not yet"
-    return f"{facts['pairs']} pairs in {len(status.shards)} shards"
+    if status.incomplete:
+        return "interrupted, or under way: the command that began the run finishes it"
+    return f"{facts['pairs']} pairs in {len(status.shards)} shards" if facts else "not yet"
 
 
 def _by_error(dead: list[dict[str, Any]]) -> dict[str, int]:

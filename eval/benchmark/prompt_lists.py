@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from drspo.errors import UserError
+from drspo.files.incomplete import refuse_incomplete
 from drspo.files.parquet import DAMAGES, open_parquet
 from drspo.files.storage import Storage
 from drspo.files.texts import read_text
@@ -13,7 +14,8 @@ from eval.config import EvalConfig
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
 MOST_PROMPTS = 64 << 20  # bytes of a list of prompts
-HELD_OUT = "export/data/validation"
+EXPORT = "export/data/"
+HELD_OUT = f"{EXPORT}validation"
 """How the names of the files begin in which a run's held-out pairs lie."""
 
 
@@ -70,7 +72,9 @@ def _held_out(source: str) -> list[str]:
     """The prompts of a run's validation split, from its export's small columns."""
     storage = Storage(source)
     prompts: list[str] = []
-    for name in storage.list(HELD_OUT):
+    listed = storage.list(EXPORT)
+    refuse_incomplete(storage, listed)
+    for name in (name for name in listed if name.startswith(HELD_OUT)):
         try:
             with storage.open(name) as stream:
                 table = open_parquet(stream, storage.url(name)).read(columns=["prompt"])
