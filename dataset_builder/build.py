@@ -12,16 +12,16 @@ from typing import Any
 import pyarrow as pa
 
 from dataset_builder.check import check
-from dataset_builder.config import BuildConfig, run_hash, same_prompts, units_hash, uses_llm
+from dataset_builder.config import BuildConfig, units_hash, uses_llm
 from dataset_builder.ending import Ending
 from dataset_builder.export import Writer
+from dataset_builder.folder import begin, refuse_other_settings
 from dataset_builder.ideas import conclude, texts
 from dataset_builder.metrics import Metrics
 from dataset_builder.report.stats import Prompts
 from drspo import __version__, consent
-from drspo.config import dump
 from drspo.errors import UserError
-from drspo.files.run import CONFIG, MANIFEST, RunDir
+from drspo.files.run import RunDir
 from drspo.log import progress
 from pipeline.candidates.actors import StageSpec
 from pipeline.candidates.guard import units_with_attempts
@@ -30,7 +30,6 @@ from pipeline.candidates.provenance import read_models
 from pipeline.checks import check_weights
 from pipeline.ideas.blocks import Texts, finished_blocks
 from pipeline.ideas.finished import PROMPTS_NAME
-from pipeline.ideas.origin import has_changed
 from pipeline.pairs.scanned import Scanned
 from pipeline.records import DEAD, UNFINISHED
 from pipeline.tables import regrouped
@@ -38,9 +37,6 @@ from pipeline.units import DamagedFile, UnitStore, unit_name
 
 log = logging.getLogger(__name__)
 
-# Of a run without images: what another configuration of the images goes on with, and what it replaces.
-TEXTS, PLANNED = ("phases/", PROMPTS_NAME), (PLAN_NAME, "phases/plan-", "attempts/", "models/")
-ANSWERS = "cache/llm/"  # each by its own question, so true for any configuration
 # So many prompts in a row without a single image say that the set-up is wrong, not the prompts.
 HOPELESS = 5
 # Units of a plan that an executor is handed at once: more would be in the driver's memory.
@@ -83,12 +79,16 @@ class Build:
         if uses_llm(self.config) and self.config.until != "prompts" and not self.run.exists(PROMPTS_NAME):
             check_weights(self.config.candidates, self.config.scoring)
         made = self._texts()
+        refuse_other_settings(self.run, self.config, planned=False)
         prompts = conclude(self.run, self.config)
         if self.config.until == "prompts":
             return self._outcome(prompts)
         self._plan()
         made += self._candidates()
         return self._pairs(prompts, made)
+
+    def _begin(self) -> None:
+        begin(self.run, self.config)
 
     def _texts(self) -> int:
         """Phases 1 to 4, block by block, each painted while the next is asked; gives the units made."""
@@ -115,41 +115,6 @@ class Build:
             **what,
         )
 
-    def _begin(self) -> None:
-        reusable, stale = self._reusable()
-        try:
-            continued = self.run.start(
-                "dataset_builder",
-                self.config,
-                run_hash(self.config),
-                reusable=reusable,
-                stale=stale,
-            )
-        except FileNotFoundError as error:
-            # Writing needs no folder to exist, but it does need the bucket.
-            raise UserError(str(error), self.run.base, "Create the bucket, or mend the URL.") from error
-        if continued:
-            log.info("continuing the run in %s", self.run.base)
-            # Pairing, export and resources may change within a run; the file says what the last start used.
-            self.run.write(CONFIG, dump(self.config).encode())
-        if has_changed(self.run, self.config.prompts.source):
-            told = "%s is another than when it was read; the ideas of this run stay as they were"
-            log.warning(told, self.config.prompts.source)
-
-    def _reusable(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What stays true of a folder without images when something else is asked for, and what is replaced.
-
-        With the same prompts these stay. Other prompts replace unfinished ones and those that cost nothing;
-        finished ones that a language model was paid for are never removed.
-        """
-        if not self.run.exists(MANIFEST):
-            return (), PLANNED
-        manifest = self.run.manifest()
-        if same_prompts(self.config, manifest):
-            return (*TEXTS, ANSWERS), PLANNED
-        paid = "llm" in manifest["phases"].get("prompts", {})
-        return (ANSWERS,), PLANNED if paid else (*TEXTS, *PLANNED)
-
     # Phase 4 -----------------------------------------------------------------------------------
 
     def _plan(self) -> None:
@@ -158,6 +123,7 @@ class Build:
         blocks = finished_blocks(texts(self.config, self.run.base, alone=True).spec)
         pieces = plan_pieces(blocks, self.spec.config_hash, self.config.candidates.prompts_per_unit)
         freeze_plan(self.run, pieces)
+        refuse_other_settings(self.run, self.config)
         units = sum(len(units) for units in self._planned())
         self.run.phase_done("plan", units=units, config_hash=self.spec.config_hash)
 
@@ -170,6 +136,7 @@ class Build:
     def _candidates(self) -> int:
         planned = sum(len(units) for units in self._planned())
         done, others = self.store.listing()
+        refuse_other_settings(self.run, self.config)
         strays = done.besides(self._planned())
         # A plan that was made again may lack a unit that a pack holds; nobody asks for it.
         alone = (unit_name(unit) for unit in strays if not self.store.packs.name(unit))
@@ -196,6 +163,8 @@ class Build:
                 images += unit["images"]
                 metrics.unit(unit)
                 bar.advance(1, **({"dead": dead} if dead else {}))
+                if committed == 1:  # from now on no other start can take the folder
+                    refuse_other_settings(self.run, self.config)
                 if committed >= HOPELESS and not images:
                     raise _hopeless(unit["error"], self.run.base)
         metrics.close()
@@ -208,6 +177,7 @@ class Build:
             log.warning("images of this run were made by different weights: %s", models)
         end = Ending(self.run, self.store, self.config, prompts, self.write)
         for _ in range(3):
+            refuse_other_settings(self.run, self.config)
             units = (unit for units in self._planned() for unit in units)
             with self.run.explained(), Scanned(self.store, units) as scanned:
                 damaged = scanned.damaged
@@ -219,6 +189,7 @@ class Build:
                 except DamagedFile:
                     # An image rotted under intact scores; where one did, others may have.
                     damaged = self._check_images()
+            refuse_other_settings(self.run, self.config)
             for name, why in {file.name: file.why for file in damaged}.items():
                 self.store.move_aside(name, why)
             made += self._candidates()

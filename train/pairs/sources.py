@@ -79,7 +79,7 @@ def picture_folders(source: str, split: str) -> list[Path]:
 
 
 def _parquet(pattern: str) -> Iterator[dict[str, Any]]:
-    from drspo.files.incomplete import refuse_incomplete
+    from drspo.files.incomplete import MARK, refuse_incomplete
     from drspo.files.parquet import PIECEWISE, batch_rows, open_parquet
     from drspo.files.storage import Storage
     from pipeline.shards import without_copies
@@ -88,7 +88,7 @@ def _parquet(pattern: str) -> Iterator[dict[str, Any]]:
     if not files or not Path(files[0]).exists():
         raise UserError("no Parquet file found", pattern)
     for folder in sorted({Path(name).parent for name in files}):
-        refuse_incomplete(Storage(folder), (place.name for place in folder.iterdir()))
+        refuse_incomplete(Storage(folder), [MARK] if (folder / MARK).exists() else [])
     for name in files:
         try:
             with open_parquet(name, name, **PIECEWISE) as table:

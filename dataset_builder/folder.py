@@ -1,0 +1,66 @@
+"""Whose a run folder is: one configuration begins it, mends it while it has no result, and can lose it."""
+
+from __future__ import annotations
+
+import logging
+
+from dataset_builder.config import BuildConfig, run_hash, same_prompts, units_hash
+from drspo.config import dump
+from drspo.errors import UserError
+from drspo.files.run import CONFIG, MANIFEST, RunDir
+from pipeline.candidates.plan import PLAN_NAME, planned_hash
+from pipeline.ideas.finished import PROMPTS_NAME
+from pipeline.ideas.origin import has_changed
+
+log = logging.getLogger(__name__)
+
+# Of a run without images: what another configuration of the images goes on with, and what it replaces.
+TEXTS, PLANNED = ("phases/", PROMPTS_NAME), (PLAN_NAME, "phases/plan-", "attempts/", "models/")
+ANSWERS = "cache/llm/"  # each by its own question, so true for any configuration
+
+
+def begin(run: RunDir, config: BuildConfig) -> None:
+    """Begin the run, or continue it. UserError with the difference where the folder is another's."""
+    reusable, stale = _reusable(run, config)
+    try:
+        continued = run.start("dataset_builder", config, run_hash(config), reusable=reusable, stale=stale)
+    except FileNotFoundError as error:
+        # Writing needs no folder to exist, but it does need the bucket.
+        raise UserError(str(error), run.base, "Create the bucket, or mend the URL.") from error
+    if continued:
+        log.info("continuing the run in %s", run.base)
+        # Pairing, export and resources may change within a run; the file says what the last start used.
+        run.write(CONFIG, dump(config).encode())
+    if has_changed(run, config.prompts.source):
+        told = "%s is another than when it was read; the ideas of this run stay as they were"
+        log.warning(told, config.prompts.source)
+
+
+def _reusable(run: RunDir, config: BuildConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What stays true of a folder without images when something else is asked for, and what is replaced.
+
+    With the same prompts these stay. Other prompts replace unfinished ones and those that cost nothing;
+    finished ones that a language model was paid for are never removed.
+    """
+    if not run.exists(MANIFEST):
+        return (), PLANNED
+    manifest = run.manifest()
+    if same_prompts(config, manifest):
+        return (*TEXTS, ANSWERS), PLANNED
+    paid = "llm" in manifest["phases"].get("prompts", {})
+    return (ANSWERS,), PLANNED if paid else (*TEXTS, *PLANNED)
+
+
+def refuse_other_settings(run: RunDir, config: BuildConfig, *, planned: bool = True) -> None:
+    """UserError when another start has taken the folder, which had no image yet, for other settings.
+
+    Asked before this start changes what the other may have made: two small reads, or one without a plan.
+    """
+    ours = run.manifest()["config_hash"] == run_hash(config)
+    if ours and not (planned and planned_hash(run) != units_hash(config)):
+        return
+    raise UserError(
+        "another start has given this folder other settings",
+        run.base,
+        "This one leaves it to the other. Choose another output folder for these settings.",
+    )
