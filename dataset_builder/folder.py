@@ -9,13 +9,14 @@ from drspo.config import dump
 from drspo.errors import UserError
 from drspo.files.run import CONFIG, MANIFEST, RunDir
 from pipeline.candidates.plan import PLAN_NAME, planned_hash
+from pipeline.candidates.provenance import MODELS, SCORERS
 from pipeline.ideas.finished import PROMPTS_NAME
 from pipeline.ideas.origin import has_changed
 
 log = logging.getLogger(__name__)
 
 # Of a run without images: what another configuration of the images goes on with, and what it replaces.
-TEXTS, PLANNED = ("phases/", PROMPTS_NAME), (PLAN_NAME, "phases/plan-", "attempts/", "models/")
+TEXTS, PLANNED = ("phases/", PROMPTS_NAME), (PLAN_NAME, "phases/plan-", "attempts/", MODELS, SCORERS)
 ANSWERS = "cache/llm/"  # each by its own question, so true for any configuration
 
 

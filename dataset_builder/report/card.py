@@ -26,12 +26,12 @@ from drspo.files.incomplete import refuse_incomplete
 from drspo.files.run import RunDir
 from drspo.leaving import public, public_text
 from pipeline.candidates.plan import planned_hash
-from pipeline.candidates.provenance import read_models
+from pipeline.candidates.provenance import read_models, read_scorers
 from pipeline.ideas.finished import read_prompts_so_far
 from pipeline.ideas.questions import load_template
 from pipeline.pairs.columns import column_names, read_about
 from pipeline.shards import complete, is_shard
-from pipeline.units import UnitStore, done_units
+from pipeline.units import UnitStore
 
 
 @dataclass(frozen=True)
@@ -162,23 +162,11 @@ def _config(manifest: dict[str, Any]) -> bytes:
 
 
 def _scorer_versions(sources: Sources) -> dict[str, str]:
-    """The scorers' versions: added columns say their own, the first scored unit those of the others."""
-    added = {name: read_about(sources.run, name).version for name in column_names(sources.run)}
-    found = {**_built_versions(sources), **added}
-    return {name: public_text(version) for name, version in found.items()}
-
-
-def _built_versions(sources: Sources) -> dict[str, str]:
-    done = done_units(sources.run)
-    if not done:
-        return {}
-    store = UnitStore(sources.run, planned_hash(sources.run), score_columns(sources.manifest["config"]))
-    for unit in done:
-        groups = store.read(unit, ["candidates.list.element.scorer_versions"]).to_pylist()
-        for candidate in (c for group in groups for c in group["candidates"] or []):
-            if versions := {k: v for k, v in (candidate["scorer_versions"] or {}).items() if v}:
-                return versions
-    return {}
+    """The scorers' versions, those of added columns too."""
+    run = sources.run
+    store = UnitStore(run, planned_hash(run), score_columns(sources.manifest["config"]))
+    added = {name: read_about(run, name).version for name in column_names(run)}
+    return {name: public_text(version) for name, version in {**read_scorers(store), **added}.items()}
 
 
 def _language_models(sources: Sources) -> list[str]:

@@ -25,7 +25,7 @@ from pipeline.candidates.answers import FAILURES, checked_batch, checked_image, 
 from pipeline.candidates.guard import Guard, PoisonedError
 from pipeline.candidates.images import encode, extension
 from pipeline.candidates.judge import Judges
-from pipeline.candidates.provenance import record_model
+from pipeline.candidates.provenance import claim_scorers, record_model
 from pipeline.checks import ONCE
 from pipeline.records import DEAD, OK, Candidate, UnitRow, candidate_id, candidate_seed, unit_rows, unit_table
 from pipeline.settings import CandidateSettings, GuardSettings, ScoringSettings
@@ -181,6 +181,7 @@ class Score:
         self.guard = guard or Guard(Storage(spec.url), spec.guard, spec.session)
         self.judges = Judges(spec.scoring, spec.candidates.model)
         self.versions = self.judges.versions
+        claim_scorers(spec.store(), self.versions)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row with its `data` scored and ranked."""
