@@ -5,6 +5,10 @@ from __future__ import annotations
 import logging
 
 from dataset_builder.config import BuildConfig, run_hash, same_prompts, units_hash
+from dataset_builder.ending import SCORES_NAME
+from dataset_builder.metrics import METRICS_NAME
+from dataset_builder.report.head import README
+from dataset_builder.report.stats import STATS_NAME
 from drspo.config import dump
 from drspo.errors import UserError
 from drspo.files.run import CONFIG, MANIFEST, RunDir
@@ -15,8 +19,10 @@ from pipeline.ideas.origin import has_changed
 
 log = logging.getLogger(__name__)
 
-# Of a run without images: what another configuration of the images goes on with, and what it replaces.
-TEXTS, PLANNED = ("phases/", PROMPTS_NAME), (PLAN_NAME, "phases/plan-", "attempts/", MODELS, SCORERS)
+# Of a run without images: what another configuration of the images goes on with, and what it replaces. Of one
+# whose prompts all died and were put back, there may be everything that an ending leaves but an export.
+TEXTS, ENDED = ("phases/", PROMPTS_NAME), (SCORES_NAME, STATS_NAME, README, METRICS_NAME, "dead/", "gallery/")
+PLANNED = (PLAN_NAME, "phases/plan-", "attempts/", MODELS, SCORERS, *ENDED)
 ANSWERS = "cache/llm/"  # each by its own question, so true for any configuration
 
 

@@ -8,6 +8,7 @@ from dataset_builder.ideas import PHASE
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.llm.journal import Journal
+from pipeline.candidates.guard import read_attempts
 from pipeline.candidates.plan import PLAN_NAME
 from pipeline.ideas.finished import PROMPTS_NAME, prompt_names
 from pipeline.records import DEAD, PROMPT_SCHEMA, UNFINISHED
@@ -21,7 +22,7 @@ ASKED = ("phases/screened", "phases/expanded")
 USAGE = """usage: drspo retry-dead RUN [--match TEXT]
 
 Puts the dead prompts of a run back in the queue (with --match, those whose error contains TEXT).
-The command that began the run then tries them again."""
+The command that began the run then tries them again, and `drspo score` those that took its scorer down."""
 
 
 def main(argv: list[str]) -> int:
@@ -32,9 +33,13 @@ def main(argv: list[str]) -> int:
     where, match = _parse(argv)
     with RunDir(where).understood():
         count = requeue(where, match) + requeue_questions(where, match)
-    print(f"{count} dead prompts are back in the queue" if count else "no dead prompts to retry")
+        columns = requeue_columns(where, match)
+    if count or not columns:
+        print(f"{count} dead prompts are back in the queue" if count else "no dead prompts to retry")
     if count:
         print("The command that began the run tries them again.")
+    if columns:
+        print(f"{columns} prompts took an added scorer down; the same `drspo score` tries them again.")
     return 0
 
 
@@ -57,6 +62,25 @@ def requeue(where: str, match: str = "") -> int:
         run.delete(unit_name(row["unit_id"]))
         run.delete(name)
         count += 1
+    return count
+
+
+def requeue_columns(where: str, match: str = "") -> int:
+    """Let `drspo score` try the prompts again that took a scorer down, which it sets aside; gives how many.
+
+    Nothing else is taken back: a number replaces the row that says why there is none.
+    """
+    run, found = RunDir(where), dict[str, list[str]]()
+    for name in run.list("attempts/"):
+        if ".column-" in name:
+            found.setdefault(name.rsplit(".", 2)[0], []).append(name)
+    count = 0
+    for prefix, names in found.items():
+        causes = [attempt.cause for attempt in read_attempts(run, f"{prefix}.")]
+        if any(cause and match in cause for cause in causes):
+            for name in names:
+                run.delete(name)
+            count += 1
     return count
 
 

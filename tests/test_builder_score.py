@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from dataset_builder import retry
 from dataset_builder import score as scoring
 from dataset_builder.report.status import read_status
 from dataset_builder.score import main
@@ -145,7 +146,9 @@ def test_after_a_process_was_killed_outright_the_run_takes_scores_as_before(
     assert added(run, "sound") == built(run, "Brightness")
 
 
-def test_a_prompt_that_crashes_the_scorer_is_set_aside_with_the_reason(run: Path, repository: Path) -> None:
+def test_a_prompt_that_crashes_the_scorer_is_set_aside_with_the_reason_until_it_is_retried(
+    run: Path, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [sys.executable, "-m", "drspo", "score", str(run), "--allow-plugins", FAKES]
     command += ["--scoring.scorers", f"again={FAKES}:Brightness"]
     command += ["--scoring.options", "again.how=segfault", "again.poison=castle"]
@@ -154,6 +157,12 @@ def test_a_prompt_that_crashes_the_scorer_is_set_aside_with_the_reason(run: Path
     rows = scores_of(run, "again")
     lost = rows.filter(pl.col("score").is_null())
     assert lost.height == 4 and all("took 2 workers down: Segmentation fault" in e for e in lost["error"])
+    assert subprocess.run(command, cwd=repository, capture_output=True).returncode == 0, "still set aside"
+    assert retry.requeue_columns(str(run), "another cause") == 0
+    assert retry.main([str(run)]) == 0
+    assert "1 prompts took an added scorer down" in capsys.readouterr().out
+    assert Storage(run).list("attempts/") == [] and retry.requeue_columns(str(run)) == 0
+    assert subprocess.run(command, cwd=repository, capture_output=True).returncode == -11, "tried again"
 
 
 @pytest.mark.parametrize(("how", "reason"), [("inf", "infinite"), ("none", "gave None"), ("too few", "gave")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,14 +12,15 @@ import pytest
 from dataset_builder import command, metrics, retry
 from dataset_builder.build import Build
 from dataset_builder.ideas import make_prompts
-from dataset_builder.report import status
+from dataset_builder.report import status, view
 from drspo.errors import UserError
+from drspo.files.run import RunDir
 from drspo.files.storage import Storage
 from pipeline.candidates.plan import read_plan
 from pipeline.local import run_units
 from pipeline.settings import PairSettings
 from pipeline.shards import read_pairs
-from tests.building import IDEAS, build, fake_config, final_tables, with_candidates
+from tests.building import FAKES, IDEAS, build, fake_config, final_tables, with_candidates
 
 
 def test_status_follows_a_run_from_its_first_file_to_its_last(
@@ -133,3 +135,31 @@ def test_the_lines_of_a_long_run_are_thinned_and_its_newest_kept(
     done = [json.loads(line)["done"] for line in lines]
     assert len(done) <= 50 and done == sorted(done) and done[0] == 1
     assert done[-20:] == list(range(381, 401))
+
+
+@pytest.mark.parametrize("other_prompts", [False, True])
+def test_a_run_whose_prompts_all_died_takes_mended_settings_after_a_retry(
+    tmp_path: Path, other_prompts: bool
+) -> None:
+    config = fake_config(tmp_path, tmp_path / "out", IDEAS[:3])
+    mistyped = with_candidates(config, f"{FAKES}:Painter.poison=a", f"{FAKES}:Sketcher.poison=a")
+    if other_prompts:
+        mistyped = replace(mistyped, filter=replace(mistyped.filter, undecided="keep", accept=2))
+    build(mistyped)
+    view.write(config.out)
+    with pytest.raises(UserError, match="written by another configuration"):
+        build(config)
+    assert retry.main([config.out]) == 0
+    assert build(config).dead == 0
+    assert not RunDir(config.out).list("gallery/") and not RunDir(config.out).list("dead/")
+    build(calm := replace(config, out=str(tmp_path / "calm")))
+    assert final_tables(config.out) == final_tables(calm.out)
+
+
+def test_what_an_ending_said_of_a_run_that_was_mended_is_no_longer_said(tmp_path: Path) -> None:
+    config = fake_config(tmp_path, tmp_path / "out", IDEAS[:3])
+    build(mistyped := with_candidates(config, f"{FAKES}:Painter.poison=a", f"{FAKES}:Sketcher.poison=a"))
+    retry.main([mistyped.out])
+    Build(config, run_units)._begin()
+    assert list(RunDir(config.out).phases()) == ["prompts"]
+    assert "export     not yet" in status.describe(status.read_status(config.out))

@@ -48,9 +48,10 @@ class RunDir(Storage):
         `config` is the resolved dataclass; `config_hash` covers what changes results. A folder of another
         configuration that holds no result yet takes the corrected one. No results are the run's own first
         files, those under names that begin with one of `reusable`, which stay, and with one of `stale`,
-        which are removed. Where `extends` says that what is asked only adds to the configuration that is
-        there, the folder takes it and remembers when and by which revision. Raises UserError with the
-        difference when there is anything else, and when another program wrote the folder.
+        which are removed; of the phases, those whose table is reusable stay. Where `extends` says that what
+        is asked only adds to the configuration that is there, the folder takes it and remembers when and by
+        which revision. Raises UserError with the difference when there is anything else, and when another
+        program wrote the folder.
         """
         asked = to_dict(config)
         manifest = {
@@ -69,7 +70,7 @@ class RunDir(Storage):
             for name in self.list():
                 if name.startswith(tuple(stale)):
                     self.delete(name)
-            kept = {name: facts for name, facts in self.phases().items() if f"{name}.parquet" not in stale}
+            kept = {name: facts for name, facts in self.phases().items() if f"{name}.parquet" in reusable}
             self.write(MANIFEST, _encode({**manifest, "phases": kept}))
             self.write(CONFIG, dump(config).encode("utf-8"))
             return bool(kept)
