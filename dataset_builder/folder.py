@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 
 from dataset_builder.config import BuildConfig, run_hash, same_prompts, units_hash
 from dataset_builder.ending import SCORES_NAME
@@ -12,6 +13,7 @@ from dataset_builder.report.stats import STATS_NAME
 from drspo.config import dump
 from drspo.errors import UserError
 from drspo.files.run import CONFIG, MANIFEST, RunDir
+from drspo.files.texts import load_yaml
 from pipeline.candidates.plan import PLAN_NAME, planned_hash
 from pipeline.candidates.provenance import MODELS, SCORERS
 from pipeline.ideas.finished import PROMPTS_NAME
@@ -56,6 +58,18 @@ def _reusable(run: RunDir, config: BuildConfig) -> tuple[tuple[str, ...], tuple[
         return (*TEXTS, ANSWERS), PLANNED
     paid = "llm" in manifest["phases"].get("prompts", {})
     return (ANSWERS,), PLANNED if paid else (*TEXTS, *PLANNED)
+
+
+def command(run: RunDir) -> str:
+    """How to build on with the run's settings to its pairs, for further settings to be written behind it."""
+    words = "the command that began the run, with"
+    if run.is_local:
+        words = shlex.join(["python", "-m", "dataset_builder", "--config", f"{run.base}/{CONFIG}"])
+    text = run.read(CONFIG).decode(errors="replace") if run.exists(CONFIG) else ""
+    asked = load_yaml(text, run.url(CONFIG))
+    # The file has what the last start was asked, which may have been the prompts alone.
+    alone = isinstance(asked, dict) and asked.get("until") == "prompts"
+    return f"{words} --until shards" if alone else words
 
 
 def refuse_other_settings(run: RunDir, config: BuildConfig, *, planned: bool = True) -> None:

@@ -7,7 +7,6 @@ any other. The same command again goes on where it ended, and tries again what h
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 import uuid
 from collections import deque
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from dataset_builder.folder import command
 from dataset_builder.unscored import Images
 from drspo import log as logs
 from drspo.config import load
@@ -128,12 +128,7 @@ class Scoring:
                 reason = reason or (without["error"][0] if without.height else "")
             lost = f", {none} without a score ({reason})" if none else ""
             print(f"{name:<12} {numbers} of {len(self.images)} images{lost}")
-        config = "the command that began the run, with"
-        if self.run.is_local:
-            config = shlex.join(
-                ["python", "-m", "dataset_builder", "--config", f"{self.run.base}/config.yaml"]
-            )
-        print(f"next         {config} --pairs.weights {self.columns[0]}=1")
+        print(f"next         {command(self.run)} --pairs.weights {self.columns[0]}=1")
 
     def _score_group(self, index: int, group: UnitRow, columns: Sequence[str]) -> None:
         """A whole group is scored at once, as the builder does, so that the numbers are the very same."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,20 +12,23 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 
-from dataset_builder import retry
+from dataset_builder import command, retry
 from dataset_builder import score as scoring
+from dataset_builder.report.card import card_files
 from dataset_builder.report.status import read_status
 from dataset_builder.score import main
 from drspo import consent
 from drspo.errors import UserError
+from drspo.files.run import RunDir
 from drspo.files.storage import Storage
 from pipeline.pairs import heaps
 from pipeline.pairs.columns import column_names, read_about, write_scores
 from pipeline.settings import PairSettings, ScoringSettings
 from pipeline.shards import read_pairs
 from pipeline.spill import Spill
-from tests.building import FAKES, IDEAS, build, fake_config, final_tables, scores_of
+from tests.building import ALLOW, FAKES, IDEAS, build, fake_config, final_tables, scores_of
 
 WRONG = "tests.plugin_wrong"
 
@@ -206,6 +210,27 @@ def candidates_of(run: Path, prompt: str) -> set[str]:
     return set(table.filter(pl.col("prompt_id") == prompt)["candidate_id"])
 
 
+def test_the_printed_command_goes_to_the_end_where_the_last_start_made_prompts_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(fake_config(tmp_path, run, until="prompts"))
+    score(run, f"again={FAKES}:Contrast")
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("next"))
+    assert said.endswith(f"--config {run}/config.yaml --until shards --pairs.weights again=1")
+    argv = shlex.split(said.partition("dataset_builder")[2])
+    assert command.main([*argv, *ALLOW]) == 0
+    assert RunDir(run).phases()["export"]["settings"]["pairs"]["weights"] == ["again=1"]
+    score(run, f"again={FAKES}:Contrast")
+    assert "--until" not in capsys.readouterr().out
+
+
+def test_a_published_configuration_of_a_run_begun_for_its_prompts_goes_to_the_end(tmp_path: Path) -> None:
+    build(fake_config(tmp_path, tmp_path / "out", until="prompts"))
+    build(fake_config(tmp_path, tmp_path / "out"))
+    files = card_files(RunDir(tmp_path / "out"), "a/b", "cc-by-4.0")
+    assert yaml.safe_load(files["config.yaml"])["until"] == "shards"
+
+
 def test_a_column_that_lacks_images_is_not_paired_by_and_said(run: Path, tmp_path: Path) -> None:
     score(run, f"green={FAKES}:Brightness")
     storage = Storage(run)
@@ -263,11 +288,6 @@ def test_a_run_without_scores_and_a_damaged_column_are_named(run: Path) -> None:
 
 
 def test_the_card_and_the_published_configuration_name_added_scorers(run: Path, tmp_path: Path) -> None:
-    import yaml
-
-    from dataset_builder.report.card import card_files
-    from drspo.files.run import RunDir
-
     score(run, f"green={FAKES}:Brightness", options=("green.channel=1",))
     build(fake_config(tmp_path, run, pairs=PairSettings(weights=("green=1", "Contrast=1"), method="pareto")))
     files = card_files(RunDir(run), "me/scrolls", "cc-by-4.0")

@@ -29,7 +29,8 @@ def main(argv: list[str]) -> int:
     """Publish, or write the tree that would be published."""
     asked = _parse(argv)
     check_repo_id(asked.repo_id)
-    tree = collect(asked.source, asked.repo_id, asked.license)
+    with RunDir(asked.source).understood():
+        tree = collect(asked.source, asked.repo_id, asked.license)
     if asked.dry_run:
         folder = Path(asked.dry_run)
         tree.write(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,7 @@ from drspo import __version__, markup
 from drspo.errors import UserError
 from drspo.files.incomplete import refuse_incomplete
 from drspo.files.run import RunDir
+from drspo.files.texts import parse_json
 from drspo.leaving import public, public_text
 from pipeline.candidates.plan import planned_hash
 from pipeline.candidates.provenance import read_models, read_scorers
@@ -57,7 +57,8 @@ def read_sources(run: RunDir) -> Sources:
     if "default" not in shards or not run.exists(STATS_NAME):
         hint = "Run dataset_builder again with the same --out."
         raise UserError("this run has no export to publish yet", run.base, hint)
-    stats = public(json.loads(run.read(STATS_NAME)), hosts=language_hosts(settings_of(manifest)))
+    stats = parse_json(run.read(STATS_NAME), run.url(STATS_NAME))
+    stats = public(stats, hosts=language_hosts(settings_of(manifest)))
     return Sources(run, manifest, stats, shards)
 
 
@@ -157,7 +158,7 @@ def _as_block(text: str) -> _Markdown:
 
 def _config(manifest: dict[str, Any]) -> bytes:
     """The configuration that reproduces the run, without the places of this machine."""
-    config = public({**settings_of(manifest), "out": ""})
+    config = public({**settings_of(manifest), "out": "", "until": "shards"})
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
 
 

@@ -9,6 +9,7 @@ import shlex
 import socket
 from pathlib import Path
 
+from dataset_builder.folder import command
 from dataset_builder.votes.contest import ballots, open_contest
 from dataset_builder.votes.label_studio import export
 from dataset_builder.votes.ledger import Ledger
@@ -80,10 +81,7 @@ def _pairs_by_votes(where: str) -> str:
     run = RunDir(where)
     if not plan_names(run):
         return ""
-    again = "the command that began the run, with"
-    if run.is_local:
-        again = shlex.join(["python", "-m", "dataset_builder", "--config", f"{run.base}/config.yaml"])
-    return f"; pairs of them: {again} --pairs.source votes"
+    return f"; pairs of them: {command(run)} --pairs.source votes"
 
 
 def serve(state: Judges, port: int, show: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drspo.errors import UserError
@@ -28,7 +28,7 @@ def record_model(storage: Storage, family: Any) -> None:
 
 def read_models(storage: Storage) -> list[dict[str, str]]:
     """{model, revision, weights} of each model that made images of the run; more than one is a mixture."""
-    return [json.loads(storage.read(name)) for name in storage.list(MODELS)]
+    return [_read(storage, name, ("model", "revision", "weights")) for name in storage.list(MODELS)]
 
 
 def claim_scorers(store: UnitStore, versions: Mapping[str, str]) -> None:
@@ -59,10 +59,7 @@ def read_scorers(store: UnitStore) -> dict[str, str]:
     storage = store.storage
     if not storage.exists(SCORERS):  # a run of an earlier version
         return _versions_in_units(store)
-    found = parse_json(storage.read(SCORERS), storage.url(SCORERS))
-    if not isinstance(found, dict):
-        raise UserError("this file names no scorers", storage.url(SCORERS))
-    return {str(name): str(version) for name, version in found.items()}
+    return {name: str(version) for name, version in _read(storage, SCORERS).items()}
 
 
 def _versions_in_units(store: UnitStore) -> dict[str, str]:
@@ -74,6 +71,14 @@ def _versions_in_units(store: UnitStore) -> dict[str, str]:
                 if versions := {k: v for k, v in (candidate["scorer_versions"] or {}).items() if v}:
                     return versions
     return {}
+
+
+def _read(storage: Storage, name: str, needed: Sequence[str] = ()) -> dict[str, Any]:
+    found = parse_json(storage.read(name), storage.url(name))
+    if not (isinstance(found, dict) and found.keys() >= set(needed)):
+        what = f"this file does not say {', '.join(needed)}" if needed else "this file names no scorers"
+        raise UserError(what, storage.url(name))
+    return found
 
 
 def _encode(facts: Mapping[str, str]) -> bytes:
