@@ -13,6 +13,7 @@ from drspo.options import options_of
 from drspo.registry import lookup
 from eval.settings import short_names
 from pipeline import EXPANDERS, FILTERS
+from pipeline.candidates.images import LONGEST
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.settings import CandidateSettings, ResourceSettings, ScoringSettings
@@ -40,6 +41,10 @@ def check_generators(settings: CandidateSettings) -> None:
         hint = f"Each has {images}: seeds x generators."
         where = "candidates.min_candidates"
         raise UserError(f"no prompt can have {settings.min_candidates} good images", where, hint)
+    most = LONGEST.get(settings.encoding, 0)
+    if 0 < most < max(settings.height, settings.width):
+        what = f"{settings.encoding} ends at {most} pixels a side"
+        raise UserError(what, "candidates.encoding", "--candidates.encoding png has no end.")
     _check_model(settings.model, MODELS)
     for name in settings.generators:
         cls = generator_class(name)

@@ -75,18 +75,25 @@ class Values:
         return (self.read(start, min(_LEAF, self.size - start)) for start in range(0, self.size, _LEAF))
 
     def mean(self) -> float:
-        """Their mean, to the bit that of NumPy."""
-        return float(self._sum(0, self.size, lambda some: some) / self.size)
+        """Their mean, to the bit that of NumPy, and a number too where that has none."""
+        unit = self._unit()
+        return float(self._sum(0, self.size, lambda some: some / unit) / self.size) * unit
 
     def deviation(self) -> float:
-        """Their standard deviation, to the bit that of NumPy."""
-        mean = self.mean()
-        return float(np.sqrt(self._sum(0, self.size, lambda some: np.square(some - mean)) / self.size))
+        """Their standard deviation, to the bit that of NumPy, and a number too where that has none."""
+        unit = self._unit()
+        mean = self.mean() / unit
+        squares = self._sum(0, self.size, lambda some: np.square(some / unit - mean))
+        return float(np.sqrt(squares / self.size)) * unit
 
     def quantile(self, share: float) -> float:
         """The number below which such a share of them lies, between two of them where that is so."""
-        place = (self.size - 1) * share
-        return float(np.quantile(self.read(int(place), 2), place - int(place)))
+        place, unit = (self.size - 1) * share, self._unit()
+        return float(np.quantile(self.read(int(place), 2) / unit, place - int(place))) * unit
+
+    def _unit(self) -> float:
+        """1, or a power of two in which the squares of huge numbers are numbers too."""
+        return 2.0**540 if max(-self.at(0), self.at(self.size - 1)) > 2.0**480 else 1.0
 
     def _sum(self, start: int, count: int, of: Callable[[np.ndarray], np.ndarray]) -> np.float64:
         """Halved as NumPy halves an array that it sums, so that the rounding is the same."""

@@ -54,6 +54,7 @@ def test_the_plan_knows_what_leaves_when_enough_are_accepted(tmp_path, block):
         (["--candidates.generators", "sdxl", "sdxl"], "--candidates.seeds"),
         (["--scoring.scorers", "aesthetics"], "Did you mean 'aesthetic'"),
         (["--pairs.weights", "beauty=1"], "does not score"),
+        (["--candidates.width", "16384"], "webp-lossless ends at 16383"),
         (["--candidates.height", "8", "--candidates.width", "8"], "canvas"),
     ],
 )

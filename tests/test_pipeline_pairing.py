@@ -179,6 +179,19 @@ def test_huge_scores_are_standardised_and_a_sum_beyond_all_numbers_is_refused() 
         choose_pairs(table, PairSettings(weights=weights), SCORERS)
 
 
+def test_scores_further_apart_than_numbers_go_are_refused() -> None:
+    table = frame([[("a", 1.6e308, 0), ("b", -1.6e308, 0)]])
+    with pytest.raises(UserError, match="further apart"):
+        choose_pairs(table, PairSettings(), SCORERS)
+
+
+def test_scores_below_all_normal_numbers_are_standardised_too() -> None:
+    table = frame([[("a", 5e-324, 0.0), ("b", 1.5e-323, 0.0), ("c", 0.0, 0.0)]])
+    asked = PairSettings(weights=("aesthetic=1",), normalise="zscore")
+    pairs = choose_pairs(table, asked, SCORERS)
+    assert pairs["chosen_generator"].to_list() == ["b"] and pairs["margin"].is_finite().all()
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30))
 def test_standardised_scores_do_not_depend_on_their_unit(values: list[float]) -> None:
     plain = frame([[("a", value, 0.0) for value in values]])

@@ -217,3 +217,12 @@ def test_lossless_encodings_keep_every_pixel_and_jpeg_does_not() -> None:
         assert np.array_equal(restored, np.asarray(image)) == same
     with pytest.raises(ValueError, match="RGB"):
         encode(image.convert("L"), "png")
+
+
+@pytest.mark.parametrize("encoding", ["webp-lossless", "jpeg95-444", "png"])
+def test_nothing_but_pixels_is_stored(encoding: str) -> None:
+    image = picture()
+    told = {"comment": b"made in /home/me", "icc_profile": b"of my screen", "transparency": (0, 0, 0)}
+    told |= {"exif": b"Exif\0\0mine", "dpi": (300, 300)}
+    bare, image.info = encode(image, encoding), told
+    assert encode(image, encoding) == bare and image.info == told

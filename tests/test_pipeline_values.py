@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataset_builder.report.stats import summary
 from drspo.files.storage import Storage
 from drspo.hashing import content_hash
 from pipeline import values
@@ -41,6 +42,17 @@ def test_figures_of_numbers_on_disk_are_numpys_to_the_bit(
         assert found.above(1.0) == (numbers > 1.0).sum()
         with pytest.raises(ValueError, match="before any is read"):
             found.add(numbers)
+
+
+def test_figures_of_huge_numbers_are_numbers() -> None:
+    numbers = np.array([-1.5e308, -1e308, 1e308, 1.5e308])
+    with Values() as found:
+        found.add(numbers)
+        assert found.mean() == 0.0
+        assert found.deviation() == pytest.approx(np.std(numbers / 2**540) * 2.0**540)
+        assert found.quantile(0.25) == pytest.approx(-1.125e308) and found.quantile(0.5) == 0.0
+        figures = summary(found)
+    assert np.isfinite(figures["histogram"]["edges"]).all() and sum(figures["histogram"]["counts"]) == 4
 
 
 @given(st.sets(st.text("abc", max_size=8), min_size=1), st.data())

@@ -256,6 +256,16 @@ def test_votes_become_pairs_with_the_margin_of_the_majority(run, tmp_path):
         os.unlink(place)
 
 
+def test_three_votes_of_five_are_a_margin_of_a_fifth(run):
+    candidates = pl.read_parquet(f"{run.out}/scores.parquet")
+    one, other = candidates.filter(prompt_id=candidates["prompt_id"][0])["candidate_id"][:2]
+    votes = [vote("first" if n < 3 else "second", one, other, f"judge{n}") for n in range(5)]
+    asked = PairSettings(source="votes", min_margin=0.2)
+    pairs = choose_pairs(candidates, asked, ("Brightness", "Contrast"), votes)
+    told = pairs.select("chosen_id", "margin", "chosen_score", "rejected_score")
+    assert told.rows() == [(one, 0.2, 0.6, 0.4)]
+
+
 def test_pairs_of_votes_that_nobody_gave_are_refused(run):
     config = replace(run, pairs=replace(run.pairs, source="votes"))
     with pytest.raises(UserError, match="nobody has voted"):

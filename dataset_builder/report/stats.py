@@ -159,7 +159,8 @@ class Figures:
 
 def write(storage: Storage, figures: dict[str, Any]) -> None:
     """Store the figures as stats.json."""
-    storage.write(STATS_NAME, (json.dumps(figures, indent=2, sort_keys=True) + "\n").encode())
+    text = json.dumps(figures, indent=2, sort_keys=True, allow_nan=False)
+    storage.write(STATS_NAME, f"{text}\n".encode())
 
 
 def prompt_losses(prompts: pa.Table) -> dict[str, int]:
@@ -178,7 +179,8 @@ def summary(values: pl.Series | np.ndarray | Values) -> dict[str, Any]:
     if not values.size:
         return {"count": 0}
     least, most = values.at(0), values.at(values.size - 1)
-    edges = np.linspace(least, most if most > least else least + 1, BINS + 1)
+    # In halves: the span of two huge numbers may be none.
+    edges = 2 * np.linspace(least / 2, (most if most > least else least + 1) / 2, BINS + 1)
     counts = sum(np.histogram(some, edges)[0] for some in values.blocks())
     return {
         "count": values.size,

@@ -18,17 +18,25 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+LONGEST = {"webp-lossless": 16383, "jpeg95-444": 65500}
+"""Pixels at which a side of an encoding ends."""
+
+
 def extension(encoding: str) -> str:
     """The file extension of an encoding, without the dot."""
     return _EXTENSIONS[encoding]
 
 
 def encode(image: Image.Image, encoding: str) -> bytes:
-    """The RGB image as bytes: "webp-lossless" and "png" keep every pixel, "jpeg95-444" does not."""
+    """The RGB image as bytes: "webp-lossless" and "png" keep every pixel, "jpeg95-444" does not.
+
+    Nothing but pixels: a comment, a profile or a transparent colour that came with the image stays behind.
+    """
     if image.mode != "RGB":
         raise ValueError(f"only RGB images are stored, this one is {image.mode}")
-    buffer = io.BytesIO()
-    image.save(buffer, **_OPTIONS[encoding])
+    buffer, bare = io.BytesIO(), image.copy()
+    bare.info = {}
+    bare.save(buffer, **_OPTIONS[encoding])
     return buffer.getvalue()
 
 

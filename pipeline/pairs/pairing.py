@@ -53,6 +53,9 @@ def pairs_of(
         pairs = _sides(ranked(scored, settings), settings)
         if settings.method == "pareto":
             pairs = pairs.filter(dominates(score_weights(settings, scorers)))
+    if not pairs["margin"].is_finite().all():
+        hint = "Standardise the scores (--pairs.normalise zscore), or weigh them less."
+        raise UserError("two images' scores are further apart than numbers go", "pairs.weights", hint)
     pairs = pairs.filter((pl.col("margin") > 0) & (pl.col("margin") >= settings.min_margin))
     pairs = pairs.with_columns(_pair_ids(pairs), whole.splits(pairs["prompt_id"]))
     if settings.most_per_prompt:

@@ -106,13 +106,16 @@ def vote_sides(candidates: pl.DataFrame, votes: Sequence[Vote], side: Sequence[s
     """
     rows = []
     for (first, second), counted in tally(votes).items():
-        count = sum(counted.values())
-        share = (counted["first"] + counted["neither"] / 2) / count
-        better = (first, second, share) if share > 0.5 else (second, first, 1 - share)
-        if share != 0.5:
-            rows.append({"chosen_id": better[0], "rejected_id": better[1], "share": better[2]})
-    kinds = {"chosen_id": pl.String, "rejected_id": pl.String, "share": pl.Float64}
-    decided = pl.DataFrame(rows, schema=kinds)
+        wins, losses, count = counted["first"], counted["second"], sum(counted.values())
+        chosen, rejected = (first, second) if wins > losses else (second, first)
+        if wins != losses:
+            most, least = (side + counted["neither"] / 2 for side in (max(wins, losses), min(wins, losses)))
+            # Of whole votes, so that three of five are 0.2 and not a rounding below it.
+            row = (chosen, rejected, most / count, least / count, abs(wins - losses) / count)
+            rows.append(row)
+    kinds = {"chosen_id": pl.String, "rejected_id": pl.String}
+    numbers = dict.fromkeys(("chosen_score", "rejected_score", "margin"), pl.Float64)
+    decided = pl.DataFrame(rows, schema={**kinds, **numbers}, orient="row")
     kept = [name for name in side if name not in ("candidate_id", "score")]
     for which in ("chosen", "rejected"):
         brought = candidates.select(
@@ -122,9 +125,6 @@ def vote_sides(candidates: pl.DataFrame, votes: Sequence[Vote], side: Sequence[s
     facts = ("unit_id", "prompt_id", "prompt", "height", "width")
     whole = candidates.select("candidate_id", *facts).rename({"candidate_id": "chosen_id"})
     return decided.join(whole, on="chosen_id", how="inner").with_columns(
-        chosen_score=pl.col("share"),
-        rejected_score=1 - pl.col("share"),
-        margin=2 * pl.col("share") - 1,
         rank=pl.lit(1),
         rank_rejected=pl.lit(2),
     )

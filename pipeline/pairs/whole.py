@@ -42,12 +42,12 @@ class Standard:
     def of(cls, values: Callable[[], Iterator[float]]) -> Standard:
         """From three passes over the values. Exact sums, so that no order matters.
 
-        The unit changes no digit and keeps the squares of huge scores finite.
+        The unit changes no digit and keeps the squares of huge scores finite; it is a normal number itself.
         """
         count, most = 0, 0.0
         for value in values():
             count, most = count + 1, max(most, abs(value))
-        unit = math.ldexp(1.0, min(math.frexp(most)[1], 1023))
+        unit = math.ldexp(1.0, min(max(math.frexp(most)[1], -1021), 1023))
         mean = math.fsum(value / unit for value in values()) / max(count, 1)
         square = math.fsum((value / unit - mean) ** 2 for value in values()) / max(count, 1)
         return cls(unit, mean, math.sqrt(square))
