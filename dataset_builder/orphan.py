@@ -5,9 +5,13 @@ from __future__ import annotations
 from itertools import islice
 
 from dataset_builder.config import BuildConfig, prompts_hash, units_hash
+from dataset_builder.ending import SCORES_NAME
+from dataset_builder.report.head import README
+from dataset_builder.report.stats import STATS_NAME
+from drspo.config import dump
 from drspo.errors import UserError
-from drspo.files.run import MANIFEST, RunDir
-from pipeline.candidates.plan import plan_names, read_plan_so_far
+from drspo.files.run import CONFIG, MANIFEST, RunDir
+from pipeline.candidates.plan import PLAN_NAME, plan_names, read_plan_so_far
 from pipeline.damage import DamagedFile
 from pipeline.ideas.finished import PROMPTS_NAME
 from pipeline.ideas.origin import read_record
@@ -18,6 +22,7 @@ def check_orphan(run: RunDir, config: BuildConfig) -> None:
     """UserError where the manifest is gone and another configuration may have made what is there."""
     if run.exists(MANIFEST):
         return
+    _refuse_foreign(run, config)
     strange = _strange(run, config)
     if not strange or run.exists(MANIFEST):  # another copy of the job may have begun meanwhile
         return
@@ -28,6 +33,22 @@ def check_orphan(run: RunDir, config: BuildConfig) -> None:
         "of this configuration, delete prompts.parquet, plan.parquet and phases/: they are made again of "
         "the source and of what a language model has answered, and the images stay.",
     )
+
+
+def _refuse_foreign(run: RunDir, config: BuildConfig) -> None:
+    """UserError where a file of a run's names stands in a folder that is none: it would be written over."""
+    if any(name in (PROMPTS_NAME, PLAN_NAME, "phases/", "units/") for name in run.level("")):
+        return
+    strange = next((name for name in (README, STATS_NAME, SCORES_NAME) if run.exists(name)), "")
+    # A start that was killed early leaves its configuration alone.
+    if not strange and run.exists(CONFIG) and run.read(CONFIG) != dump(config).encode():
+        strange = CONFIG
+    if strange and not run.exists(MANIFEST):
+        raise UserError(
+            f"there is a {strange} in this folder, which is no run's, and a run would write its own",
+            run.base,
+            "Choose another output folder: a new one, or an empty one.",
+        )
 
 
 def _strange(run: RunDir, config: BuildConfig) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dataset_builder.config import BuildConfig
+from drspo.config import dump
 from drspo.errors import UserError
 from drspo.files.run import MANIFEST
 from drspo.files.storage import Storage
@@ -79,3 +80,20 @@ def test_what_cannot_be_proved_goes_on_as_the_message_says(tmp_path: Path) -> No
         Storage(config.out).delete(name)
     assert build(config).made_now == 0
     assert final_tables(config.out) == before
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.yaml", "stats.json"])
+def test_a_folder_with_files_of_somebody_elses_is_left_as_it_is(tmp_path: Path, name: str) -> None:
+    config = fake_config(tmp_path, tmp_path / "mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("a: 1\n")
+    (tmp_path / "mine/notes.txt").write_text("my notes")
+    with pytest.raises(UserError, match=f"{name} in this folder"):
+        build(config)
+    assert sorted(Storage(config.out).list()) == sorted([name, "notes.txt"])
+
+
+def test_a_start_that_was_killed_before_its_manifest_is_begun_again(tmp_path: Path) -> None:
+    config = fake_config(tmp_path, tmp_path / "run")
+    Storage(config.out).write("config.yaml", dump(config).encode())
+    assert build(config).made_now == len(IDEAS)
