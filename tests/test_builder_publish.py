@@ -231,6 +231,52 @@ def test_a_tree_is_written_from_an_object_store_too_and_is_made_equal(tmp_path):
     assert files == {"README.md": b"card", name: b"shard", "notes.md": b"mine"}
 
 
+THEIRS = {
+    "model": ("base.safetensors", "photo.png", "samples/mine.png", "a/README.md", "a/kohya.safetensors"),
+    "dataset": ("assets/logo.svg", "assets/pair-1/a.webp", "data/mine.parquet", "data/a.csv", "ranking/x/y"),
+}
+DEEPER = (
+    "samples/a/timeline.png",
+    "data/old/train-00000-of-00001.parquet",
+    "a/drspo.json",
+    "assets/a/seam.svg",
+)
+STALE = {
+    "model": ("kohya.safetensors", "adapter_config.json", "curves.png", "samples/timeline.png"),
+    "dataset": (
+        "assets/pair-3.webp",
+        "assets/seam.svg",
+        "pickapic/train-00000-of-00001.parquet",
+        "ranking/validation-00001-of-00002.parquet",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_others_files_stay_at_any_depth_and_what_we_wrote_goes_when_it_is_stale(kind, hub, tmp_path):
+    from dataset_builder.hub.publish import upload
+    from dataset_builder.hub.tree import Tree
+    from drspo.files.storage import Storage
+
+    theirs = dict.fromkeys((*THEIRS[kind], *DEEPER), b"precious")
+    there = theirs | dict.fromkeys(STALE[kind], b"stale")
+    tree = Tree(kind, Storage(str(tmp_path / "source")), {"README.md": b"card"}, {})
+    folder = tmp_path / "target"
+    for name, data in there.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    tree.write(folder)
+    left = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert left == {**theirs, "README.md": b"card"}
+    upload(tree, REPO, private=True)
+    key = f"{kind}s"
+    hub.repos[key, REPO]["commits"][-1]["files"] |= there
+    upload(Tree(kind, tree.storage, {"README.md": b"newer"}, {}), REPO, private=True)
+    uploaded = hub.files(REPO, key)
+    uploaded.pop(".gitattributes", None)
+    assert uploaded == {**theirs, "README.md": b"newer"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

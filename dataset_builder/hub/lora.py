@@ -10,13 +10,15 @@ from typing import Any
 import yaml
 
 from drspo.errors import UserError
-from drspo.files.lora import CARD, FACTS, PEFT_CONFIG
+from drspo.files.lora import CARD, FACTS, FILE, KOHYA, PEFT_CONFIG, PEFT_FILE
 from drspo.files.storage import Storage
 from drspo.leaving import public
 from drspo.licences import OF_BASE, check_licence
 
 # What training leaves for others. Other pictures in the folder are somebody's own.
 FILES = (CARD, "*.safetensors", FACTS, PEFT_CONFIG, "curves.png", "samples/*.png")
+WRITTEN = (CARD, FILE, PEFT_FILE, KOHYA, FACTS, PEFT_CONFIG, "curves.png", "samples/timeline.png")
+"""The names under which training itself writes."""
 NEEDED = {"stage": str, "base_model": str, "base_fingerprint": str, "rank": int}
 _AGAIN = "Take it from the training's folder."
 _HEAD = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)

@@ -14,7 +14,7 @@ from typing import Literal
 import pyarrow as pa
 
 from dataset_builder.hub import lora
-from dataset_builder.report.card import card_files, read_sources
+from dataset_builder.report.card import card_files, charts, read_sources
 from drspo.errors import UserError
 from drspo.files.lora import FILE
 from drspo.files.parquet import open_parquet
@@ -22,21 +22,24 @@ from drspo.files.run import RunDir
 from drspo.files.storage import Storage
 from drspo.leaving import refuse_secrets
 from drspo.licences import check_licence
+from eval import METRICS
+from pipeline.shards import SPLITS
 
-# Everything under these names is ours: whatever a newer publication lacks is deleted there.
+_DIGITS = "[0-9]" * 5
+# pickapic/ is of publications by earlier versions.
+_SHARDS = tuple(
+    f"{folder}/{split}-{_DIGITS}-of-{_DIGITS}.parquet"
+    for folder in ("data", "pickapic", "ranking")
+    for split in SPLITS
+)
+_PICTURES = ("assets/pair-[0-9].webp", "assets/disputed.webp", "assets/margins.svg")
+_CHARTS = tuple(f"assets/{chart}.svg" for chart in charts(METRICS).values())
 OWNED = {
-    # pickapic/ is of publications by earlier versions.
-    "dataset": (
-        "README.md",
-        "config.yaml",
-        "croissant.json",
-        "assets/*",
-        "data/*",
-        "pickapic/*",
-        "ranking/*",
-    ),
-    "model": ("README.md", "*.safetensors", "drspo.json", "*.png", "samples/*"),
+    "dataset": ("README.md", "config.yaml", "croissant.json", *_PICTURES, *_CHARTS, *_SHARDS),
+    "model": lora.WRITTEN,
 }
+"""What a publication writes; whatever of it a newer one lacks is deleted there. Without `*`, which would also
+match in the folders of others: here and for the Hub it goes across `/`."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Tree:
     def _stale(self, folder: Path) -> Iterator[Path]:
         for file in sorted(folder.rglob("*")):
             path = file.relative_to(folder).as_posix()
-            owned = any(fnmatch.fnmatch(path, pattern) for pattern in self.owned)
+            owned = any(fnmatch.fnmatchcase(path, pattern) for pattern in self.owned)
             if file.is_file() and owned and path not in self.small and path not in self.large:
                 yield file
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -216,6 +217,11 @@ def _biases(stats: dict[str, Any]) -> list[str]:
 
 def _title(repo_id: str) -> str:
     return repo_id.rpartition("/")[2].replace("-", " ").replace("_", " ")
+
+
+def charts(scores: Iterable[str]) -> dict[str, str]:
+    """The file in assets/, without its suffix, for each score's chart."""
+    return {name: _slug(name) for name in scores}
 
 
 def _slug(name: str) -> str:
