@@ -25,8 +25,12 @@ CUT = "***"
 ADDRESS = "(an address)"
 LEAST = 19
 """Characters of what is surely a credential; shorter ones are cut from messages only."""
-_SECRET_VARIABLES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|KEY|KEY_ID)$", re.IGNORECASE)
-_SECRET_FIELDS = re.compile(r"(?:^|[_.-])(api_?key|token|secret|password|passwd)$", re.IGNORECASE)
+# Of variables, options and fields alike. PWD alone is a folder, and `max_tokens` or `keys` are no secrets.
+_SECRET_NAMES = re.compile(
+    r"(?:token|secrets?|password|passwd|passphrase|passcode|(?<=[_.-])pwd|credentials?|creds|bearer|auth"
+    r"|authori[sz]ation|cookies?|jwt|private|key|key_?id|(?:api|access|secret|private)_?keys)$",
+    re.IGNORECASE,
+)
 _SECRET_SHAPES = re.compile(
     r"\bhf_[A-Za-z0-9]{8,}|\bsk-(?=[\w-]*\d)[\w-]{16,}|\bAKIA[0-9A-Z]{16}\b|\bgh[oprsu]_\w{20,}|\bxox[a-z]-[\w-]{10,}"
 )
@@ -68,7 +72,7 @@ def public(value: Any, field: str = "", hosts: Iterable[str] = ()) -> Any:
         return [public(item, field, hosts) for item in value]
     if not isinstance(value, str):
         return value
-    if value and _SECRET_FIELDS.search(field):
+    if value and _SECRET_NAMES.search(field):
         return CUT
     if field.endswith("url") and _URL.fullmatch(value):
         return value if _public_url(value) == value else ""
@@ -152,7 +156,7 @@ def secrets() -> dict[str, str]:
     """Values of the environment that look like credentials, by variable; passwords of its addresses too."""
     found = {}
     for name, value in os.environ.items():
-        if _SECRET_VARIABLES.search(name) and len(value) >= 8:
+        if _SECRET_NAMES.search(name) and len(value) >= 8:
             found[name] = value
         elif "://" in value and (password := _password(value)):
             found[name] = password

@@ -88,7 +88,9 @@ def test_places_that_an_older_training_wrote_become_names(lora, tmp_path):
     with safe_open(lora / WEIGHTS, "pt") as file:
         header = file.metadata()
     save_file(
-        tensors, lora / WEIGHTS, metadata={**header, "drspo": json.dumps(facts), "plain": "/home/mrk/x"}
+        tensors,
+        lora / WEIGHTS,
+        metadata={**header, "drspo": json.dumps(facts), "plain": "/home/mrk/x", "secret_key": "mrk"},
     )
     tree = publish(lora, tmp_path)
     assert b"mrk" not in (tree / WEIGHTS).read_bytes() and b"mrk" not in (tree / "drspo.json").read_bytes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typing
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,6 +122,49 @@ def test_a_configuration_keeps_its_shape_and_its_numbers():
         "open": {"base_url": "https://api.openai.com/v1"},
         "wandb_token": "***",
     }
+
+
+@pytest.mark.parametrize(
+    "field",
+    "secret_key access_key api_key apiKey access_key_id passphrase db_pwd bearer auth proxy_auth credentials "
+    "session_cookie private hf_token client_secret jwt Authorization api_keys".split(),
+)
+def test_a_secret_of_any_name_is_cut_from_options_and_fields_and_known_as_a_variable(field, monkeypatch):
+    value = "q9w8e7r6t5y4"
+    assert public({field: value}) == {field: "***"}
+    assert public({"options": [f"my:G.{field}={value}"]}) == {"options": [f"my:G.{field}=***"]}
+    monkeypatch.setenv(field.upper(), value)
+    assert value not in without_secrets(f"it said {value}")
+
+
+def test_no_setting_of_ours_reads_as_a_secret(monkeypatch):
+    for option in {*every_setting(), "max_tokens", "max_completion_tokens", "keys", "tokens"}:
+        assert public({option: "x"}) == {option: "x"}
+        assert public([f"near.{option}=7"]) == [f"near.{option}=7"]
+    monkeypatch.setenv("PWD", "/the/folder/that/one/is/in")
+    assert without_secrets("/the/folder/that/one/is/in") == "/the/folder/that/one/is/in"
+
+
+def every_setting() -> set[str]:
+    """The name of every setting of the programs, the generators and the scorers."""
+    import dataclasses
+    import inspect
+
+    from drspo.reference import PROGRAMS
+    from drspo.registry import resolve
+    from eval import METRICS
+    from generate import GENERATORS
+
+    def fields(cls):
+        for field in dataclasses.fields(cls):
+            kind = typing.get_type_hints(cls)[field.name]
+            yield field.name
+            yield from fields(kind) if dataclasses.is_dataclass(kind) else ()
+
+    configs = [resolve(target) for _, target in PROGRAMS.values()]
+    configs += [resolve(target).config_class for target in GENERATORS.values()]
+    found = {name for config in configs for name in fields(config)}
+    return found.union(*(inspect.signature(resolve(target)).parameters for target in METRICS.values()))
 
 
 def test_leaving_twice_is_leaving_once():

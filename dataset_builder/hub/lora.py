@@ -101,7 +101,7 @@ def with_public_header(data: bytes) -> bytes:
     """The safetensors file with names where its metadata has places; the same bytes where it has none."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    metadata = {key: _public_entry(text) for key, text in header.get("__metadata__", {}).items()}
+    metadata = {key: _public_entry(key, text) for key, text in header.get("__metadata__", {}).items()}
     if metadata == header.get("__metadata__", {}):
         return data
     text = json.dumps({**header, "__metadata__": metadata}, separators=(",", ":")).encode()
@@ -109,13 +109,13 @@ def with_public_header(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
-def _public_entry(text: str) -> str:
+def _public_entry(key: str, text: str) -> str:
     try:
         values = json.loads(text)
-    except ValueError:
-        return str(public(text))
+    except (ValueError, RecursionError):
+        values = None
     if not isinstance(values, dict):
-        return text
+        return str(public(text, key))
     renamed = public(values)
     return text if renamed == values else json.dumps(renamed, sort_keys=True)
 
