@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -14,6 +15,8 @@ from PIL import Image
 from dataset_builder.export import Lanes, group_bytes, with_bytes
 from dataset_builder.hub.publish import main
 from dataset_builder.layouts import PAIRS, RANKING
+from dataset_builder.report.croissant import describe
+from drspo.files.run import RunDir
 from drspo.files.storage import Storage
 from pipeline.pairs.pairing import choose_pairs
 from pipeline.pairs.ranking import rank_groups
@@ -60,6 +63,25 @@ def test_every_row_of_every_shard_is_found_through_the_description(tree: Path) -
     groups = list(described.records("ranking"))
     assert len(groups) == len(IDEAS)
     assert all(image.size == (64, 32) for group in groups for image in group["ranking/images"])
+
+
+def test_every_score_is_read_under_the_name_that_it_has(tmp_path: Path) -> None:
+    import mlcroissant
+
+    names = ("Out.Inner", "X\u00e4", "X\u8272", "where", "a-b", "it's", 'a"b', "back\\slash", "len", "7", "$")
+    scores = pa.struct([(name, pa.float64()) for name in names])
+    wanted = {name: float(index) for index, name in enumerate(names)}
+    table = pa.table({"chosen_scores": pa.array([wanted, wanted], scores)})
+    (tmp_path / "export/data").mkdir(parents=True)
+    shard = "data/train-00000-of-00001.parquet"
+    pq.write_table(table, tmp_path / "export" / shard)
+    run = RunDir(tmp_path)
+    run.start("dataset_builder", PairSettings(), "0")
+    about = {"name": "x", "repo_id": "me/x", "licence": "mit", "about": "x"}
+    text = describe(run, {"default": [f"export/{shard}"]}, **about)
+    (tmp_path / "export/croissant.json").write_bytes(text)
+    rows = list(mlcroissant.Dataset(jsonld=tmp_path / "export/croissant.json").records("default"))
+    assert rows == [{f"default/chosen_scores/{name}": value for name, value in wanted.items()}] * 2
 
 
 def test_shards_of_another_export_are_not_described(tree: Path) -> None:

@@ -7,6 +7,7 @@ with it; the Hub makes a description of its own for those who have none of these
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,8 @@ _CONTEXT: dict[str, Any] = {
     "description": {"@container": "@language"},
     **{term: f"cr:{term}" for term in _TERMS},
 }
+# Names that JSONPath reads as they are, but for its operators.
+_PLAIN = re.compile(r"(?!(?:where|wherenot)\Z)[A-Za-z_][A-Za-z0-9_]*")
 _MEANINGS = {
     "default": "Preference pairs: a prompt, the scroll that scored best and one that scored worse.",
     "pickapic": "The same pairs in the columns of Pick-a-Pic.",
@@ -109,7 +112,7 @@ def _fields(config: str, field: pa.Field) -> list[dict[str, Any]]:
 def _field(config: str, column: str, kind: pa.DataType, repeated: bool, inner: str) -> dict[str, Any]:
     source: dict[str, Any] = {"fileSet": {"@id": f"{config}-files"}, "extract": {"column": column}}
     if inner:
-        source["transform"] = {"jsonPath": inner}
+        source["transform"] = {"jsonPath": _json_path(inner)}
     name = f"{column}/{inner}" if inner not in ("", "bytes") else column
     found = {
         "@type": "cr:Field",
@@ -119,6 +122,13 @@ def _field(config: str, column: str, kind: pa.DataType, repeated: bool, inner: s
         "source": source,
     }
     return {**found, "repeated": True} if repeated else found
+
+
+def _json_path(name: str) -> str:
+    """The path to a member of a struct; quoted where a bare name would be read as something else."""
+    if _PLAIN.fullmatch(name):
+        return name
+    return "'" + re.sub(r"(['\\])", r"\\\1", name) + "'"
 
 
 def _data_type(kind: pa.DataType) -> str:
