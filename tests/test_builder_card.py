@@ -162,6 +162,21 @@ def test_card_and_gallery_speak_of_the_pairs_that_are_there_after_a_run_was_pair
     assert {group.prompt: group.margin for group in shown} == widest and len(widest) == 3
 
 
+def test_every_score_has_a_chart_of_its_own_under_its_name(tmp_path):
+    names = ("Near", "near", "near_2", "X\u00e4", "X\u8272", "margins", "Contrast")
+    scorers = tuple(f"{name}={FAKES}:Brightness" for name in names)
+    config = fake_config(tmp_path, tmp_path / "out", IDEAS[:3])
+    build(replace(config, scoring=ScoringSettings(scorers=scorers)))
+    files = card_files(RunDir(config.out), "me/x", "mit")
+    shown = re.findall(r"!\[([^]]+)\]\(assets/([^)]+)\.svg\)", files["README.md"].decode())
+    assert sorted(name for name, _ in shown[1:]) == sorted(names)
+    for name, chart in [("margin", "margins"), *shown[1:]]:
+        assert f"Distribution of {name};" in files[f"assets/{chart}.svg"].decode()
+    found = dict(shown[1:])
+    assert found["Near"] == "near" and found["near_2"] == "near-2" and found["near"] == "near-3"
+    assert found["Contrast"] == "contrast" and found["margins"] == "margins-2"
+
+
 def test_where_people_judged_the_card_says_so_and_no_score_takes_the_credit(tmp_path):
     config = fake_config(tmp_path, tmp_path / "out", IDEAS[:4], pairs=PairSettings(weights=("Contrast=-1",)))
     build(config)

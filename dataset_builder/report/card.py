@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -80,9 +81,10 @@ def card_files(run: RunDir, repo_id: str, licence: str) -> dict[str, bytes]:
     if dispute is not None:
         files["assets/disputed.webp"], facts = pair_at(run, dispute.place)
         disputed = {**facts, "scores": dispute.scores}
-    for name, figures in sources.stats["scores"].items():
-        histograms = {who: own.get("histogram", {}) for who, own in figures.get("by_generator", {}).items()}
-        files[f"assets/{_slug(name)}.svg"] = distributions(short(name), histograms).encode()
+    for name, chart in charts(sources.stats["scores"]).items():
+        of_each = sources.stats["scores"][name].get("by_generator", {})
+        histograms = {who: own.get("histogram", {}) for who, own in of_each.items()}
+        files[f"assets/{chart}.svg"] = distributions(short(name), histograms).encode()
     margins = {"chosen minus rejected": sources.stats["margins"].get("histogram", {})}
     files["assets/margins.svg"] = distributions("margin", margins).encode()
     verdicts = {"judges": judges, "disputed": disputed}
@@ -112,13 +114,14 @@ def _render(
         finalize=_finalize,
     )
     markdown = {"code": _as_code, "fenced": _as_block, "html": _as_html, "verbatim": _Markdown}
-    environment.filters |= {"short": short, "slug": _slug, **markdown}
+    environment.filters |= {"short": short, **markdown}
     manifest, config = sources.manifest, public(settings_of(sources.manifest))
     text = environment.get_template("card.md.jinja").render(
         repo_id=_Markdown(repo_id),
         licence=licence,
         title=_title(repo_id),
         stats=sources.stats,
+        charts={name: _Markdown(chart) for name, chart in charts(sources.stats["scores"]).items()},
         config=config,
         versions={**manifest["versions"], "drspo": __version__},
         revision=manifest["revision"],
@@ -220,8 +223,16 @@ def _title(repo_id: str) -> str:
 
 
 def charts(scores: Iterable[str]) -> dict[str, str]:
-    """The file in assets/, without its suffix, for each score's chart."""
-    return {name: _slug(name) for name in scores}
+    """The file in assets/, without its suffix, for each score's chart: its name, numbered where taken."""
+    slugs = {name: _slug(name) for name in scores}
+    found: dict[str, str] = {}
+    taken = {"margins"}
+    for name, slug in slugs.items():
+        numbered = (f"{slug}-{number}" for number in itertools.count(2))
+        free = (chart for chart in numbered if chart not in taken and chart not in slugs.values())
+        found[name] = slug if slug not in taken else next(free)
+        taken.add(found[name])
+    return found
 
 
 def _slug(name: str) -> str:
