@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from drspo.errors import UserError
+from drspo.own_words import OWN_WORDS
 
 UNNAMED = "unnamed"
 CUT = "***"
@@ -54,32 +55,50 @@ _HOST = re.compile(
     re.IGNORECASE,
 )
 _PUBLIC_HOSTS = ("huggingface.co", "github.com", "api.openai.com")
-# Names of accounts and machines that tell on nobody, or are words of settings.
-_ANYONE = frozenset(
-    "root user users home admin ubuntu debian docker runner localhost local workspace work jovyan "
-    "nobody data train eval generate pipeline prompt prompts miniature sdxl auto cuda none python".split()
+# Names of accounts and machines that tell on nobody.
+_ANYONE = OWN_WORDS.union(
+    "root user users home admin ubuntu debian docker runner localhost workspace work jovyan nobody data "
+    "eval generate pipeline cuda python".split()
 )
+# What names code, or a score: a plugin, a registered name, a column, or several with their weights.
+_CODE_FIELDS = frozenset(
+    "generators scorers filters expander methods baseline trained aside weights decided_by".split()
+)
+_PLUGIN = re.compile(r"\w:[^\W\d]")
+_CODE = re.compile(r"[\w.:=+, -]+")
+_WORDING = re.compile(r"(?:^|[_.])prompts?$")
 
 
 def public(value: Any, field: str = "", hosts: Iterable[str] = ()) -> Any:
     """The plain values of a configuration or record as they may leave; numbers and structure stay.
 
     `field` is the name that the value has, `hosts` are further machines that messages in it may name.
+    Names of code and of scores stay whoever is called so; what is to be painted or not is wording.
     """
     if isinstance(value, Mapping):
-        return {public(key, "", hosts): public(item, str(key), hosts) for key, item in value.items()}
+        return {_public_key(key, hosts): public(item, str(key), hosts) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [public(item, field, hosts) for item in value]
     if not isinstance(value, str):
         return value
+    if _CODE.fullmatch(value) and (field in _CODE_FIELDS or (field == "name" and _PLUGIN.search(value))):
+        return without_secrets(value)
     if value and _SECRET_NAMES.search(field):
         return CUT
+    if _WORDING.search(field):
+        return public_wording(value)
     if field.endswith("url") and _URL.fullmatch(value):
         return value if _public_url(value) == value else ""
     if option := _OPTION.fullmatch(value):
         return option[1] + public(option[2], option[1].rstrip("="), hosts)
     named = is_place(value) or _HUB_ID.fullmatch(value)
     return public_name(value) if named else public_text(value, hosts)
+
+
+def _public_key(key: Any, hosts: Iterable[str]) -> Any:
+    """A field, a generator or a score as it is; a message as it may leave."""
+    is_name = isinstance(key, str) and re.fullmatch(r"[\w.]+(?::[\w.]+)?", key)
+    return without_secrets(key) if is_name else public(key, "", hosts)
 
 
 def is_place(text: str) -> bool:
@@ -125,6 +144,18 @@ def public_text(text: str, hosts: Iterable[str] = ()) -> str:
     text = _PATH_IN_TEXT.sub(lambda found: _last_part(found[0]), text)
     for word in _persons():
         text = re.sub(rf"(?i)(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])", UNNAMED, text)
+    return text
+
+
+def public_wording(text: str) -> str:
+    """Words that somebody chose, where a slash stands for "or": only secrets, addresses, paths below home and
+    names of accounts and machines as parts of a path go."""
+    text = _URL.sub(lambda found: _public_url(found[0]), without_secrets(text))
+    if len(home := os.path.expanduser("~")) > 1:
+        below = rf"(?<![\w.~-]){re.escape(home)}(?![\w-])[^\s'\"<>|,;()\[\]{{}}`]*"
+        text = re.sub(below, lambda found: public_name(found[0]), text)
+    for word in map(re.escape, _persons()):
+        text = re.sub(rf"(?i)(?<=[\\/~@]){word}(?![\w-])|(?<![\w-]){word}(?=[\\/@])", UNNAMED, text)
     return text
 
 

@@ -17,7 +17,7 @@ from dataset_builder.report.charts import distributions, short, win_matrix
 from dataset_builder.report.gallery import read_gallery
 from dataset_builder.votes.contest import ballots, open_contest
 from dataset_builder.votes.ledger import Ledger
-from drspo.config import load
+from drspo.config import load, to_dict
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.licences import KNOWN, check_licence
@@ -103,6 +103,22 @@ def test_the_published_configuration_is_one_the_program_reads(files, tmp_path):
     config = load(BuildConfig, argv, package="dataset_builder", prog="p")
     assert config.candidates.height == 32 and config.pairs.method == "all"
     assert config.prompts.source == "ideas.txt", "no path of the machine that made it"
+
+
+def test_the_published_configuration_is_the_same_whatever_the_account_is_called(tmp_path, monkeypatch):
+    from tests.building import with_candidates
+
+    config = fake_config(tmp_path, tmp_path / "out", IDEAS[:3])
+    config = with_candidates(config, f"{FAKES}:Painter.poison=none")
+    config = replace(config, candidates=replace(config.candidates, negative_prompt="blurry/ugly/text"))
+    build(config)
+    for variable, name in (("USER", "painter"), ("LOGNAME", "brightness"), ("USERNAME", "lossless")):
+        monkeypatch.setenv(variable, name)
+    files = card_files(RunDir(config.out), "me/x", "mit")
+    found = yaml.safe_load(files["config.yaml"])
+    for part in ("candidates", "scoring"):
+        assert found[part] == json.loads(json.dumps(to_dict(getattr(config, part))))
+    assert "unnamed" not in files["README.md"].decode()
 
 
 def test_a_prompt_cannot_break_out_of_the_card(tmp_path):

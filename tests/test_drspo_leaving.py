@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import re
 import typing
 
 import pytest
@@ -145,26 +148,107 @@ def test_no_setting_of_ours_reads_as_a_secret(monkeypatch):
     assert without_secrets("/the/folder/that/one/is/in") == "/the/folder/that/one/is/in"
 
 
-def every_setting() -> set[str]:
-    """The name of every setting of the programs, the generators and the scorers."""
-    import dataclasses
-    import inspect
-
+def programs():
+    """The settings of every program and generator."""
     from drspo.reference import PROGRAMS
     from drspo.registry import resolve
-    from eval import METRICS
     from generate import GENERATORS
 
-    def fields(cls):
-        for field in dataclasses.fields(cls):
-            kind = typing.get_type_hints(cls)[field.name]
-            yield field.name
-            yield from fields(kind) if dataclasses.is_dataclass(kind) else ()
+    yield from (resolve(target) for _, target in PROGRAMS.values())
+    yield from (resolve(target).config_class for target in GENERATORS.values())
 
-    configs = [resolve(target) for _, target in PROGRAMS.values()]
-    configs += [resolve(target).config_class for target in GENERATORS.values()]
-    found = {name for config in configs for name in fields(config)}
+
+def fields(cls):
+    """(name, type, default) of every setting of a dataclass and of the groups in it."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        made = field.default_factory
+        default = made() if made is not dataclasses.MISSING else field.default
+        yield field.name, hints[field.name], default
+        yield from fields(hints[field.name]) if dataclasses.is_dataclass(hints[field.name]) else ()
+
+
+def every_setting() -> set[str]:
+    """The name of every setting of the programs, the generators and the scorers."""
+    from drspo.registry import resolve
+    from eval import METRICS
+
+    found = {name for config in programs() for name, *_ in fields(config)}
     return found.union(*(inspect.signature(resolve(target)).parameters for target in METRICS.values()))
+
+
+def every_word() -> set[str]:
+    """Every registered name, choice and default of a setting, and a funnel's steps."""
+    from eval import METRICS
+    from eval.backbones.clip_open import BACKBONES
+    from eval.backbones.heads import HEADS
+    from generate import GENERATORS
+    from generate.models.schedulers import SCHEDULERS
+    from generate.models.specs import MODELS
+    from pipeline import EXPANDERS, FILTERS
+    from train import LOSSES
+
+    def choices(kind):
+        inner = typing.get_args(kind)
+        if typing.get_origin(kind) is typing.Literal:
+            return {each for each in inner if isinstance(each, str)}
+        return set().union(*map(choices, inner))
+
+    found = {"prompts", "accepted", "groups", "candidates", "pairs"}
+    found.update(METRICS, BACKBONES, HEADS, GENERATORS, SCHEDULERS, MODELS, EXPANDERS, FILTERS, LOSSES)
+    for config in programs():
+        for _, kind, default in fields(config):
+            values = default if isinstance(default, tuple) else (default,)
+            found |= choices(kind) | {value for value in values if isinstance(value, str)}
+    return {word for word in found if re.fullmatch(r"[\w.-]+", word)}
+
+
+def test_an_account_called_like_a_word_of_ours_changes_no_setting(monkeypatch):
+    words = sorted(every_word())
+    parts = {part for word in words for part in re.findall(r"[a-z0-9]+", word.lower())}
+    monkeypatch.setattr("drspo.leaving._own_names", lambda: iter(parts))
+    assert public({"chosen": words}) == {"chosen": words}
+
+
+def test_names_of_code_and_of_scores_stay_whoever_is_called_so(monkeypatch):
+    monkeypatch.setenv("USER", "painter")
+    monkeypatch.setenv("LOGNAME", "blue")
+    config = {
+        "generators": ["my.fakes:Painter", "mad"],
+        "scorers": ["blue=my.fakes:Painter", "painter_key=clip"],
+        "weights": ["blue=1", "painter_key=-1"],
+        "loss": {"name": "blue:Painter"},
+        "scores": {"Painter": {"mean": 1.0}, "my.fakes:Painter": 2.0},
+        "decided_by": "1 blue - 0.5 Painter, each standardised",
+    }
+    assert public(config) == config
+    assert public({"generators": ["/home/painter/x.py"], "model": "painter", "name": "blue"}) == {
+        "generators": ["x.py"],
+        "model": "unnamed",
+        "name": "unnamed",
+    }
+    assert public({"painter at /home/painter/x.py: no": 1}) == {"unnamed at x.py: no": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("blurry/ugly/text", None),
+        ("a user of mrkuser's kind, /no text, 3/4, the host castle", None),
+        ("blurry, /home/mrkuser/bad/list.txt, ugly", "blurry, list.txt, ugly"),
+        ("/home/mrkuser", "unnamed"),
+        ("/home/mrkuser2, /data/mrkuser/x or ~mrkuser/y", "/home/mrkuser2, /data/unnamed/x or ~unnamed/y"),
+        ("grass/home/mrkuser", "grass/home/unnamed"),
+        ("mrkuser@mrkhost", "unnamed@unnamed"),
+        ("file:///home/mrkuser/x", "(an address)"),
+        ("like hf_abcdefghijk", "like ***"),
+    ],
+)
+def test_what_is_to_be_painted_is_wording_and_no_place(text, said):
+    wanted = text if said is None else said
+    assert public({"negative_prompt": text}) == {"negative_prompt": wanted}
+    assert public({"samples": {"prompts": [text]}}) == {"samples": {"prompts": [wanted]}}
+    assert public([f"my:G.blueprint_prompt={text}"]) == [f"my:G.blueprint_prompt={wanted}"]
 
 
 def test_leaving_twice_is_leaving_once():

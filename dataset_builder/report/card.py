@@ -26,7 +26,7 @@ from drspo.errors import UserError
 from drspo.files.incomplete import refuse_incomplete
 from drspo.files.run import RunDir
 from drspo.files.texts import parse_json
-from drspo.leaving import public, public_text
+from drspo.leaving import public, public_text, public_wording
 from pipeline.candidates.plan import planned_hash
 from pipeline.candidates.provenance import read_models, read_scorers
 from pipeline.ideas.finished import read_prompts_so_far
@@ -193,9 +193,10 @@ def _templates(config: dict[str, Any]) -> list[dict[str, str]]:
     asked = ["expand"] if config["expand"]["expander"] == "llm" else []
     asked += ["filter"] if "llm" in config["filter"]["filters"] else []
     found = [load_template(config[part]["template"]) for part in asked]
+    texts = [public_wording(f"{each.system}\n\n{each.user}") for each in found]
     return [
-        {"name": public(each.name), "hash": each.hash[:12], "text": f"{each.system}\n\n{each.user}"}
-        for each in found
+        {"name": public(each.name), "hash": each.hash[:12], "text": text}
+        for each, text in zip(found, texts, strict=True)
     ]
 
 
