@@ -66,6 +66,16 @@ class WrongScorer(Brightness):
         return BAD_SCORES[self.how](good) if any("castle" in prompt for prompt in prompts) else good
 
 
+class Shrinks(Brightness):
+    """A scorer that edits the pictures it is shown."""
+
+    def score(self, images: list, prompts: list[str]) -> list[float]:
+        for image in images:
+            image.thumbnail((8, 8))
+            image.paste((255, 0, 0), (0, 0, 8, 8))
+        return super().score(images, prompts)
+
+
 class _Broken(Image.Image):
     size, mode = (64, 32), "RGB"
     width, height = size

@@ -74,6 +74,18 @@ def test_a_score_that_is_added_is_the_score_of_build_time(
     assert Storage(out).list("attempts/") == []
 
 
+def test_a_scorer_that_edits_its_pictures_changes_no_other_score(tmp_path: Path, run: Path) -> None:
+    (tmp_path / "edited").mkdir()
+    consent.allow(WRONG)
+    first = ScoringSettings(scorers=(f"{WRONG}:Shrinks", f"{FAKES}:Brightness", f"again={WRONG}:Shrinks"))
+    build(replace(fake_config(tmp_path / "edited", tmp_path / "edited/out"), scoring=first))
+    edited = tmp_path / "edited/out"
+    assert built(edited, "Brightness") == built(run, "Brightness")
+    assert score(run, f"{WRONG}:Shrinks") == 0
+    assert added(run, "Shrinks") == built(edited, "Shrinks") == built(edited, "again")
+    assert added(run, "Shrinks") != built(run, "Brightness")
+
+
 def test_real_judges_of_the_miniature_give_their_very_numbers(tmp_path: Path) -> None:
     config = fake_config(tmp_path, tmp_path / "out", IDEAS[:2])
     config = replace(config, candidates=replace(config.candidates, model="miniature", height=64, width=256))

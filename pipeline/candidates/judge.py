@@ -34,7 +34,7 @@ class Judges:
         }
 
     def score(self, images: list[bytes], prompt: str) -> list[dict[str, float]]:
-        """{column: score} for each encoded image of the prompt; the scorers see the decoded stored bytes.
+        """{column: score} for each encoded image of the prompt; each scorer sees the decoded stored bytes.
 
         Scores that are not finite are there too: see `answers.problem`. Raises WrongAnswerError, with the
         column's name, when a scorer fails or gives anything but a number for each image.
@@ -42,10 +42,10 @@ class Judges:
         decoded = [decode(data) for data in images]
         columns: dict[str, list[float]] = {}
         for column, scorer in self.scorers.items():
+            # What a scorer does to its pictures (a thumbnail, a mark) must not reach the next one.
+            own = [image.copy() for image in decoded]
             try:
-                columns[column] = checked_scores(
-                    scorer.score(list(decoded), [prompt] * len(images)), len(images)
-                )
+                columns[column] = checked_scores(scorer.score(own, [prompt] * len(images)), len(images))
             except FAILURES as error:
                 raise WrongAnswerError(f"{column}: {describe(error)}") from error
         return [{column: values[i] for column, values in columns.items()} for i in range(len(images))]
