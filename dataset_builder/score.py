@@ -24,13 +24,14 @@ from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.log import progress
 from drspo.options import check_options
-from pipeline.candidates.answers import FAILURES, describe, problem
+from pipeline.candidates.answers import problem
 from pipeline.candidates.guard import Guard, PoisonedError
 from pipeline.candidates.judge import Judges
 from pipeline.candidates.plan import planned_hash
 from pipeline.checks import check_scorers
 from pipeline.local import restart
 from pipeline.pairs.columns import Column, Score, claim_column, write_scores
+from pipeline.plugins import describe
 from pipeline.records import DEAD, Candidate, UnitRow
 from pipeline.settings import GuardSettings, ScoringSettings
 from pipeline.units import UnitStore
@@ -156,7 +157,7 @@ def _scores(judges: Judges, candidates: Sequence[Candidate], prompt: str) -> lis
     """The candidates' scores; where the group as a whole fails, each image alone."""
     try:
         values = judges.score([c.image["bytes"] for c in candidates if c.image], prompt)
-    except FAILURES as error:
+    except Exception as error:
         if len(candidates) == 1:
             return [_failed(candidates[0], describe(error))]
         return [score for candidate in candidates for score in _scores(judges, [candidate], prompt)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import sys
 from dataclasses import dataclass
@@ -10,7 +11,44 @@ from typing import Any
 
 from PIL import Image
 
+from eval.base import Missing
 from tests.plugin_fakes import Brightness, Painter, PainterConfig
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+class Panic(BaseException):
+    """As libraries in Rust raise it: no Exception."""
+
+
+HALF = "a file called caf\udce9"
+FAILURES: dict[str, BaseException] = {
+    "an exit": SystemExit(3),
+    "a quiet exit": SystemExit(0),
+    "a cancellation": asyncio.CancelledError(),
+    "a generator's end": GeneratorExit(),
+    "a panic": Panic("index out of bounds"),
+    "no words": Mute(),
+    "half a character": RuntimeError(HALF),
+}
+
+
+def fail(how: str) -> Any:
+    raise FAILURES[how]
+
+
+def exits(row: dict[str, str]) -> None:
+    """A filter that ends the program."""
+    sys.exit(0)
+
+
+def refuses(row: dict[str, str]) -> str:
+    """A filter whose reason is not Unicode."""
+    return HALF
+
 
 BAD_IMAGES: dict[str, Any] = {
     "none": lambda good: None,
@@ -27,6 +65,9 @@ BAD_IMAGES: dict[str, Any] = {
     "no time": lambda good: [_with(one, seconds=None) for one in good],
     "endless time": lambda good: [_with(one, seconds=math.inf) for one in good],
     "an exit": lambda good: sys.exit(3),
+    "a cancellation": lambda good: fail("a cancellation"),
+    "no words": lambda good: fail("no words"),
+    "half a character": lambda good: fail("half a character"),
 }
 BAD_SCORES: dict[str, Any] = {
     "none": lambda good: None,
@@ -38,7 +79,11 @@ BAD_SCORES: dict[str, Any] = {
     "nan": lambda good: [math.nan for _ in good],
     "inf": lambda good: [math.inf for _ in good],
     "-inf": lambda good: [-math.inf for _ in good],
+    "half a reason": lambda good: [Missing(HALF) for _ in good],
     "an exit": lambda good: sys.exit(3),
+    "a cancellation": lambda good: fail("a cancellation"),
+    "no words": lambda good: fail("no words"),
+    "half a character": lambda good: fail("half a character"),
 }
 
 

@@ -86,6 +86,13 @@ def test_a_scorer_that_edits_its_pictures_changes_no_other_score(tmp_path: Path,
     assert added(run, "Shrinks") != built(run, "Brightness")
 
 
+@pytest.mark.parametrize("how", ["half a character", "half a reason", "a cancellation"])
+def test_no_failure_of_an_added_scorer_ends_the_command(run: Path, how: str) -> None:
+    assert score(run, f"{WRONG}:WrongScorer", options=(f"{WRONG}:WrongScorer.how={how}",)) == 0
+    rows = scores_of(run, "WrongScorer")
+    assert rows["score"].null_count() == 4 and rows["error"].str.contains("WrongScorer: ").sum() == 4
+
+
 def test_real_judges_of_the_miniature_give_their_very_numbers(tmp_path: Path) -> None:
     config = fake_config(tmp_path, tmp_path / "out", IDEAS[:2])
     config = replace(config, candidates=replace(config.candidates, model="miniature", height=64, width=256))

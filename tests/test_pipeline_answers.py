@@ -13,7 +13,8 @@ import torch
 from drspo import consent
 from drspo.errors import UserError
 from eval.base import Missing
-from pipeline.candidates.answers import WrongAnswerError, checked_scores, problem
+from pipeline.candidates.answers import checked_scores, problem
+from pipeline.plugins import WrongAnswerError
 from pipeline.settings import CandidateSettings, ScoringSettings
 from tests.building import FAKES, IDEAS, build, fake_config
 from tests.plugin_wrong import BAD_IMAGES, BAD_SCORES

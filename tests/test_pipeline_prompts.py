@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from drspo import consent
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from drspo.llm.settings import LLMSettings
@@ -222,13 +223,13 @@ def test_an_exception_in_a_plugin_is_one_dead_row(tmp_path):
     table = ingest(PromptSettings(source=str(tmp_path / "a.txt")))
     from pipeline.ideas.stages import ExpandStage
 
-    stage = ExpandStage(ExpandSettings(), LLMSettings(), tmp_path)
-    stage.expander = Odd(None, None)
+    consent.allow(__name__)
+    stage = ExpandStage(ExpandSettings(expander=f"{__name__}:Odd"), LLMSettings(), tmp_path)
     rows = stage(table.to_pylist())
     stage.close()
     assert [(row["status"], row["reason"]) for row in rows] == [
         ("ok", ""),
-        ("dead", "ValueError: no plains"),
+        ("dead", "Odd: ValueError: no plains"),
         ("dropped", "odd: not today"),
     ]
 

@@ -21,12 +21,13 @@ from drspo.config import config_hash
 from drspo.files.storage import Storage
 from drspo.options import options_of
 from eval.settings import short_names
-from pipeline.candidates.answers import FAILURES, checked_batch, checked_image, describe, problem
+from pipeline.candidates.answers import checked_batch, checked_image, problem
 from pipeline.candidates.guard import Guard, PoisonedError
 from pipeline.candidates.images import encode, extension
 from pipeline.candidates.judge import Judges
 from pipeline.candidates.provenance import claim_scorers, record_model
 from pipeline.checks import ONCE
+from pipeline.plugins import WrongAnswerError, contained, describe
 from pipeline.records import DEAD, OK, Candidate, UnitRow, candidate_id, candidate_seed, unit_rows, unit_table
 from pipeline.settings import CandidateSettings, GuardSettings, ScoringSettings
 from pipeline.units import UnitStore, encode_unit
@@ -125,17 +126,18 @@ class Generate:
         empty = [self._empty(name, group.prompt_id, index) for index in range(self.spec.candidates.seeds)]
         requests = [self._request(group.prompt, candidate.seed) for candidate in empty]
         try:
-            made = checked_batch(generator.generate(requests), len(requests))
-        except FAILURES:
+            made = _generated(generator, requests)
+        except WrongAnswerError:
             # One bad seed must not take the others with it: each is tried alone.
             made = [_generate_alone(generator, request) for request in requests]
         settings = self.spec.candidates
         for candidate, result in zip(empty, made, strict=True):
             try:
-                if isinstance(result, FAILURES):
-                    raise result
-                image, seconds = checked_image(result, settings.height, settings.width)
-            except FAILURES as error:
+                with contained():
+                    if isinstance(result, Exception):
+                        raise result
+                    image, seconds = checked_image(result, settings.height, settings.width)
+            except WrongAnswerError as error:
                 yield replace(candidate, error=describe(error)), None
             else:
                 yield (
@@ -165,8 +167,9 @@ class Generate:
 
     def _with_image(self, candidate: Candidate, encoded: Future[bytes]) -> Candidate:
         try:
-            data = encoded.result()
-        except FAILURES as error:
+            with contained():  # a picture may be of a plugin's own class
+                data = encoded.result()
+        except WrongAnswerError as error:
             return replace(candidate, error=describe(error))
         path = f"{candidate.candidate_id}.{extension(self.spec.candidates.encoding)}"
         return replace(candidate, image={"bytes": data, "path": path}, image_bytes=len(data))
@@ -208,14 +211,14 @@ class Score:
             values = self.judges.score([c.image["bytes"] for c in good if c.image], group.prompt)
             scored = dict(zip((c.candidate_id for c in good), values, strict=True))
             return [self._with_scores(c, scored.get(c.candidate_id)) for c in group.candidates]
-        except FAILURES:
+        except Exception:
             return [self._score_alone(c, group.prompt) if c.image else c for c in group.candidates]
 
     def _score_alone(self, candidate: Candidate, prompt: str) -> Candidate:
         assert candidate.image
         try:
             return self._with_scores(candidate, self.judges.score([candidate.image["bytes"]], prompt)[0])
-        except FAILURES as error:
+        except Exception as error:
             return replace(candidate, error=f"score: {describe(error)}")
 
     def _with_scores(self, candidate: Candidate, scores: dict[str, float] | None) -> Candidate:
@@ -311,10 +314,16 @@ def _checked(group: UnitRow, least: int) -> UnitRow:
     )
 
 
+def _generated(generator: Any, requests: Sequence[Any]) -> list[Any]:
+    """An answer to each request. Raises WrongAnswerError for whatever goes wrong in the generator."""
+    with contained():
+        return checked_batch(generator.generate(list(requests)), len(requests))
+
+
 def _generate_alone(generator: Any, request: Any) -> Any:
     try:
-        return checked_batch(generator.generate([request]), 1)[0]
-    except FAILURES as error:
+        return _generated(generator, [request])[0]
+    except WrongAnswerError as error:
         return error
 
 

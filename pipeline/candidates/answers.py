@@ -10,19 +10,7 @@ from typing import Any
 from PIL import Image
 
 from eval.base import Missing
-
-# A plugin may even try to end the program: that is its failure, not the program's end.
-FAILURES = (Exception, SystemExit)
-
-
-class WrongAnswerError(Exception):
-    """A plugin answered what its contract does not allow."""
-
-
-def describe(error: BaseException) -> str:
-    """A failure on one line; what a plugin did wrong is said without the name of our exception."""
-    text = " ".join(str(error).split())[:500]
-    return text if isinstance(error, WrongAnswerError) else f"{type(error).__name__}: {text}"
+from pipeline.plugins import WrongAnswerError, kind, storable
 
 
 def checked_batch(made: Any, count: int) -> list[Any]:
@@ -34,7 +22,7 @@ def checked_image(result: Any, height: int, width: int) -> tuple[Image.Image, fl
     """The picture and its seconds. Raises WrongAnswerError unless it is RGB and of the size asked for."""
     image, seconds = getattr(result, "image", None), getattr(result, "seconds", None)
     if not isinstance(image, Image.Image):
-        raise WrongAnswerError(f"gave {_kind(result if image is None else image)} instead of an image")
+        raise WrongAnswerError(f"gave {kind(result if image is None else image)} instead of an image")
     if image.size != (width, height):
         raise WrongAnswerError(
             f"gave {image.height} x {image.width} pixels where {height} x {width} were asked for"
@@ -70,7 +58,7 @@ def _why_not_finite(value: float | None) -> str:
 
 def _several(answer: Any, count: int, what: str) -> list[Any]:
     if isinstance(answer, (str, bytes, dict)) or not isinstance(answer, (Sequence, Sized)):
-        raise WrongAnswerError(f"gave {_kind(answer)} instead of {count} {what}")
+        raise WrongAnswerError(f"gave {kind(answer)} instead of {count} {what}")
     if len(answer) != count:
         raise WrongAnswerError(f"gave {len(answer)} {what} where {count} were asked for")
     return list(answer)  # type: ignore[call-overload,no-any-return]
@@ -78,9 +66,9 @@ def _several(answer: Any, count: int, what: str) -> list[Any]:
 
 def _number(value: Any) -> float:
     if isinstance(value, Missing):
-        return value
+        return Missing(storable(str(value.reason)))
     if not _is_real(value):
-        raise WrongAnswerError(f"gave {_kind(value)} instead of a number")
+        raise WrongAnswerError(f"gave {kind(value)} instead of a number")
     return float(value)
 
 
@@ -89,7 +77,3 @@ def _is_real(value: Any) -> bool:
     if isinstance(value, numbers.Real):
         return True
     return hasattr(value, "__float__") and getattr(value, "ndim", None) == 0
-
-
-def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"

@@ -10,8 +10,9 @@ from typing import Any
 
 from drspo.errors import UserError
 from eval.base import build_scorer, metric_settings
-from pipeline.candidates.answers import FAILURES, WrongAnswerError, checked_scores, describe
+from pipeline.candidates.answers import checked_scores
 from pipeline.candidates.images import decode
+from pipeline.plugins import contained
 from pipeline.settings import ScoringSettings
 
 
@@ -44,10 +45,8 @@ class Judges:
         for column, scorer in self.scorers.items():
             # What a scorer does to its pictures (a thumbnail, a mark) must not reach the next one.
             own = [image.copy() for image in decoded]
-            try:
+            with contained(column):
                 columns[column] = checked_scores(scorer.score(own, [prompt] * len(images)), len(images))
-            except FAILURES as error:
-                raise WrongAnswerError(f"{column}: {describe(error)}") from error
         return [{column: values[i] for column, values in columns.items()} for i in range(len(images))]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from drspo.registry import lookup
 from pipeline import EXPANDERS, FILTERS
 from pipeline.ideas.expanders import Expanded, ExpandSettings
 from pipeline.ideas.filters import FilterSettings, Objection
+from pipeline.plugins import WrongAnswerError, contained, describe, storable
 from pipeline.records import DEAD, OK, normalise_text, prompt_id
 
 Row = dict[str, Any]
@@ -32,6 +33,8 @@ class TextStage:
     """What both stages share: one event loop, and one language model, made on first use."""
 
     batch_rows = 4096
+    names: Sequence[str] = ()
+    """of what the stage calls, for messages"""
 
     def __init__(self, llm: LLMSettings, storage: Storage | str, pace: NewPace | None = None) -> None:
         self._settings, self._storage, self._pace = llm, storage, pace
@@ -41,7 +44,14 @@ class TextStage:
     def __call__(self, rows: list[Row]) -> list[Row]:
         """The rows after this stage, from ordinary code; call `batch` from a running event loop instead."""
         self._runner = self._runner or asyncio.Runner()
-        return self._runner.run(self.batch(rows))
+        try:
+            return self._runner.run(self.batch(rows))
+        except SystemExit as error:  # of a task that a plugin began: the loop ends without saying whose row
+            raise UserError(
+                f"a plugin tried to end the program ({describe(error)})",
+                ", ".join(self.names),
+                "It does so in a task of its own, where no row can answer for it.",
+            ) from error
 
     async def batch(self, rows: list[Row]) -> list[Row]:
         """The rows after this stage, all under way at once, in order."""
@@ -76,15 +86,13 @@ class TextStage:
         return self._model
 
     async def _guarded(self, row: Row) -> list[Row]:
-        """The row's outcome; an exception of a plugin kills the row, a UserError ends the run."""
+        """The row's outcome; a failure of a plugin kills the row, a UserError ends the run."""
         if row["status"] != OK:
             return [row]
         try:
             return await self._one(row)
-        except UserError:
-            raise
-        except Exception as error:
-            return [{**row, "status": DEAD, "reason": f"{type(error).__name__}: {error}"[:500]}]
+        except WrongAnswerError as error:
+            return [{**row, "status": DEAD, "reason": describe(error)}]
 
     async def _one(self, row: Row) -> list[Row]:
         raise NotImplementedError
@@ -104,9 +112,11 @@ class ExpandStage(TextStage):
         if settings.per_idea < 1:
             raise UserError(f"{settings.per_idea} prompts per idea leave nothing", "--expand.per-idea")
         self.expander = lookup(EXPANDERS, settings.expander, "expander")(settings, self._llm)
+        self.names = (settings.expander,)
 
     async def _one(self, row: Row) -> list[Row]:
-        found: Expanded = await self.expander.expand(row)
+        with contained(_short(self.names[0]), UserError):
+            found: Expanded = await self.expander.expand(row)
         marks = {"expander": self.expander.name, "model": found.model, "request_hash": found.request_hash}
         if not found.prompts:
             return [{**row, **marks, "status": found.status, "reason": found.reason}]
@@ -131,27 +141,36 @@ class FilterStage(TextStage):
     ) -> None:
         super().__init__(llm, storage, pace)
         self.what = what
-        found: list[Any] = [lookup(FILTERS, name, "filter") for name in settings.filters]
-        shown = [f for f in found if what in getattr(f, "judges", ("prompt",))]
-        chosen = [f for f in shown if asking is None or getattr(f, "asks", False) == asking]
-        self.filters: list[Any] = [f(settings, self._llm) if isinstance(f, type) else f for f in chosen]
+        found: list[Any] = [(name, lookup(FILTERS, name, "filter")) for name in settings.filters]
+        shown = [(name, f) for name, f in found if what in getattr(f, "judges", ("prompt",))]
+        chosen = [(name, f) for name, f in shown if asking is None or getattr(f, "asks", False) == asking]
+        self.filters: list[tuple[str, Any]] = [
+            (name, f(settings, self._llm) if isinstance(f, type) else f) for name, f in chosen
+        ]
+        self.names = tuple(name for name, _ in chosen)
 
     async def _one(self, row: Row) -> list[Row]:
         kept = self.what == "prompt" and row["expander"] in KEEPS_THE_IDEA
-        for judge in self.filters:
+        for name, judge in self.filters:
             if kept and "idea" in getattr(judge, "judges", ()):
                 continue  # it has judged the idea, and nothing of that is lost
-            verdict = judge(row)
-            verdict = await verdict if isinstance(verdict, Awaitable) else verdict
-            if verdict is not None:
-                objection = verdict if isinstance(verdict, Objection) else Objection(str(verdict))
-                return [{**row, "status": objection.status, "reason": objection.reason}]
+            with contained(_short(name), UserError):
+                verdict = judge(row)
+                verdict = await verdict if isinstance(verdict, Awaitable) else verdict
+                if verdict is not None:
+                    objection = verdict if isinstance(verdict, Objection) else Objection(str(verdict))
+                    return [{**row, "status": objection.status, "reason": storable(objection.reason)}]
         return [row]
 
 
 def clean(text: str) -> str:
     """The text in the form that is identified: no hidden characters, NFC, single spaces."""
     return normalise_text(_HIDDEN.sub("", text))
+
+
+def _short(name: str) -> str:
+    """What a filter or an expander is called: a plugin, by its class or function."""
+    return name.rpartition(":")[2]
 
 
 def _child(row: Row, text: str) -> Row:
