@@ -20,7 +20,7 @@ from pipeline.ideas.expanders import Expanded, ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.prompts import drop_duplicates, expand, filter_prompts, ingest, reason_kind, screen_freely
 from pipeline.ideas.sources import PromptSettings
-from pipeline.ideas.stages import clean
+from pipeline.ideas.texts import clean
 from pipeline.records import PROMPT_SCHEMA, prompt_id
 
 IDEAS = ["a calm lake", "雪の中の赤い門", "قلعة على تلة عند الغروب"]

@@ -9,7 +9,6 @@ for the ideas and another for the prompts are freed of near duplicates as the wh
 from __future__ import annotations
 
 import logging
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -23,7 +22,9 @@ from pipeline.ideas.dedup import KeptTexts
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import Item, PromptSettings, read_source
-from pipeline.ideas.stages import ExpandStage, FilterStage, NewPace, TextStage, clean
+from pipeline.ideas.stages import ExpandStage, FilterStage, NewPace, TextStage
+from pipeline.ideas.texts import LONGEST, clean, is_unicode, unusable
+from pipeline.plugins import storable
 from pipeline.records import DROPPED, OK, PROMPT_SCHEMA, UNFINISHED, Prompt, prompt_id
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 Row = dict[str, Any]
 Advance = Callable[[int], None]
 _BATCH = 4096
-_LONGEST, _KEPT = 100_000, 10_000  # characters: what is no prompt by any setting, and what is kept of it
+_KEPT = 10_000  # characters that are kept of what is no prompt
 
 
 def ingest(settings: PromptSettings, advance: Advance = lambda count: None) -> pa.Table:
@@ -184,7 +185,7 @@ def _idea(item: Item, settings: PromptSettings) -> Row:
         return item.row
     original, text, reason = _read(item)
     text = clean(text)
-    reason = reason or _unusable(text, settings)
+    reason = reason or unusable(text, settings.max_characters)
     prompt = Prompt(
         prompt_id=prompt_id(text),
         text=text,
@@ -203,23 +204,11 @@ def _read(item: Item) -> tuple[str, str, str]:
         return "", "", item.problem or "empty"
     if not isinstance(item.value, str):
         return str(item.value)[:_KEPT], "", f"not text: {type(item.value).__name__}"
-    try:
-        item.value.encode()
-    except UnicodeEncodeError:
-        return item.value.encode("utf-8", "backslashreplace").decode(), "", "not UTF-8"
-    if len(item.value) > _LONGEST:  # not even cleaned: a source of many such would take hours
+    if not is_unicode(item.value):
+        return storable(item.value), "", "not UTF-8"
+    if len(item.value) > LONGEST:  # not even cleaned: a source of many such would take hours
         return item.value[:_KEPT], item.value[:_KEPT], f"too long: {len(item.value)} characters"
     return item.value, item.value, item.problem
-
-
-def _unusable(text: str, settings: PromptSettings) -> str:
-    if not text:
-        return "empty"
-    if len(text) > settings.max_characters:
-        return f"too long: {len(text)} characters"
-    if not any(unicodedata.category(character)[0] == "L" for character in text):
-        return "no letters"
-    return ""
 
 
 def _dropped(table: pa.Table, reasons: dict[int, str]) -> pa.Table:

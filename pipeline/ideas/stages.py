@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
@@ -15,18 +14,15 @@ from drspo.llm.pace import Pace
 from drspo.llm.settings import LLMSettings
 from drspo.registry import lookup
 from pipeline import EXPANDERS, FILTERS
-from pipeline.ideas.expanders import Expanded, ExpandSettings
-from pipeline.ideas.filters import FilterSettings, Objection
-from pipeline.plugins import WrongAnswerError, contained, describe, storable
-from pipeline.records import DEAD, OK, normalise_text, prompt_id
+from pipeline.ideas.answers import checked_expansion, checked_verdict
+from pipeline.ideas.expanders import ExpandSettings
+from pipeline.ideas.filters import FilterSettings
+from pipeline.plugins import WrongAnswerError, contained, describe
+from pipeline.records import DEAD, OK, prompt_id
 
 Row = dict[str, Any]
 NewPace = Callable[[], Pace]  # a gate of one event loop
 KEEPS_THE_IDEA = ("none", "grammar")  # expanders whose prompts show what the idea names, only more of it
-# Controls, the byte order mark, and marks that turn the direction of text: invisible, never part of a scene.
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\u202a-\u202e\u2066-\u2069\ufffe\uffff]"
-)
 
 
 class TextStage:
@@ -111,12 +107,13 @@ class ExpandStage(TextStage):
         super().__init__(llm, storage, pace)
         if settings.per_idea < 1:
             raise UserError(f"{settings.per_idea} prompts per idea leave nothing", "--expand.per-idea")
-        self.expander = lookup(EXPANDERS, settings.expander, "expander")(settings, self._llm)
+        made = lookup(EXPANDERS, settings.expander, "expander")(settings, self._llm)
+        self.expander = _checked(made, settings.expander)
         self.names = (settings.expander,)
 
     async def _one(self, row: Row) -> list[Row]:
         with contained(_short(self.names[0]), UserError):
-            found: Expanded = await self.expander.expand(row)
+            found = checked_expansion(await self.expander.expand(dict(row)))
         marks = {"expander": self.expander.name, "model": found.model, "request_hash": found.request_hash}
         if not found.prompts:
             return [{**row, **marks, "status": found.status, "reason": found.reason}]
@@ -155,17 +152,19 @@ class FilterStage(TextStage):
             if kept and "idea" in getattr(judge, "judges", ()):
                 continue  # it has judged the idea, and nothing of that is lost
             with contained(_short(name), UserError):
-                verdict = judge(row)
+                verdict = judge(dict(row))
                 verdict = await verdict if isinstance(verdict, Awaitable) else verdict
-                if verdict is not None:
-                    objection = verdict if isinstance(verdict, Objection) else Objection(str(verdict))
-                    return [{**row, "status": objection.status, "reason": storable(objection.reason)}]
+                objection = checked_verdict(verdict)
+            if objection is not None:
+                return [{**row, "status": objection.status, "reason": objection.reason}]
         return [row]
 
 
-def clean(text: str) -> str:
-    """The text in the form that is identified: no hidden characters, NFC, single spaces."""
-    return normalise_text(_HIDDEN.sub("", text))
+def _checked(expander: Any, target: str) -> Any:
+    if not hasattr(expander, "expand") or not isinstance(getattr(expander, "name", None), str):
+        hint = "It needs a text `name` and `async def expand(self, row)`: see docs/prompts.md."
+        raise UserError(f"{target!r} is no expander", "--expand.expander", hint)
+    return expander
 
 
 def _short(name: str) -> str:
@@ -174,7 +173,6 @@ def _short(name: str) -> str:
 
 
 def _child(row: Row, text: str) -> Row:
-    text = clean(text)
     own = prompt_id(text)
     parent = row["prompt_id"] if own != row["prompt_id"] else row["parent_id"]
     return {"prompt_id": own, "text": text, "parent_id": parent}
