@@ -47,7 +47,11 @@ def rank_plans(judges: Mapping[str, Any], images: list[Image.Image], prompt: str
 
     The first judge decides; where it sees no difference, or has no number, the next one does; then the order.
     """
-    scores = {name: judge.score(images, [prompt] * len(images)) for name, judge in judges.items()}
+    # Pictures of its own for each: a judge may work on them in place.
+    scores = {
+        name: judge.score([image.copy() for image in images], [prompt] * len(images))
+        for name, judge in judges.items()
+    }
 
     def key(index: int) -> list[float]:
         return [*(_cost(judge, name in COUNTS, scores[name][index]) for name, judge in judges.items()), index]
