@@ -76,7 +76,7 @@ class Watched(simulated.Units):
 def looks(folder: Path, count: int, pairs: PairSettings) -> dict[str, int]:
     """The most of each kind of memory while the end of a run of so many units is made."""
     folder.mkdir()
-    export = ExportSettings(ranking=True, shard_mb=20, row_group_mb=10)
+    export = ExportSettings(ranking=True, shard_mb=120, row_group_mb=20)
     plain = replace(fake_config(folder, folder / "run", ["a castle on a hill"]), export=export)
     builder = Build(plain, run_units)
     builder._begin()
