@@ -101,7 +101,7 @@ def test_the_halves_of_the_photographs_share_no_thing_and_no_background():
 def test_without_the_libraries_the_photographs_are_missed_by_name(monkeypatch):
     photographs._read.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install 'drspo\\[photographs\\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '.\[photographs\]'"):
         photo(0, CHOOSING)
     photographs._read.cache_clear()
 
