@@ -27,7 +27,8 @@ class CropWarning:
             self._said = True
             log.warning(
                 "The official preprocessing of %s sees only the middle %.0f %% of these images. "
-                "Its option view (%s) judges the whole scroll.",
+                "Its option view (%s) judges the whole scroll: NAME.view=... among --scoring.options, "
+                "in eval --judges.options.",
                 self.metric,
                 100 * share,
                 self.whole,
