@@ -26,7 +26,7 @@ from drspo.log import progress
 from pipeline.candidates.actors import StageSpec
 from pipeline.candidates.guard import units_with_attempts
 from pipeline.candidates.plan import PLAN_NAME, freeze_plan, plan_pieces, read_plan, todo
-from pipeline.candidates.provenance import read_models
+from pipeline.candidates.provenance import SCORERS, read_models
 from pipeline.checks import check_weights
 from pipeline.ideas.blocks import Texts, finished_blocks
 from pipeline.ideas.finished import PROMPTS_NAME
@@ -154,6 +154,8 @@ class Build:
     def _make(self, works: Iterable[pa.Table | Texts], done: int, total: int) -> int:
         """Units made of tables of them, or of blocks, of which nobody knows yet how many (0) they give."""
         metrics = Metrics(self.run, total, done)
+        if not done:  # before any image is judged, a scorer may be another than the last start's
+            self.run.delete(SCORERS)
         committed = dead = images = 0
         with progress(total, "images", "units") as bar:
             bar.set(done)

@@ -19,15 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataset_builder.build import stage_spec
-from dataset_builder.config import BuildConfig, uses_llm
+from dataset_builder.config import BuildConfig, prompts_hash, uses_llm
 from dataset_builder.ending import SCORES_NAME
 from dataset_builder.ideas import texts
 from dataset_builder.report.stats import Prompts, prompt_losses
 from drspo.errors import UserError
 from drspo.files.storage import Storage
 from pipeline.candidates.plan import make_plan, plan_names, read_plan_so_far
-from pipeline.ideas.blocks import Screen, TextSpec, read_block, read_blocks
+from pipeline.ideas.blocks import READ_NAME, Screen, TextSpec, read_block, read_blocks
 from pipeline.ideas.finished import PROMPTS_NAME, read_prompts_so_far
+from pipeline.ideas.origin import SOURCE_NAME, read_record
 from pipeline.ideas.questions import Expansion, OutdoorVerdict, load_template
 from pipeline.ideas.stages import KEEPS_THE_IDEA
 from pipeline.pairs.scores import read_facts
@@ -98,6 +99,7 @@ def _count_prompts(config: BuildConfig, found: Estimate) -> pa.Table:
     if config.out and (storage := Storage(config.out)).exists(PROMPTS_NAME):
         return _finished_prompts(storage, found)
     with tempfile.TemporaryDirectory() as folder:
+        _take_ideas(config, Storage(folder))
         blocks = texts(config, folder, alone=True)
         if uses_llm(config) and not blocks.spec.taken:
             return _guess_llm(config, blocks.spec, found)
@@ -106,6 +108,15 @@ def _count_prompts(config: BuildConfig, found: Estimate) -> pa.Table:
         kept = _finished_prompts(Storage(folder), found)
         found.ideas = sum(ideas.num_rows for ideas in _each_block(blocks.spec))
         return kept
+
+
+def _take_ideas(config: BuildConfig, folder: Storage) -> None:
+    """Copy what the run has read of its source, which may be gone, where it has begun with these settings."""
+    if not config.out or read_record(run := Storage(config.out)).get("prompts_hash") != prompts_hash(config):
+        return
+    for name in run.list("phases/"):
+        if name.startswith(("phases/ideas", READ_NAME, SOURCE_NAME)):
+            folder.write(name, run.read(name))
 
 
 def _each_block(spec: TextSpec) -> Iterator[pa.Table]:

@@ -17,13 +17,14 @@ from drspo.files.texts import load_yaml
 from pipeline.candidates.plan import PLAN_NAME, planned_hash
 from pipeline.candidates.provenance import MODELS, SCORERS
 from pipeline.ideas.finished import PROMPTS_NAME
-from pipeline.ideas.origin import has_changed
+from pipeline.ideas.origin import OTHER_SETTINGS, THEIRS, has_changed
 
 log = logging.getLogger(__name__)
 
 # Of a run without images: what another configuration of the images goes on with, and what it replaces. Of one
 # whose prompts all died and were put back, there may be everything that an ending leaves but an export.
-TEXTS, ENDED = ("phases/", PROMPTS_NAME), (SCORES_NAME, STATS_NAME, README, METRICS_NAME, "dead/", "gallery/")
+GALLERY = ("gallery/index.html", "gallery/scrolls/")
+TEXTS, ENDED = ("phases/", PROMPTS_NAME), (SCORES_NAME, STATS_NAME, README, METRICS_NAME, "dead/", *GALLERY)
 PLANNED = (PLAN_NAME, "phases/plan-", "attempts/", MODELS, SCORERS, *ENDED)
 ANSWERS = "cache/llm/"  # each by its own question, so true for any configuration
 
@@ -80,8 +81,4 @@ def refuse_other_settings(run: RunDir, config: BuildConfig, *, planned: bool = T
     ours = run.manifest()["config_hash"] == run_hash(config)
     if ours and not (planned and planned_hash(run) != units_hash(config)):
         return
-    raise UserError(
-        "another start has given this folder other settings",
-        run.base,
-        "This one leaves it to the other. Choose another output folder for these settings.",
-    )
+    raise UserError(OTHER_SETTINGS, run.base, THEIRS)

@@ -6,16 +6,22 @@ from itertools import islice
 
 from dataset_builder.config import BuildConfig, prompts_hash, units_hash
 from dataset_builder.ending import SCORES_NAME
+from dataset_builder.metrics import METRICS_NAME
 from dataset_builder.report.head import README
 from dataset_builder.report.stats import STATS_NAME
 from drspo.config import dump
 from drspo.errors import UserError
 from drspo.files.run import CONFIG, MANIFEST, RunDir
 from pipeline.candidates.plan import PLAN_NAME, plan_names, read_plan_so_far
+from pipeline.candidates.provenance import SCORERS
 from pipeline.damage import DamagedFile
 from pipeline.ideas.finished import PROMPTS_NAME
-from pipeline.ideas.origin import read_record
-from pipeline.units import UnitStore
+from pipeline.ideas.origin import SOURCE_NAME, read_record
+from pipeline.units import UnitStore, done_units
+
+NAMES = {README, STATS_NAME, SCORES_NAME, SCORERS, METRICS_NAME}
+NAMES |= {f"{name}/" for name in "units phases export attempts dead models gallery scores quarantine".split()}
+"""What a run writes, but for what a killed start or another run's answers may have left."""
 
 
 def check_orphan(run: RunDir, config: BuildConfig) -> None:
@@ -36,16 +42,21 @@ def check_orphan(run: RunDir, config: BuildConfig) -> None:
 
 
 def _refuse_foreign(run: RunDir, config: BuildConfig) -> None:
-    """UserError where a file of a run's names stands in a folder that is none: it would be written over."""
-    if any(name in (PROMPTS_NAME, PLAN_NAME, "phases/", "units/") for name in run.level("")):
+    """UserError where what has a run's names stands in a folder that is none: it would be written over.
+
+    Tables of prompts, a plan or units show that it is one.
+    """
+    there = run.level("")
+    texts = any(name == SOURCE_NAME or name.endswith(".parquet") for name in run.list("phases/"))
+    if texts or {PROMPTS_NAME, PLAN_NAME} & set(there) or done_units(run):
         return
-    strange = next((name for name in (README, STATS_NAME, SCORES_NAME) if run.exists(name)), "")
+    strange = next((name for name in there if name in NAMES and run.list(name)), "")
     # A start that was killed early leaves its configuration alone.
     if not strange and run.exists(CONFIG) and run.read(CONFIG) != dump(config).encode():
         strange = CONFIG
     if strange and not run.exists(MANIFEST):
         raise UserError(
-            f"there is a {strange} in this folder, which is no run's, and a run would write its own",
+            f"there is {strange} in this folder, which is no run's, and a run would write its own",
             run.base,
             "Choose another output folder: a new one, or an empty one.",
         )

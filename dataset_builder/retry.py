@@ -16,7 +16,7 @@ from pipeline.tables import read_pieces
 from pipeline.units import unit_name
 
 # What is made of ideas, block by block; the later first, so that a kill leaves nothing that lacks its cause.
-MADE = ("phases/screened", "phases/prompts", "phases/plan", "phases/expanded")
+MADE = ("phases/plan", "phases/prompts", "phases/expanded", "phases/screened")
 ASKED = ("phases/screened", "phases/expanded")
 
 USAGE = """usage: drspo retry-dead RUN [--match TEXT]
@@ -113,7 +113,7 @@ def requeue_questions(where: str, match: str = "") -> int:
         run.phase_undone(PHASE, "llm")
         run.phase_undone("plan")
         stays = blocks if standing else set()
-        gone = [name for name in sorted(made, reverse=True) if _block(name) not in stays]
+        gone = [name for kind in MADE for name in made if name.startswith(kind) and _block(name) not in stays]
         for name in (PLAN_NAME, PROMPTS_NAME, *gone):
             run.delete(name)
     return max(count, Journal(run).withdraw(match))

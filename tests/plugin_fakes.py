@@ -166,6 +166,12 @@ def dies_once(row: dict) -> None:
         os._exit(1)
 
 
+def fails_at_castles(row: dict) -> None:
+    """A filter that fails for castles while FAKE_FAILS is set."""
+    if os.environ.get("FAKE_FAILS") and "castle" in row["text"]:
+        raise OSError("the filter's server is down")
+
+
 def is_first(what: str) -> bool:
     """Whether no worker has said this before, beside FAKE_LOG."""
     try:

@@ -12,7 +12,9 @@ import pytest
 from dataset_builder.build import Build
 from dataset_builder.config import BuildConfig, units_hash
 from dataset_builder.report import status
+from dataset_builder.retry import requeue_questions
 from drspo.errors import UserError
+from drspo.files.storage import Storage
 from drspo.llm.settings import LLMSettings
 from pipeline.candidates.plan import planned_hash, read_plan
 from pipeline.ideas import prompts as phases
@@ -261,3 +263,29 @@ def spec_of(folder: Path, ideas: list[str]) -> TextSpec:
         config_hash="c",
         block=3,
     )
+
+
+@pytest.mark.parametrize("last", ["phases/plan-000001.parquet", "phases/prompts-000000.parquet"])
+def test_a_kill_while_dead_prompts_are_put_back_loses_none(tmp_path, monkeypatch, last):
+    class Killed(BaseException):
+        pass
+
+    def delete(storage, name):
+        if name == last:
+            raise Killed
+        real(storage, name)
+
+    filters = FilterSettings(filters=(f"{FAKES}:fails_at_castles",), near_duplicates=0.0)
+    config = fake_config(tmp_path, tmp_path / "run", filter=filters, block=2)
+    monkeypatch.setenv("FAKE_FAILS", "1")
+    assert build(config).dead == 1
+    monkeypatch.delenv("FAKE_FAILS")
+    real = Storage.delete
+    monkeypatch.setattr(Storage, "delete", delete)
+    with pytest.raises(Killed):
+        requeue_questions(config.out)
+    monkeypatch.setattr(Storage, "delete", real)
+    build(config)
+    requeue_questions(config.out)
+    outcome = build(config)
+    assert (outcome.accepted, sum(outcome.pairs.values())) == (6, 6)

@@ -9,7 +9,8 @@ import pytest
 from dataset_builder.command import main
 from dataset_builder.config import BuildConfig, run_hash, uses_llm
 from dataset_builder.estimate import estimate
-from dataset_builder.ideas import PROMPTS_NAME
+from dataset_builder.folder import begin
+from dataset_builder.ideas import PROMPTS_NAME, texts
 from dataset_builder.planned import describe, size
 from dataset_builder.rates import Rates
 from drspo import cli
@@ -17,8 +18,10 @@ from drspo.config import load
 from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.llm.settings import LLMSettings
+from pipeline.ideas.blocks import read_blocks
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
+from pipeline.ideas.sources import PromptSettings
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.settings import PairSettings
 from pipeline.tables import read_table
@@ -63,6 +66,18 @@ def test_a_plan_refuses_what_the_run_refuses_and_names_it(flags, said, tmp_path,
         assert cli.execute(main, ["--config", "miniature", *flags, *more]) == 2
         assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("block", [0, 2])
+def test_a_plan_goes_by_what_the_run_has_read_when_its_source_is_gone(tmp_path, block):
+    (tmp_path / "source").mkdir()
+    build(fake_config(tmp_path, tmp_path / "source/run", until="prompts"))
+    prompts = PromptSettings(source=str(tmp_path / "source/run"))
+    config = replace(fake_config(tmp_path, tmp_path / "out", block=block), prompts=prompts)
+    begin(RunDir(config.out), config)
+    read_blocks(texts(config, config.out, alone=True).spec)
+    (tmp_path / "source").rename(tmp_path / "gone")
+    assert (estimate(config).accepted, build(config).accepted) == (len(IDEAS), len(IDEAS))
 
 
 def test_a_plan_of_nothing_says_so_and_one_without_time_knows_no_price(tmp_path):

@@ -16,11 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from dataset_builder.folder import begin
+from dataset_builder.ideas import texts
 from dataset_builder.report.gallery import read_gallery, render
 from dataset_builder.report.groups import spread
 from dataset_builder.report.pictures import WIDEST, kept, reduce
 from dataset_builder.report.view import main, write
 from drspo.errors import UserError
+from drspo.files.run import RunDir
 from drspo.files.storage import Storage
 from pipeline.pairs import heaps, scores
 from pipeline.pairs.columns import Column, Score, claim_column, write_scores
@@ -184,6 +187,15 @@ def test_a_run_without_images_shows_what_became_of_its_prompts(tmp_path):
     assert not gallery.groups and gallery.counts["prompts_accepted"] == 1
     assert {"empty", "rules not outdoor"} <= gallery.examples.keys()
     assert "a cosy kitchen" in render(gallery, 32)
+
+
+def test_a_run_whose_first_block_passed_nothing_can_be_seen(tmp_path):
+    config = fake_config(tmp_path, tmp_path / "out", ["a cosy kitchen", "", *IDEAS[:2]], block=2)
+    blocks = texts(config, config.out, alone=True)
+    begin(RunDir(config.out), config)
+    next(iter(blocks))
+    gallery = seen(config.out, 0)
+    assert not gallery.groups and gallery.counts["prompts"] == 2
 
 
 def test_who_is_held_out_is_not_told_before_it_is_decided(young):

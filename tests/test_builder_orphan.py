@@ -82,13 +82,23 @@ def test_what_cannot_be_proved_goes_on_as_the_message_says(tmp_path: Path) -> No
     assert final_tables(config.out) == before
 
 
-@pytest.mark.parametrize("name", ["README.md", "config.yaml", "stats.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "config.yaml",
+        "metrics.jsonl",
+        "gallery/holiday.jpg",
+        "models/weights.bin",
+        "units/kg.txt",
+    ],
+)
 def test_a_folder_with_files_of_somebody_elses_is_left_as_it_is(tmp_path: Path, name: str) -> None:
     config = fake_config(tmp_path, tmp_path / "mine")
-    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).parent.mkdir(parents=True)
     (tmp_path / "mine" / name).write_text("a: 1\n")
     (tmp_path / "mine/notes.txt").write_text("my notes")
-    with pytest.raises(UserError, match=f"{name} in this folder"):
+    with pytest.raises(UserError, match=f"there is {name.split('/')[0]}.* in this folder"):
         build(config)
     assert sorted(Storage(config.out).list()) == sorted([name, "notes.txt"])
 

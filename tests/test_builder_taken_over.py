@@ -12,7 +12,12 @@ import pytest
 
 from dataset_builder.build import Build
 from dataset_builder.config import BuildConfig
+from dataset_builder.folder import begin
+from dataset_builder.ideas import texts
 from drspo.errors import UserError
+from drspo.files.run import RunDir
+from pipeline.ideas.blocks import Ask, Finish, Screen, read_blocks
+from pipeline.ideas.expanders import ExpandSettings
 from pipeline.local import run_units
 from tests.building import build, fake_config, final_tables, with_candidates
 
@@ -67,3 +72,35 @@ def test_a_second_start_with_the_same_settings_is_no_other(tmp_path: Path) -> No
     config, taken = fake_config(tmp_path, tmp_path / "out"), list[dict[str, str]]()
     taken_while(config, config, MOMENTS["its models are loaded"], taken)
     assert taken == [final_tables(config.out)]
+
+
+@pytest.mark.parametrize("block", [0, 2])
+def test_prompts_of_a_start_that_was_overtaken_are_not_stored_as_the_others(
+    tmp_path: Path, block: int
+) -> None:
+    first = fake_config(tmp_path, tmp_path / "run", block=block)
+    other = replace(first, expand=ExpandSettings(expander="grammar"))
+    slow, theirs = (texts(one, one.out, alone=True).spec for one in (first, other))
+    begin(RunDir(first.out), first)
+    read_blocks(slow)
+    asked = Ask(slow)(0, Screen(slow)(0))
+    begin(RunDir(first.out), other)
+    read_blocks(theirs)
+    for late in (lambda: Ask(slow)(0, Screen(slow)(0)), lambda: Finish(slow)(0, asked)):
+        with pytest.raises(UserError, match="other settings"):
+            late()
+    assert not RunDir(first.out).list("phases/expanded") and not RunDir(first.out).list("phases/prompts")
+    assert build(other).accepted == 6
+
+
+def test_a_part_of_the_plan_that_another_start_stored_is_no_part_of_this_ones(tmp_path: Path) -> None:
+    first = fake_config(tmp_path, tmp_path / "run", block=2)
+    other = with_candidates(first, steps=5)
+    begin(RunDir(first.out), other)
+    slow, theirs = (texts(one, one.out, alone=True).spec for one in (first, other))
+    read_blocks(theirs)
+    asked = Ask(slow)(0, Screen(slow)(0))
+    Finish(slow)(0, asked)
+    RunDir(first.out).delete("phases/prompts-000000.parquet")
+    with pytest.raises(UserError, match="other settings"):
+        Finish(theirs)(0, asked)

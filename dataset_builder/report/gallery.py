@@ -15,7 +15,7 @@ from drspo.errors import UserError
 from drspo.files.run import RunDir
 from drspo.leaving import public_name
 from drspo.web import viewer
-from pipeline.candidates.plan import plan_names
+from pipeline.candidates.plan import read_plan_so_far
 from pipeline.ideas.finished import prompt_names
 from pipeline.shards import SPLITS, read_pairs
 
@@ -26,7 +26,7 @@ def read_gallery(where: str, limit: int, height: int, keep: Keep) -> Gallery:
     Their pictures go to `keep`, one at a time: the files as they were made, and reduced to `height`.
     """
     run = RunDir(where)
-    if plan_names(run):
+    if any(piece.num_rows for piece in read_plan_so_far(run)):
         return of_run(run, limit, height, keep)
     if prompt_names(run):
         return of_prompts(run)

@@ -28,7 +28,8 @@ def record_model(storage: Storage, family: Any) -> None:
 
 def read_models(storage: Storage) -> list[dict[str, str]]:
     """{model, revision, weights} of each model that made images of the run; more than one is a mixture."""
-    return [_read(storage, name, ("model", "revision", "weights")) for name in storage.list(MODELS)]
+    names = [name for name in storage.list(MODELS) if name.endswith(".json")]
+    return [_read(storage, name, ("model", "revision", "weights")) for name in names]
 
 
 def claim_scorers(store: UnitStore, versions: Mapping[str, str]) -> None:
@@ -41,9 +42,6 @@ def claim_scorers(store: UnitStore, versions: Mapping[str, str]) -> None:
         store.storage.create(SCORERS, _encode(_versions_in_units(store) or versions))
     there = read_scorers(store)
     if there == versions:
-        return
-    if not _versions_in_units(store):
-        store.storage.write(SCORERS, _encode(versions))
         return
     name = next(name for name in sorted({*there, *versions}) if there.get(name) != versions.get(name))
     raise UserError(

@@ -31,7 +31,7 @@ from pipeline.ideas.dedup import KeptTexts
 from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.finished import PROMPTS_NAME
-from pipeline.ideas.origin import Taken, record_source
+from pipeline.ideas.origin import OTHER_SETTINGS, THEIRS, Taken, record_source, refuse_other_prompts
 from pipeline.ideas.quota import SURPLUS, keep_first
 from pipeline.ideas.sources import PromptSettings
 from pipeline.ideas.stages import NewPace
@@ -206,6 +206,7 @@ class Ask:
         if storage.exists(name):
             return read_block(self.spec, kind, number)
         table = make()
+        refuse_other_prompts(storage, self.spec.prompts_hash)
         return table if phases.unfinished(table) else store_table(storage, name, table)
 
 
@@ -247,6 +248,7 @@ class Finish:
             return None
         else:
             table = prompts if self.spec.taken else self._without_copies(prompts)
+        refuse_other_prompts(self.spec.storage(), self.spec.prompts_hash)
         if phases.unfinished(table) and not self.spec.accept_unfinished:
             self.stopped = True
             self.spec.storage().delete(UNFINISHED_TABLE)
@@ -288,6 +290,8 @@ class Finish:
             return plan
         if spec.block:
             plan = store_table(spec.storage(), name, plan)
+            if plan.num_rows and plan["config_hash"][0].as_py() != spec.config_hash:
+                raise UserError(OTHER_SETTINGS, spec.storage().url(name), THEIRS)
         self.next = number + 1
         self.units += plan.num_rows
         self.accepted += pc.sum(pc.equal(table["status"], OK)).as_py() or 0

@@ -14,6 +14,8 @@ from pipeline.ideas.finished import check_run, is_run
 from pipeline.records import PROMPT_SCHEMA
 from pipeline.tables import read_pieces
 
+OTHER_SETTINGS = "another start has given this folder other settings"
+THEIRS = "This one leaves it to the other. Choose another output folder for these settings."
 SOURCE_NAME = "phases/source.json"
 _FACTS = {"source", "is_run", "hash", "bytes", "prompts_hash"}
 
@@ -58,6 +60,12 @@ def read_record(storage: Storage) -> dict[str, Any]:
     if not isinstance(found, dict) or found.keys() != _FACTS:
         raise UserError("this does not say what the source was", where, hint)
     return found
+
+
+def refuse_other_prompts(storage: Storage, prompts_hash: str) -> None:
+    """UserError when another start has taken the folder for prompts that are made otherwise."""
+    if read_record(storage).get("prompts_hash", prompts_hash) != prompts_hash:
+        raise UserError(OTHER_SETTINGS, storage.base, THEIRS)
 
 
 def has_changed(storage: Storage, source: str) -> bool:
