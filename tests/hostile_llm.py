@@ -184,6 +184,7 @@ _BEHAVIOURS: dict[str, Any] = {
     "cut once": _first(1, lambda self: self.cut()),
     "cut always": lambda self, source, nth: self.cut(),
     "refused request": lambda self, source, nth: self.fail(400, "I do not like this request"),
+    "named policy": lambda self, source, nth: self.fail(400, "no", code="content_policy_violation"),
     "truncated": lambda self, source, nth: self.complete('{"prompts": ["a wide vi', finish="length"),
     "nonsense once": _first(1, lambda self: self.complete("Sure! Here are your prompts: 1.")),
     "nonsense": lambda self, source, nth: self.complete("Sure! Here are your prompts: 1."),

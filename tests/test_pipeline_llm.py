@@ -297,6 +297,21 @@ def test_where_nothing_was_ever_answered_a_refusal_is_no_verdict(server, tmp_pat
     assert [status for status, _ in outcome(table)] == ["dead", "dead", "ok"]
 
 
+@pytest.mark.parametrize("word", ["refused request", "nonsense"])
+def test_a_server_that_worked_once_and_answers_nobody_now_gives_no_verdicts(server, tmp_path, word):
+    run(server, tmp_path, "a calm lake")
+    table = run(server, tmp_path, *[f"a {word} lake {n}" for n in range(40)], **PATIENT)
+    assert unfinished(table) == 40 and Journal(Storage(tmp_path)).withdraw() == 0
+    few = run(server, tmp_path, *[f"a {word} lake {n}" for n in range(DOUBTS - 1)])
+    assert [status for status, _ in outcome(few)] == ["dead"] * (DOUBTS - 1)
+
+
+def test_refusals_that_name_the_content_are_verdicts_however_many(server, tmp_path):
+    run(server, tmp_path, "a calm lake")
+    table = run(server, tmp_path, *[f"a named policy lake {n}" for n in range(40)], **PATIENT)
+    assert outcome(table) == [("dead", "llm refusal: HTTP 400: no")] * 40
+
+
 def test_what_could_not_be_read_is_asked_again_with_the_error_named(server, tmp_path):
     run(server, tmp_path, "a nonsense once lake")
     first, second = (body["messages"][-1]["content"] for body in server.bodies)

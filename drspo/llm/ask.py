@@ -235,7 +235,7 @@ class LLM:
         believed, reason = await self.trust.believes(error), self.wire.redact(str(error))
         self._check_fatal()
         if not believed:
-            reason += " (the server has answered no question yet)"
+            reason += " (the server has answered no question yet in this start)"
             return Answer(request_hash=key, kind="transient", reason=reason)
         self._unconfirmed.append(Line(request_hash=key, kind=kind, reason=reason))
         return Answer(request_hash=key, kind=kind, reason=reason)

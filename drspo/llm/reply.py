@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Kind = Literal["transient", "refused", "doubtful", "fatal"]
-About = Literal["", "key", "quota", "address"]
-"""What of the whole run an error speaks of."""
+About = Literal["", "question", "key", "quota", "address"]
+"""What an error speaks of: its own question, or something of the whole run; "" where it does not say."""
 
 _PASSING = {408, 409, 421, 423, 425, 429, 499}  # of those below 500 that say nothing about the request
 _OF_THE_REQUEST = {400, 413, 414, 422, 451}
@@ -149,7 +149,7 @@ def error_kind(status: int, *names: object) -> tuple[Kind, About]:
     if status in _PASSING:
         return "transient", ""
     if has(_REFUSALS):
-        return "refused", ""
+        return "refused", "question"
     if status == 401 or has(_KEY):
         return "fatal", "key"
     if has(_MODEL):

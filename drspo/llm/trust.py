@@ -7,15 +7,17 @@ from collections.abc import Callable
 
 from drspo.llm.reply import Failure
 
-# So many questions refused in words that fit the whole run, before any was answered, end the run.
 DOUBTS = 5
+"""So many questions without an answer, before any has one, are no verdicts; so many refused in words that fit
+the whole run end it."""
 
 
 class Trust:
     """What a server's refusals are worth: nothing until it has answered somebody, so they wait for that.
 
-    One that answered in an earlier start is believed about a few questions, and not when it refuses many and
-    answers none: it may be another behind the same address by now.
+    One that answered in an earlier start is believed about a few questions, and not when it refuses many, or
+    gives garbage, and answers none: it may be another behind the same address by now. Refusals that name
+    their question's content are not counted.
     """
 
     def __init__(self, worked: bool, end: Callable[[Failure], None]) -> None:
@@ -23,10 +25,10 @@ class Trust:
         self._worked, self._end = worked, end
         self.works = False
         """Whether it has answered since."""
-        self._believed = self._over = False
+        self._over = False
         self._known = asyncio.Event()  # set when it is known whether the server works at all
         self._doubts: list[Failure] = []
-        self._open = self._waiting = 0
+        self._open = self._waiting = self._unanswered = 0
 
     def opened(self) -> None:
         """A question is asked."""
@@ -53,6 +55,8 @@ class Trust:
         if self.works:
             return True
         self._waiting += 1
+        if not (isinstance(error, Failure) and error.about == "question"):
+            self._unanswered += 1
         if isinstance(error, Failure) and error.kind == "doubtful":
             self._doubts.append(error)
         self._judge()
@@ -60,7 +64,7 @@ class Trust:
         self._waiting -= 1
         if not (self._waiting or self.works or self._over):
             self._known.clear()
-        return self.works or self._believed
+        return self.works or (self._worked and self._unanswered < DOUBTS)
 
     def _judge(self) -> None:
         """Decide, when all open questions wait for it or enough were refused."""
@@ -70,5 +74,4 @@ class Trust:
         if len(self._doubts) >= DOUBTS or (self._doubts and alone and not self._worked):
             self._end(self._doubts[0])
         elif alone:
-            self._believed = self._worked
             self._known.set()
