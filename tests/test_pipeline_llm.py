@@ -407,6 +407,54 @@ def test_what_was_never_connected_costs_nothing(tmp_path, monkeypatch):
     assert Journal(Storage(tmp_path)).books().requests == 0
 
 
+def sent(server, folder, change=lambda body: body, **changes):
+    """The LLM after one question, and its answer; `change` is made to the request's body."""
+    llm = LLM(llm_settings(server, **changes), Storage(folder))
+
+    async def once():
+        fields = {"idea": "a calm lake", "count": 1, "max_words": 9}
+        body = llm._body(load_template("expand"), Expansion, fields)
+        try:
+            return await llm.send(change(body), "", lambda reply: reply.content)
+        finally:
+            await llm.close()
+
+    return llm, asyncio.run(once())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"no_such_field": 1}, "request: TypeError: "),
+        ({"user": "half a pair \ud800"}, "request: UnicodeEncodeError: "),
+    ],
+)
+def test_a_request_that_cannot_be_written_is_refused_once_and_costs_nothing(server, tmp_path, change, reason):
+    run(server, tmp_path, "a wide plain")
+    llm, answer = sent(server, tmp_path, lambda body: {**body, **change})
+    assert answer.kind == "refusal" and answer.reason.startswith(reason)
+    assert llm.report.requests == 1 and server.total == 1
+    assert Journal(Storage(tmp_path)).books().requests == 1, "that of the first run"
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "no address at all://"])
+def test_a_proxy_that_cannot_be_reached_costs_nothing_and_no_verdict(server, tmp_path, monkeypatch, proxy):
+    run(server, tmp_path, "a wide plain")
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.setenv("NO_PROXY", "")
+    _, answer = sent(server, tmp_path, max_retries=0)
+    assert answer.kind == "transient" and server.total == 1
+    assert Journal(Storage(tmp_path)).books().requests == 1
+
+
+def test_a_proxy_that_refuses_to_connect_costs_nothing(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", server.origin)
+    monkeypatch.setenv("NO_PROXY", "")
+    _, answer = sent(server, tmp_path, max_retries=0, base_url="https://127.0.0.1:9/v1")
+    assert (answer.kind, answer.reason[:15]) == ("transient", "connection: 501")
+    assert Journal(Storage(tmp_path)).books().requests == 0
+
+
 def test_rates_and_pauses_go_on_from_one_event_loop_to_the_next():
     next_one = one_after_another(LLMSettings(requests_per_minute=60, tokens_per_minute=6000))
 

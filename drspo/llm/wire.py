@@ -8,11 +8,12 @@ import email.utils
 import logging
 import time
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from typing import Any
 
 from drspo.errors import UserError
 from drspo.llm.access import check_access, is_withheld, key_for, to_send_it
-from drspo.llm.reply import KEY, Failure, Garbage, Reply, error_kind, parsed, read_reply
+from drspo.llm.reply import KEY, About, Failure, Garbage, Reply, error_kind, parsed, read_reply
 from drspo.llm.settings import LLMSettings
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,12 @@ MAX_ANSWER_BYTES = 1 << 20  # a body beyond this is not an answer; it is not rea
 CONNECTING = 0.8  # the share of the timeout in which a connection must be made
 PLAIN = "host accept accept-encoding connection content-type content-length transfer-encoding user-agent"
 """Headers that tell nothing of who asks."""
+UNCONNECTED = ("Connect", "Pool", "Proxy", "UnsupportedProtocol")
+"""What the names of errors hold that come before a connection."""
 LATER = "Everything answered so far is stored; the same command continues."
+
+_LEFT: ContextVar[list[str]] = ContextVar("_LEFT")
+"""The addresses to which requests of the running call have left."""
 
 
 class Wire:
@@ -39,25 +45,37 @@ class Wire:
 
     async def send(self, body: dict[str, Any]) -> Reply:
         """One request, one reply, within the timeout from start to end."""
+        left: list[str] = []
+        _LEFT.set(left)
         try:
+            completions = self._open().chat.completions  # loading the library is none of the server's time
             async with asyncio.timeout(self.settings.timeout):
-                data = await self._exchange(body)
+                data = await self._exchange(completions.with_streaming_response.create(**body))
         except (Failure, Garbage):
             raise
         except TimeoutError:
-            raise self._late(paid=True) from None
+            raise self._late(paid=bool(left)) from None
         except Exception as error:
-            raise self._broken(error) from None
+            raise self._broken(error, bool(left)) from None
         return read_reply(data, self.key)
 
-    def _broken(self, error: Exception) -> Failure:
-        """The failure behind what a library raised: nobody but the server can say that a row is no good."""
+    def _broken(self, error: Exception, left: bool) -> Failure:
+        """The failure behind what a library raised; a request that it could not even write is no good itself.
+
+        Once a request has left, nobody but the server can say so.
+        """
         cause = error.__cause__ or error
         if isinstance(cause, Failure):
             return cause
-        # A connection that was never made has cost nothing; one that broke later may have.
         name = type(cause).__name__
-        paid = not ("Connect" in name or "Pool" in name or isinstance(cause, ConnectionRefusedError))
+        if self._client is not None and not left and isinstance(error, (TypeError, ValueError)):
+            # A field that the library does not know fits the whole run; a text that is no Unicode does not.
+            about: About = "question" if isinstance(error, UnicodeError) else ""
+            said = f"{name}: {ascii(str(error))[1:-1]}"
+            return Failure("refused", "request", self.redact(said), about=about)
+        # A connection that was never made has cost nothing; one that broke later may have.
+        unmade = any(word in name for word in UNCONNECTED) or isinstance(cause, ConnectionRefusedError)
+        paid = left and not unmade
         if "Timeout" in type(error).__name__ or "Timeout" in name:
             return self._late(paid)
         return Failure("transient", "connection", self.redact(str(cause) or name), paid=paid)
@@ -74,11 +92,10 @@ class Wire:
         """The text without the key, and no longer than an error message may be."""
         return (text.replace(self.key, KEY) if self.key else text)[:500]
 
-    async def _exchange(self, body: dict[str, Any]) -> bytes:
+    async def _exchange(self, request: Any) -> bytes:
         """The body of a successful response, read only up to the largest size an answer can have."""
         data = bytearray()
-        create = self._open().chat.completions.with_streaming_response.create
-        async with create(**body) as response:
+        async with request as response:
             chunks = response.iter_bytes()
             while chunk := await _next(chunks):
                 data += chunk
@@ -94,7 +111,8 @@ class Wire:
                 logging.getLogger(library).setLevel(logging.WARNING)
             # What is not connected by then was not paid for; the rest of the time is for the answer.
             first = CONNECTING * self.settings.timeout
-            hooks = {"request": [self._bare] if is_withheld(self.settings) else [], "response": [self._meant]}
+            bare = [self._bare] if is_withheld(self.settings) else []
+            hooks = {"request": [*bare, _leaves], "response": [self._meant]}
             # Retries are ours: the library gives up on long waits and cannot hold back the other rows.
             self._client = AsyncOpenAI(
                 api_key=self.key or "none",
@@ -146,6 +164,11 @@ class Wire:
             return UserError(f"the account's quota is used up ({status})", where, LATER)
         hint = f"Check --llm.model ({self.settings.model}) and --llm.base-url. {LATER}"
         return UserError(f"the server does not know this model or address ({status})", where, hint)
+
+
+async def _leaves(request: Any) -> None:
+    """Note that a request of the running call leaves; whatever fails before is none of the server's."""
+    _LEFT.get().append(str(request.url))
 
 
 async def _next(chunks: AsyncIterator[bytes]) -> bytes:
