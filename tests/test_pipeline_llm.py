@@ -541,6 +541,18 @@ def test_no_more_answers_wait_for_slow_storage_than_requests_may_be_under_way(se
     assert len(stored) == 8 and max(unstored) <= 2
 
 
+def test_a_paid_answer_is_stored_before_the_mark_of_its_server_which_may_fail(server, tmp_path, monkeypatch):
+    stored = []
+
+    def fails(journal, server):
+        stored.append(journal.books().requests)
+        raise OSError("no room")
+
+    monkeypatch.setattr(Journal, "remember", fails)
+    assert outcome(run(server, tmp_path, "a calm lake")) == [("ok", "")] and stored == [1]
+    assert outcome(run(server, tmp_path, "a calm lake")) == [("ok", "")] and server.total == 1
+
+
 def test_equal_questions_at_once_are_asked_once(server, tmp_path):
     server.delay = 0.05
     run(server, tmp_path, *["a calm lake"] * 5)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from drspo.llm.settings import LLMSettings
 from drspo.llm.template import Template
 from drspo.llm.trust import Trust
 from drspo.llm.wire import LATER, Wire
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,24 +210,28 @@ class LLM:
         """Store what a request cost; gives the tokens."""
         if line is None:
             return 0
-        lines = [line]
+        lines, news = [line], False
         if line.kind == "ok":
-            await self._confirmed()
+            # The server has answered: what it refuses is about the question.
+            self._failures_in_a_row, news = 0, self.trust.answered()
             lines += self._unconfirmed
             self._unconfirmed = []
         self.report.count(line, self.settings)
         try:
             await self.journal.add(*lines)
+            if news:
+                await self._remember()
         except UserError as error:
             self._stop(error)
             raise
         return line.books.tokens
 
-    async def _confirmed(self) -> None:
-        """The server has answered: what it refuses is about the question."""
-        self._failures_in_a_row = 0
-        if self.trust.answered():
+    async def _remember(self) -> None:
+        """Mark the server as one that has answered: a hint for the next start, which can do without."""
+        try:
             await asyncio.to_thread(self.journal.remember, self._server)
+        except Exception as error:
+            log.warning("the server could not be marked as one that answers: %s", error)
 
     @property
     def _server(self) -> str:
