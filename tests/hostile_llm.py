@@ -144,6 +144,12 @@ class _Handler(QuietHandler):
             self.wfile.write(b"x" * (1 << 20))
             self.owner.flooded += 1
 
+    def stall(self) -> None:
+        """An overload whose body never comes."""
+        self.page("<html>over", 503, lie=500)
+        self.wfile.flush()
+        time.sleep(self.owner.patience)
+
     def words(self, source: str) -> str:
         """A right answer as JSON, for a model that wraps it in something."""
         prompts = [
@@ -224,6 +230,7 @@ _BEHAVIOURS: dict[str, Any] = {
         "?", 503, Content_Type="text/html; charset=hex"
     ),
     "error in no chunks": lambda self, source, nth: self.page("zz\r\n", 503, Transfer_Encoding="chunked"),
+    "error that stalls": lambda self, source, nth: self.stall(),
     "error of a flood": lambda self, source, nth: self.flood(),
     "back beyond all calendars": lambda self, source, nth: self.fail(
         429, "closed", Retry_After="Mon, 01 Jan 99999999999999999999 00:00:00 GMT"

@@ -361,6 +361,12 @@ def test_an_outage_told_by_damaged_errors_is_none_of_the_rows_fault(server, tmp_
     assert Journal(Storage(tmp_path)).withdraw() == 0
 
 
+def test_a_status_stands_and_costs_nothing_although_its_body_stalls(server, tmp_path):
+    table = run(server, tmp_path, "a lake with an error that stalls", max_retries=0, timeout=2.0)
+    assert outcome(table) == [("unfinished", "llm transient: HTTP 503: <html>over")]
+    assert Journal(Storage(tmp_path)).books().requests == 0
+
+
 def test_of_a_flood_no_more_is_read_than_of_an_answer(server, tmp_path):
     run(server, tmp_path, "a lake with an error of a flood", max_retries=0)
     assert server.flooded < 32, "what is on its way fills sockets, and no memory of ours"

@@ -131,15 +131,19 @@ class Wire:
         request.headers["Authorization"] = "Bearer none"  # some want one, whichever it is
 
     async def _meant(self, response: Any) -> None:
-        """Raise what a status that is no success means; its body is read as far as an answer's would be."""
+        """Raise what a status that is no success means; its body is read as far as an answer's would be.
+
+        The body may take a share of the timeout, so that one that stalls does not become a paid silence.
+        """
         if response.is_success or response.has_redirect_location:
             return
         data = bytearray()
         with contextlib.suppress(Exception):  # the status stands, however its body breaks off
-            async for chunk in response.aiter_bytes():
-                data += chunk
-                if len(data) > MAX_ANSWER_BYTES:
-                    break
+            async with asyncio.timeout(min(5.0, 0.1 * self.settings.timeout)):
+                async for chunk in response.aiter_bytes():
+                    data += chunk
+                    if len(data) > MAX_ANSWER_BYTES:
+                        break
         raise self._status_failure(response, bytes(data))
 
     def _status_failure(self, response: Any, data: bytes) -> Failure:
