@@ -247,6 +247,9 @@ _BEHAVIOURS: dict[str, Any] = {
         "", refusal="x" * 190 + str(self.headers["Authorization"])
     ),
     "key in a page": lambda self, source, nth: self.page("Authorization: " + "y" * 40 + KEY),
+    "key as a name": lambda self, source, nth: self.send(
+        200, {"error": {"code": 529, "message": {"y" * 480 + KEY: 1}, "type": {KEY: 1}}}
+    ),
     "key is refused inside": lambda self, source, nth: self.send(
         200, {"error": {"code": 401, "message": f"Incorrect API key: {self.headers['Authorization']}"}}
     ),

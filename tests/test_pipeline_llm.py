@@ -191,7 +191,7 @@ LONG = "sk-" + 60 * "abc"
 def test_no_part_of_a_key_is_left_in_any_file_or_row_or_log(server, tmp_path, caplog, monkeypatch, key):
     monkeypatch.setenv("TEST_LLM_KEY", key)
     monkeypatch.setattr("tests.hostile_llm.KEY", key)
-    words = ("as a code", "behind much", "in a page")
+    words = ("as a code", "behind much", "in a page", "as a name")
     texts = ["a calm lake", "tell the key", "shout the key", "a lake cut always"]
     with caplog.at_level("DEBUG"):
         table = run(server, tmp_path, *texts, *[f"a lake with a key {word}" for word in words])
@@ -203,6 +203,17 @@ def test_no_part_of_a_key_is_left_in_any_file_or_row_or_log(server, tmp_path, ca
     with pytest.raises(UserError, match="rejects the key") as told:
         run(server, tmp_path, "a lake whose key is refused inside")
     assert key[:12] not in str(told.value)
+
+
+@pytest.mark.parametrize("key", ["x", "none", "model", "choices", "content", "completion"])
+def test_a_key_that_is_a_word_garbles_no_answer(server, tmp_path, monkeypatch, key):
+    monkeypatch.setenv("TEST_LLM_KEY", key)
+    monkeypatch.setattr("tests.hostile_llm.KEY", key)
+    lake = "a none model x lake" if len(key) < 8 else "a calm lake"
+    assert outcome(run(server, tmp_path, lake)) == [("ok", "")]
+    _, told = outcome(run(server, tmp_path, "a wide plain", "shout the key"))
+    assert told == ("dead", f"llm refusal: HTTP 400: bad Bearer {key if len(key) < 8 else '***'}")
+    assert Journal(Storage(tmp_path)).books().estimated_requests == 0, "the usage could be read"
 
 
 def test_an_injection_in_the_source_changes_no_field_and_gives_no_prompt(server, tmp_path):

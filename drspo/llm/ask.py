@@ -202,7 +202,7 @@ class LLM:
         if reply.refused:
             return most.line(reply, "refusal", reason=self.wire.redact(reply.problem), model=model)
         content = question.read(reply)
-        if self.wire.key and self.wire.key in content:
+        if self.wire.secret and self.wire.secret in content:
             raise Garbage("the answer repeats the key")
         return most.line(reply, "ok", content=content, model=model)
 

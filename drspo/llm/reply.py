@@ -102,7 +102,7 @@ def read_reply(data: bytes, key: str = "") -> Reply:
     return replace(
         paid,
         content="" if problem else content,
-        model=ascii(str(body.get("model") or ""))[1:-1][:200],
+        model=_plain(body.get("model"))[:200],
         problem=problem,
         refused=refused,
         first=() if refused else _first_tokens(choice.get("logprobs")),
@@ -110,7 +110,10 @@ def read_reply(data: bytes, key: str = "") -> Reply:
 
 
 def parsed(data: bytes, key: str = "") -> Any:
-    """A body's JSON with `KEY` in place of the key, in all its texts; None where it is no JSON."""
+    """A body's JSON with `KEY` in place of the key, in all its texts; None where it is no JSON.
+
+    Names stay as they are: no message quotes one, and a key may be a word that names hold.
+    """
     try:
         body = json.loads(data)
         return _without(body, key) if key else body
@@ -128,8 +131,13 @@ def _without(node: Any, key: str) -> Any:
     if isinstance(node, list):
         return [_without(each, key) for each in node]
     if isinstance(node, dict):
-        return {name.replace(key, KEY): _without(each, key) for name, each in node.items()}
+        return {name: _without(each, key) for name, each in node.items()}
     return node
+
+
+def _plain(value: Any) -> str:
+    """A text or a number as one line of ASCII; none of a list or object, whose names may hold a key."""
+    return ascii(str(value))[1:-1] if isinstance(value, (str, int)) else ""
 
 
 def error_kind(status: int, *names: object) -> tuple[Kind, About]:
@@ -167,9 +175,9 @@ def _inner_error(error: Any, reply: Reply) -> Failure:
     code, kind = fields.get("code"), fields.get("type")
     digits = str(fields.get("status") if isinstance(fields.get("status"), int) else code)
     status = int(digits) if re.fullmatch("[0-9]{3}", digits) else 0
-    detail = ascii(str(fields.get("message") or kind or code or ""))[1:-1][:500]
+    detail = next(filter(None, map(_plain, (fields.get("message"), kind, code))), "")[:500]
     sort, about = error_kind(status, code, kind)
-    label = f"an error inside the answer {status or ascii(str(code or ''))[1:-1][:60]}".strip()
+    label = f"an error inside the answer {status or _plain(code)[:60]}".strip()
     # An error is not billed unless its body says so.
     return Failure(sort, label, detail, about=about, paid=reply.usage, reply=reply)
 
@@ -190,7 +198,7 @@ def _text(content: Any) -> Any:
 def _problem(content: object, refusal: object, finish: object) -> tuple[bool, str]:
     """(whether it is a refusal, what is wrong with a reply)."""
     if refusal:
-        return True, f"the model refuses: {ascii(str(refusal))[1:200]}"
+        return True, f"the model refuses: {_plain(refusal)[:199]}"
     if finish == "content_filter":
         return True, "the server's content filter stopped the answer"
     if finish == "length":

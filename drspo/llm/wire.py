@@ -22,6 +22,7 @@ MAX_ANSWER_BYTES = 1 << 20  # a body beyond this is not an answer; it is not rea
 CONNECTING = 0.8  # the share of the timeout in which a connection must be made
 PLAIN = "host accept accept-encoding connection content-type content-length transfer-encoding user-agent"
 """Headers that tell nothing of who asks."""
+SECRET = 8  # characters that a key has at least; what is shorter is a word that any answer may hold
 UNCONNECTED = ("Connect", "Pool", "Proxy", "UnsupportedProtocol")
 """What the names of errors hold that come before a connection."""
 LATER = "Everything answered so far is stored; the same command continues."
@@ -39,6 +40,8 @@ class Wire:
         self.settings = settings
         check_access(settings)
         self.key = key_for(settings)
+        self.secret = self.key if len(self.key) >= SECRET else ""
+        """The key where it is one: shorter ones are placeholders that local servers get ("none", "x")."""
         if is_withheld(settings):
             log.warning("%s: %s", settings.base_url, to_send_it(settings))
         self._client: Any = None
@@ -57,7 +60,7 @@ class Wire:
             raise self._late(paid=bool(left)) from None
         except Exception as error:
             raise self._broken(error, bool(left)) from None
-        return read_reply(data, self.key)
+        return read_reply(data, self.secret)
 
     def _broken(self, error: Exception, left: bool) -> Failure:
         """The failure behind what a library raised; a request that it could not even write is no good itself.
@@ -89,8 +92,11 @@ class Wire:
             await self._client.close()
 
     def redact(self, text: str) -> str:
-        """The text without the key, and no longer than an error message may be."""
-        return (text.replace(self.key, KEY) if self.key else text)[:500]
+        """The text without the key, and no longer than an error message may be.
+
+        A placeholder is left in: cutting "x" or "token" out would garble all messages and hide nothing.
+        """
+        return (text.replace(self.secret, KEY) if self.secret else text)[:500]
 
     async def _exchange(self, request: Any) -> bytes:
         """The body of a successful response, read only up to the largest size an answer can have."""
@@ -147,7 +153,7 @@ class Wire:
         raise self._status_failure(response, bytes(data))
 
     def _status_failure(self, response: Any, data: bytes) -> Failure:
-        status, body = response.status_code, parsed(data, self.key)
+        status, body = response.status_code, parsed(data, self.secret)
         fields = body.get("error", body) if isinstance(body, dict) else body
         fields = fields if isinstance(fields, dict) else {"message": fields}
         said = fields.get("message") or self.redact(data.decode("utf-8", "replace")).strip()[:100]
