@@ -76,6 +76,18 @@ def fails(row: Row) -> None:
     fail(row["text"])
 
 
+def cancels(row: Row) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    if row["text"] == "its own end":
+        task.cancel()
+
+
+async def waits_cancelled(row: Row) -> None:
+    cancels(row)
+    await asyncio.sleep(0)
+
+
 class Fails:
     """An expander that fails as the idea says."""
 
@@ -87,6 +99,9 @@ class Fails:
     async def expand(self, row: Row) -> Expanded:
         if row["text"] == "a fault of the user":
             raise UserError("no key")
+        if row["text"] == "its own end":
+            cancels(row)
+            await asyncio.sleep(0)
         if row["text"] == "an exit elsewhere":
             await asyncio.ensure_future(self._exit())
         return Expanded(prompts=(fail(row["text"]) if row["text"] in FAILURES else row["text"],))
@@ -106,6 +121,14 @@ def test_no_failure_of_an_expander_touches_another_row() -> None:
     found = expanded(f"{HERE}:Fails", *FAILURES, "a calm lake")
     assert [row["status"] for row in found] == ["dead"] * len(FAILURES) + ["ok"]
     assert all(row["reason"].startswith("Fails: ") for row in found[:-1])
+
+
+def test_a_plugin_that_cancels_its_own_task_costs_its_row_only() -> None:
+    found = expanded(f"{HERE}:Fails", "its own end", "a calm lake")
+    told = [(row["status"], row["reason"]) for row in found]
+    assert told == [("dead", "Fails: it cancelled its own task"), ("ok", "")]
+    found = filtered(f"{HERE}:waits_cancelled", "its own end", "a calm lake")
+    assert found == [("dead", "waits_cancelled: it cancelled its own task"), ("ok", "")]
 
 
 def test_a_plugin_that_ends_the_program_from_a_task_of_its_own_is_named() -> None:

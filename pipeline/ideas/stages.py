@@ -52,10 +52,17 @@ class TextStage:
     async def batch(self, rows: list[Row]) -> list[Row]:
         """The rows after this stage, all under way at once, in order."""
         done = await asyncio.gather(*map(self._guarded, rows), return_exceptions=True)
-        for outcome in done:
-            if isinstance(outcome, BaseException):
+        task, found = asyncio.current_task(), []
+        for row, outcome in zip(rows, done, strict=True):
+            if isinstance(outcome, asyncio.CancelledError) and not (task and task.cancelling()):
+                # Nobody ordered it: the row's own task did.
+                whose = " or ".join(map(_short, self.names))
+                found.append({**row, "status": DEAD, "reason": f"{whose}: it cancelled its own task"})
+            elif isinstance(outcome, BaseException):
                 raise outcome
-        return [row for outcome in done for row in outcome]  # type: ignore[union-attr]
+            else:
+                found += outcome
+        return found
 
     def report(self) -> dict[str, Any]:
         """What the language model did for this stage: requests, tokens, cost, failures; empty without one."""
