@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataset_builder.build import stage_spec
-from dataset_builder.config import BuildConfig, prompts_hash, uses_llm
+from dataset_builder.config import BuildConfig, names_llm, prompts_hash
 from dataset_builder.ending import SCORES_NAME
 from dataset_builder.ideas import texts
 from dataset_builder.report.stats import Prompts, prompt_losses
@@ -63,6 +63,13 @@ class Estimate:
     bytes_basis: str = ""
     """Where the bytes of an image come from."""
 
+    @property
+    def hours_left(self) -> float | None:
+        """What is still to be painted and scored, in hours of one device."""
+        if self.seconds_per_image is None:
+            return None
+        return (self.images - self.images_done) * self.seconds_per_image / 3600
+
 
 def estimate(config: BuildConfig) -> Estimate:
     """The figures of a run that may not have begun yet."""
@@ -101,7 +108,7 @@ def _count_prompts(config: BuildConfig, found: Estimate) -> pa.Table:
     with tempfile.TemporaryDirectory() as folder:
         _take_ideas(config, Storage(folder))
         blocks = texts(config, folder, alone=True)
-        if uses_llm(config) and not blocks.spec.taken:
+        if names_llm(config) and not blocks.spec.taken:
             return _guess_llm(config, blocks.spec, found)
         for _ in blocks:
             pass

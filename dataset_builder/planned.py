@@ -60,21 +60,20 @@ def _bytes(found: Estimate, config: BuildConfig) -> list[str]:
 
 
 def _hours(found: Estimate, config: BuildConfig) -> str:
-    if found.seconds_per_image is None:
+    if found.hours_left is None:
         return (
             "time       not known: --rates.calibrate times two samples; or give --rates.seconds-per-image N"
         )
-    left = (found.images - found.images_done) * found.seconds_per_image / 3600
+    left = found.hours_left
     devices = max(1, config.rates.gpus)
     each = f"{found.seconds_per_image:.2f} s an image, {found.basis}"
     return f"time       {left:,.2f} device hours, {left / devices:,.2f} hours on {devices} ({each})"
 
 
 def _price(found: Estimate, config: BuildConfig) -> str:
-    if found.seconds_per_image is None:
+    if found.hours_left is None:
         return "price      not known without the time"
-    left = (found.images - found.images_done) * found.seconds_per_image / 3600
-    return f"price      {left * config.rates.gpu_hour:,.2f} for devices"
+    return f"price      {found.hours_left * config.rates.gpu_hour:,.2f} for devices"
 
 
 def size(count: float) -> str:

@@ -112,3 +112,12 @@ class _Composer(yaml.SafeLoader):
             return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
         finally:
             self.levels -= 1
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be stored: a lone surrogate, such as a byte that is not UTF-8 becomes, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

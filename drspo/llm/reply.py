@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from drspo.files.texts import is_unicode
+
 Kind = Literal["transient", "refused", "doubtful", "fatal"]
 About = Literal["", "question", "key", "quota", "address"]
 """What an error speaks of: its own question, or something of the whole run; "" where it does not say."""
@@ -205,15 +207,7 @@ def _problem(content: object, refusal: object, finish: object) -> tuple[bool, st
         return False, "the answer was cut off at the longest length allowed"
     if not isinstance(content, str) or not content.strip():
         return False, "the answer is empty"
-    return False, "" if content.isascii() or _is_unicode(content) else "the answer is not valid Unicode"
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return False, "" if is_unicode(content) else "the answer is not valid Unicode"
 
 
 def _usage(usage: Any) -> dict[str, Any]:

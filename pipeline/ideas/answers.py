@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from drspo.files.texts import is_unicode
 from pipeline.ideas.expanders import Expanded
 from pipeline.ideas.filters import Objection
-from pipeline.ideas.texts import LONGEST, clean, is_unicode, unusable
+from pipeline.ideas.texts import LONGEST, clean, unusable
 from pipeline.plugins import WrongAnswerError, kind, storable
 from pipeline.records import DEAD, DROPPED, OK, UNFINISHED
 

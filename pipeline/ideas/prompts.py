@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from drspo.files.storage import Storage
+from drspo.files.texts import is_unicode
 from drspo.llm.account import summary
 from drspo.llm.settings import LLMSettings
 from pipeline.ideas.dedup import KeptTexts
@@ -23,7 +24,7 @@ from pipeline.ideas.expanders import ExpandSettings
 from pipeline.ideas.filters import FilterSettings
 from pipeline.ideas.sources import Item, PromptSettings, read_source
 from pipeline.ideas.stages import ExpandStage, FilterStage, NewPace, TextStage
-from pipeline.ideas.texts import LONGEST, clean, is_unicode, unusable
+from pipeline.ideas.texts import LONGEST, clean, unusable
 from pipeline.plugins import storable
 from pipeline.records import DROPPED, OK, PROMPT_SCHEMA, UNFINISHED, Prompt, prompt_id
 

@@ -29,12 +29,3 @@ def unusable(text: str, most: int = LONGEST) -> str:
     if not any(unicodedata.category(character)[0] == "L" for character in text):
         return "no letters"
     return ""
-
-
-def is_unicode(text: str) -> bool:
-    """Whether the text can be stored: a lone surrogate, such as a byte that is not UTF-8 becomes, cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
