@@ -186,7 +186,9 @@ def test_a_run_without_images_shows_what_became_of_its_prompts(tmp_path):
     gallery = seen(config.out, 0)
     assert not gallery.groups and gallery.counts["prompts_accepted"] == 1
     assert {"empty", "rules not outdoor"} <= gallery.examples.keys()
-    assert "a cosy kitchen" in render(gallery, 32)
+    page = render(gallery, 32)
+    assert "a cosy kitchen" in page and "no scrolls to show" in page
+    assert not any(word in page for word in ("<script", "<h2>Scores", "<h2>Scrolls")), "nothing about nothing"
 
 
 def test_a_run_whose_first_block_passed_nothing_can_be_seen(tmp_path):

@@ -35,8 +35,9 @@ def main(argv: list[str]) -> int:
         raise UserError(f"a picture of {asked.height} pixels cannot be seen", "--height")
     place = write(asked.source, asked.out, asked.groups, asked.height)
     print(place)
-    if RunDir(asked.source).exists("run.json"):
-        print(f"next      open it in a browser; drspo vote {shlex.quote(asked.source)} asks people")
+    if (run := RunDir(asked.source)).exists("run.json"):
+        voting = f"; drspo vote {shlex.quote(asked.source)} asks people" if run.level("units/") else ""
+        print(f"next      open it in a browser{voting}")
     if asked.open:
         import webbrowser
 
