@@ -53,8 +53,13 @@ def test_whatever_plugin_code_raises_is_its_failure_on_one_line(how: str) -> Non
 
 
 def test_ctrl_c_within_a_plugin_ends_the_program() -> None:
-    with pytest.raises(KeyboardInterrupt), contained("Mine"):
-        signal.raise_signal(signal.SIGINT)
+    # A program that a shell starts in the background ignores Ctrl-C, and so would this one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), contained("Mine"):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_task_that_is_cancelled_within_a_plugin_ends() -> None:
